@@ -1,0 +1,2 @@
+//! Bare-metal payload; see `cargo xtask build`.
+fn main() {}

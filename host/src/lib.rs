@@ -1,0 +1,11 @@
+//! The doing half of Dunlin: guests, trackers, channels, runners, command line.
+
+pub mod channel;
+pub mod cli;
+pub mod control;
+pub mod guest;
+pub mod journal;
+pub mod memory;
+pub mod report;
+pub mod run;
+pub mod track;
