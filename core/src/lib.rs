@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod pageset;
 pub mod strategy;
 pub mod switch;
