@@ -1,1 +1,12 @@
-//! Shared helpers of the cross-crate tests.
+//! Shared by the tests that cross crates, and by the demo and the benchmarks: what this machine can do, the `dunlin`
+//! command as a child process, whole migrations in a few lines, and a proxy that breaks connections on purpose.
+
+pub mod baseline;
+pub mod capability;
+pub mod pairs;
+pub mod process;
+pub mod proxy;
+pub mod scene;
+
+pub use capability::{Capability, require};
+pub use process::Dunlin;

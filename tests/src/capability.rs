@@ -1,0 +1,268 @@
+//! What a test needs of the machine beyond plain Rust. A missing capability is a *named* skip, never a silent pass.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use kvm_ioctls::Kvm;
+
+/// Environment variable with the capabilities (comma separated) whose absence is a failure instead of a skip.
+pub const REQUIRE: &str = "DUNLIN_REQUIRE";
+/// Environment variable naming a file that collects one line per skip, so that a caller can count them.
+pub const SKIP_LOG: &str = "DUNLIN_SKIP_LOG";
+/// Environment variable that asks for the whole product of the test matrices instead of an all-pairs cover.
+pub const FULL: &str = "DUNLIN_FULL";
+
+/// Something that not every machine offers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Capability {
+    /// `/dev/kvm` opens and makes a virtual machine.
+    Kvm,
+    /// userfaultfd that also catches the kernel's own accesses, which post-copy of a KVM guest needs.
+    Uffd,
+    /// Loading eBPF tracing programs.
+    Ebpf,
+    /// `qemu-system-x86_64` runs.
+    Qemu,
+    /// New network namespaces can be made and configured.
+    Netns,
+    /// Some toolchain builds `core` for `x86_64-unknown-none`.
+    Baremetal,
+    /// A coverage-guided fuzzer: a nightly toolchain and `cargo fuzz`.
+    Fuzz,
+    /// The process is root, so it can mount file systems and drop privileges.
+    Root,
+}
+
+impl Capability {
+    /// Every capability, in the order of the documentation.
+    pub const ALL: [Self; 8] = [
+        Self::Kvm,
+        Self::Uffd,
+        Self::Ebpf,
+        Self::Qemu,
+        Self::Netns,
+        Self::Baremetal,
+        Self::Fuzz,
+        Self::Root,
+    ];
+
+    /// The name used in `DUNLIN_REQUIRE` and in skip messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Uffd => "uffd",
+            Self::Ebpf => "ebpf",
+            Self::Qemu => "qemu",
+            Self::Netns => "netns",
+            Self::Baremetal => "baremetal",
+            Self::Fuzz => "fuzz",
+            Self::Root => "root",
+        }
+    }
+
+    /// Tries the real thing. `Err` says what is missing and how to get it.
+    pub fn probe(self) -> Result<(), String> {
+        match self {
+            Self::Kvm => probe_kvm(),
+            Self::Uffd => probe_uffd(),
+            Self::Ebpf => probe_ebpf(),
+            Self::Qemu => runs("qemu-system-x86_64", &["--version"]),
+            Self::Netns => runs("unshare", &["--net", "ip", "link", "set", "lo", "up"]),
+            Self::Baremetal => probe_baremetal(),
+            Self::Fuzz => runs("cargo", &["+nightly", "fuzz", "--version"]),
+            Self::Root => match rustix::process::geteuid().is_root() {
+                true => Ok(()),
+                false => Err("not root; run the tests as root to include this one".into()),
+            },
+        }
+    }
+
+    /// True when `DUNLIN_REQUIRE` lists this capability.
+    pub fn is_required(self) -> bool {
+        std::env::var(REQUIRE).is_ok_and(|list| list.split(',').any(|name| name.trim() == self.name()))
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// True when the machine has `capability`. Otherwise reports the running test as skipped and returns false, so that a
+/// test begins with `if !require(Capability::Kvm) { return; }`.
+///
+/// # Panics
+/// When the capability is missing and `DUNLIN_REQUIRE` lists it.
+pub fn require(capability: Capability) -> bool {
+    let thread = std::thread::current();
+    require_as(thread.name().unwrap_or("unnamed test"), capability)
+}
+
+/// [`require`] for a caller that is no test thread and gives its own `name`.
+///
+/// # Panics
+/// When the capability is missing and `DUNLIN_REQUIRE` lists it.
+pub fn require_as(name: &str, capability: Capability) -> bool {
+    let Err(why) = capability.probe() else { return true };
+    assert!(
+        !capability.is_required(),
+        "{name} needs {capability}, which {REQUIRE} demands: {why}"
+    );
+    report_skip(name, &format!("needs {capability}: {why}"));
+    false
+}
+
+/// True when the whole product of the test matrices is asked for.
+pub fn full() -> bool {
+    std::env::var_os(FULL).is_some_and(|value| value != "0")
+}
+
+/// Says on stderr, past the capture of the test harness, that `name` did not run, and notes it in the skip log.
+pub fn report_skip(name: &str, why: &str) {
+    let line = format!("SKIP {name}: {}\n", why.replace('\n', " "));
+    // One write call for the whole line, so that parallel tests do not mix theirs. A closed stderr is no reason to fail.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    if let Some(path) = std::env::var_os(SKIP_LOG) {
+        let log = OpenOptions::new().create(true).append(true).open(path);
+        log.and_then(|mut file| file.write_all(line.as_bytes()))
+            .expect("the skip log can be written");
+    }
+}
+
+fn probe_kvm() -> Result<(), String> {
+    let kvm = Kvm::new().map_err(|e| format!("cannot open /dev/kvm ({e}); load the kvm module or join group kvm"))?;
+    kvm.create_vm()
+        .map(drop)
+        .map_err(|e| format!("/dev/kvm makes no virtual machine ({e})"))
+}
+
+fn probe_uffd() -> Result<(), String> {
+    const HINT: &str = "run as root, give access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd=1";
+    if OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/userfaultfd")
+        .is_ok()
+    {
+        return Ok(());
+    }
+    let any_user = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
+    let Ok(any_user) = any_user else {
+        return Err("this kernel has no userfaultfd".into());
+    };
+    const CAP_SYS_PTRACE: u32 = 19;
+    match any_user.trim() == "1" || has_effective_capability(CAP_SYS_PTRACE) {
+        true => Ok(()),
+        false => Err(format!("userfaultfd would not catch the kernel's own accesses; {HINT}")),
+    }
+}
+
+fn probe_ebpf() -> Result<(), String> {
+    const CAP_SYS_ADMIN: u32 = 21;
+    const CAP_BPF: u32 = 39;
+    const CAP_PERFMON: u32 = 38;
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Err("the kernel exports no type information (/sys/kernel/btf/vmlinux)".into());
+    }
+    let may = has_effective_capability(CAP_SYS_ADMIN)
+        || (has_effective_capability(CAP_BPF) && has_effective_capability(CAP_PERFMON));
+    may.then_some(())
+        .ok_or_else(|| "loading tracing programs needs root or CAP_BPF and CAP_PERFMON".into())
+}
+
+fn has_effective_capability(number: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|mask| mask >> number & 1 == 1)
+}
+
+fn runs(program: &str, args: &[&str]) -> Result<(), String> {
+    let result = Command::new(program).args(args).stdin(Stdio::null()).output();
+    let output = result.map_err(|e| format!("{program} does not start ({e}); see `cargo xtask setup`"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            Err(format!("`{program} {}` failed ({})", args.join(" "), stderr.trim()))
+        }
+    }
+}
+
+/// How to run cargo for the bare-metal target.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BaremetalToolchain {
+    /// Variables to set.
+    pub env: Vec<(&'static str, String)>,
+    /// Arguments right after `cargo`, before the subcommand.
+    pub toolchain: Option<String>,
+    /// Arguments after the subcommand.
+    pub args: Vec<&'static str>,
+}
+
+/// The target that proves `core` to need no operating system.
+pub const BAREMETAL_TARGET: &str = "x86_64-unknown-none";
+
+/// Finds a toolchain for [`BAREMETAL_TARGET`]: a rustup target, a nightly with `rust-src`, or the distribution's rustc
+/// with its library source.
+pub fn baremetal_toolchain() -> Option<BaremetalToolchain> {
+    let target = vec!["--target", BAREMETAL_TARGET];
+    let build_std = vec!["--target", BAREMETAL_TARGET, "-Z", "build-std=core"];
+    let sysroot = |toolchain: Option<&str>, rustc: &str| {
+        let output = Command::new(rustc)
+            .args(toolchain)
+            .args(["--print", "sysroot"])
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let has = |root: &str, path: &str| Path::new(root).join("lib/rustlib").join(path).exists();
+    const SOURCE: &str = "src/rust/library/core/src/lib.rs";
+
+    if sysroot(None, "rustc").is_some_and(|root| has(&root, BAREMETAL_TARGET)) {
+        return Some(BaremetalToolchain {
+            env: vec![],
+            toolchain: None,
+            args: target,
+        });
+    }
+    if let Some(root) = sysroot(Some("+nightly"), "rustc") {
+        let toolchain = Some("+nightly".to_owned());
+        if has(&root, BAREMETAL_TARGET) {
+            return Some(BaremetalToolchain {
+                env: vec![],
+                toolchain,
+                args: target,
+            });
+        }
+        if has(&root, SOURCE) {
+            return Some(BaremetalToolchain {
+                env: vec![],
+                toolchain,
+                args: build_std,
+            });
+        }
+    }
+    let distribution = "/usr/bin/rustc";
+    let root = sysroot(None, distribution)?;
+    has(&root, SOURCE).then(|| BaremetalToolchain {
+        env: vec![("RUSTC", distribution.into()), ("RUSTC_BOOTSTRAP", "1".into())],
+        toolchain: None,
+        args: build_std,
+    })
+}
+
+fn probe_baremetal() -> Result<(), String> {
+    baremetal_toolchain().map(drop).ok_or_else(|| {
+        format!(
+            "no toolchain for {BAREMETAL_TARGET}; run `cargo xtask setup` or `rustup target add {BAREMETAL_TARGET}`"
+        )
+    })
+}

@@ -1,0 +1,317 @@
+//! Whole migrations in a few lines: guests, receivers and the files they need, in a folder of their own.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use crate::process::{self, Dunlin, Finished};
+
+/// Longest wait for anything that has no reason to take long, on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What executes the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A KVM virtual machine.
+    Kvm,
+    /// Threads of the process, for machines without KVM.
+    Thread,
+}
+
+impl Kind {
+    /// The value of `--kind`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Thread => "thread",
+        }
+    }
+}
+
+/// The options of one `dunlin guest`, without those that name files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuestOptions {
+    /// What executes the guest.
+    pub kind: Kind,
+    /// Size of its memory, e.g. `32MiB`.
+    pub memory: String,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// What it does, in the grammar of `--workload`.
+    pub workload: String,
+    /// Seed of the workload.
+    pub seed: u64,
+    /// Steps of each vCPU after which it halts; without, it runs for ever.
+    pub steps: Option<u64>,
+    /// Further arguments.
+    pub extra: Vec<String>,
+}
+
+impl GuestOptions {
+    /// A 32 MiB guest with one vCPU that runs `workload` for ever.
+    pub fn new(kind: Kind, workload: impl Into<String>) -> Self {
+        let workload = workload.into();
+        Self {
+            kind,
+            memory: "32MiB".into(),
+            vcpus: 1,
+            workload,
+            seed: 7,
+            steps: None,
+            extra: vec![],
+        }
+    }
+
+    /// With another memory size.
+    pub fn memory(mut self, memory: &str) -> Self {
+        self.memory = memory.into();
+        self
+    }
+
+    /// With `vcpus` vCPUs.
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// Halts after `steps` of each vCPU.
+    pub fn steps(mut self, steps: u64) -> Self {
+        self.steps = Some(steps);
+        self
+    }
+
+    /// With more arguments.
+    pub fn with<'a>(mut self, extra: impl IntoIterator<Item = &'a str>) -> Self {
+        self.extra.extend(extra.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// The arguments from `guest` on: all that decides what memory holds in the end.
+    pub fn args(&self) -> Vec<String> {
+        let mut args: Vec<String> = vec!["guest".into()];
+        let mut option = |name: &str, value: String| args.extend([format!("--{name}"), value]);
+        option("kind", self.kind.name().into());
+        option("memory", self.memory.clone());
+        option("vcpus", self.vcpus.to_string());
+        option("workload", self.workload.clone());
+        option("seed", self.seed.to_string());
+        if let Some(steps) = self.steps {
+            option("steps", steps.to_string());
+        }
+        args.extend(self.extra.iter().cloned());
+        args
+    }
+}
+
+/// A folder with everything one test or run needs; gone at the end, as are the processes started in it.
+pub struct Scene {
+    folder: tempfile::TempDir,
+    program: PathBuf,
+}
+
+impl Scene {
+    /// A new scene for the `dunlin` built with the running program's profile.
+    pub fn new() -> anyhow::Result<Self> {
+        Self::with_program(process::binary()?)
+    }
+
+    /// A new scene for the executable `program`.
+    pub fn with_program(program: &Path) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("dunlin-")
+            .tempdir()
+            .context("cannot make a folder")?;
+        Ok(Self {
+            folder,
+            program: program.to_owned(),
+        })
+    }
+
+    /// The scene's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts `dunlin` with `args`.
+    pub fn dunlin<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> anyhow::Result<Dunlin> {
+        Dunlin::start_program(&self.program, self.folder(), args)
+    }
+
+    /// Starts a guest whose control socket is called `name`, and waits until it runs.
+    pub fn guest(&self, name: &str, options: &GuestOptions) -> anyhow::Result<Host> {
+        let control = self.control(name);
+        let mut args = options.args();
+        args.extend([
+            "--name".into(),
+            name.into(),
+            "--control".into(),
+            display(&control),
+            "--json".into(),
+        ]);
+        let host = Host {
+            process: self.dunlin(args)?,
+            control,
+            listening: None,
+        };
+        self.wait_status(host, |status| status["state"] != "waiting")
+    }
+
+    /// Starts a receiver that listens on a free loopback port, and waits until it does.
+    pub fn receiver(&self, name: &str, extra: &[&str]) -> anyhow::Result<Host> {
+        self.receiver_at(name, "127.0.0.1:0", extra)
+    }
+
+    /// Starts a receiver at `address`, and waits until it listens.
+    pub fn receiver_at(&self, name: &str, address: &str, extra: &[&str]) -> anyhow::Result<Host> {
+        let control = self.control(name);
+        let control_word = display(&control);
+        let args = ["receive", "--listen", address, "--control", &control_word, "--json"];
+        let mut process = self.dunlin(args.iter().chain(extra))?;
+        let first = process.wait_for_schema("dunlin.receive.v1", PATIENCE)?;
+        let listening = first["listening"]
+            .as_str()
+            .context("`listening` names no address")?
+            .to_owned();
+        Ok(Host {
+            process,
+            control,
+            listening: Some(listening),
+        })
+    }
+
+    /// Starts `dunlin migrate` of the guest at `from` to `to`.
+    pub fn start_migration(&self, from: &Host, to: &str, strategy: &str, extra: &[&str]) -> anyhow::Result<Dunlin> {
+        let control = display(&from.control);
+        let args = [
+            "migrate",
+            "--control",
+            &control,
+            "--to",
+            to,
+            "--strategy",
+            strategy,
+            "--json",
+        ];
+        self.dunlin(args.iter().chain(extra))
+    }
+
+    /// Moves the guest at `from` to `to` and returns the report of a migration that completed.
+    pub fn migrate(&self, from: &Host, to: &Host, strategy: &str, extra: &[&str]) -> anyhow::Result<Value> {
+        let mut migration = self.start_migration(from, to.listening()?, strategy, extra)?;
+        let finished = migration.wait(2 * PATIENCE)?;
+        let context = || format!("migration by {strategy}: {finished}");
+        let report = finished.json().with_context(context)?;
+        ensure!(
+            report["outcome"] == "completed",
+            "migration by {strategy} did not complete: {finished}"
+        );
+        ensure!(
+            finished.code == Some(0),
+            "a completed migration exits with 0, not so: {finished}"
+        );
+        Ok(report)
+    }
+
+    /// What `dunlin status` says about `host`.
+    pub fn status(&self, host: &Host) -> anyhow::Result<Value> {
+        let control = display(&host.control);
+        let finished = self
+            .dunlin(["status", "--control", &control, "--json"])?
+            .wait(PATIENCE)?;
+        ensure!(finished.code == Some(0), "status of {}: {finished}", host.process);
+        finished.json()
+    }
+
+    /// Runs a guest from start to halt without any migration; its report.
+    pub fn run_undisturbed(&self, options: &GuestOptions) -> anyhow::Result<Value> {
+        ensure!(options.steps.is_some(), "a guest without a number of steps never halts");
+        self.guest("undisturbed", options)?.final_report()
+    }
+
+    /// Polls `dunlin status` until it pleases `is_right`.
+    pub fn wait_status(&self, mut host: Host, is_right: impl Fn(&Value) -> bool) -> anyhow::Result<Host> {
+        self.poll_status(&mut host, is_right)?;
+        Ok(host)
+    }
+
+    /// Polls `dunlin status` until it pleases `is_right`; the status that did.
+    pub fn poll_status(&self, host: &mut Host, is_right: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let failure = match self.status(host) {
+                Ok(status) if is_right(&status) => return Ok(status),
+                Ok(status) => format!("status is still {status}"),
+                Err(error) => format!("{error:#}"),
+            };
+            if !host.process.is_running() {
+                let finished = host.process.wait(PATIENCE)?;
+                anyhow::bail!("{} ended: {finished}", host.process);
+            }
+            ensure!(Instant::now() < deadline, "{}: {failure}", host.process);
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A path for a control socket.
+    pub fn control(&self, name: &str) -> PathBuf {
+        self.folder().join(format!("{name}.sock"))
+    }
+}
+
+/// A process that holds a guest, or waits for one.
+pub struct Host {
+    /// The process.
+    pub process: Dunlin,
+    /// Its control socket.
+    pub control: PathBuf,
+    listening: Option<String>,
+}
+
+impl Host {
+    /// Where a receiver listens.
+    pub fn listening(&self) -> anyhow::Result<&str> {
+        self.listening
+            .as_deref()
+            .context("only a receiver listens for migrations")
+    }
+
+    /// Waits for the guest's end in this process; its report, with `ram_blake3`.
+    pub fn final_report(&mut self) -> anyhow::Result<Value> {
+        let report = self.process.wait_for_schema("dunlin.guest.v1", 2 * PATIENCE)?;
+        let finished = self.process.wait(PATIENCE)?;
+        ensure!(
+            finished.code == Some(0),
+            "{} reported {report}, but then: {finished}",
+            self.process
+        );
+        ensure!(
+            report["ram_blake3"].is_string(),
+            "the report has no memory hash: {report}"
+        );
+        Ok(report)
+    }
+
+    /// Waits for the end of a process whose guest has moved away: exit code 0 and no report of a guest.
+    pub fn moved_away(&mut self) -> anyhow::Result<Finished> {
+        let finished = self.process.wait(PATIENCE)?;
+        ensure!(
+            finished.code == Some(0),
+            "{} after its guest moved away: {finished}",
+            self.process
+        );
+        let reports = finished.lines.iter().any(|line| line.contains("dunlin.guest.v1"));
+        ensure!(
+            !reports,
+            "{} gave up its guest and yet reports one: {finished}",
+            self.process
+        );
+        Ok(finished)
+    }
+}
+
+fn display(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
