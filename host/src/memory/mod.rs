@@ -1,1 +1,32 @@
-//! memory
+//! Guest RAM: mapping, reading, sending, receiving, installing and dropping its pages.
+//!
+//! A guest writes its memory whenever it runs, so no reference to that memory is ever formed: everything goes through
+//! raw pointers, volatile accesses, or the kernel. A copy taken while the guest runs may be torn; whoever takes one
+//! has cleared the page's dirty bit first, so the page is sent again.
+
+mod error;
+mod fill;
+mod layout;
+pub(crate) mod pagemap;
+mod ram;
+mod scan;
+mod transfer;
+mod userfaultfd;
+
+pub use error::MemoryError;
+pub use layout::{HOLE_FIRST, HOLE_PAGES, MAX_BYTES, MemoryLayout};
+pub use ram::GuestMemory;
+pub use scan::RunClass;
+pub use transfer::Part;
+pub use userfaultfd::{Fault, FaultOrigin, Installed, Userfaultfd, UserfaultfdError};
+
+use dunlin_core::units::{Gfn, Pages};
+
+/// Adjoining pages: `first`, and `count - 1` after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// The first page.
+    pub first: Gfn,
+    /// How many pages.
+    pub count: Pages,
+}
