@@ -28,7 +28,9 @@ pub enum MemoryError {
     },
 
     /// The kernel refused the mapping.
-    #[error("Could not reserve {bytes} bytes for guest memory; give less, or check `ulimit -v` and vm.overcommit_memory")]
+    #[error(
+        "Could not reserve {bytes} bytes for guest memory; give less, or check `ulimit -v` and vm.overcommit_memory"
+    )]
     Map {
         /// The size asked for.
         bytes: Bytes,
@@ -57,7 +59,9 @@ pub enum MemoryError {
     },
 
     /// The host has no memory left for the guest's pages.
-    #[error("The host could not provide memory for pages {first}+{count}; free memory, or raise the memory cgroup's limit")]
+    #[error(
+        "The host could not provide memory for pages {first}+{count}; free memory, or raise the memory cgroup's limit"
+    )]
     Populate {
         /// The first page.
         first: Gfn,

@@ -36,15 +36,24 @@ impl MemoryLayout {
             return Err(MemoryError::PartialPage { bytes });
         }
         if bytes > MAX_BYTES {
-            return Err(MemoryError::TooLarge { bytes, limit: MAX_BYTES });
+            return Err(MemoryError::TooLarge {
+                bytes,
+                limit: MAX_BYTES,
+            });
         }
         let pages = bytes.0 / PAGE_SIZE;
         let low = pages.min(HOLE_FIRST.0);
         let high = pages - low;
         Ok(Self {
             regions: [
-                Run { first: Gfn(0), count: Pages(low) },
-                Run { first: Gfn(HOLE_FIRST.0 + HOLE_PAGES.0), count: Pages(high) },
+                Run {
+                    first: Gfn(0),
+                    count: Pages(low),
+                },
+                Run {
+                    first: Gfn(HOLE_FIRST.0 + HOLE_PAGES.0),
+                    count: Pages(high),
+                },
             ],
             count: if high == 0 { 1 } else { 2 },
         })
@@ -78,8 +87,12 @@ impl MemoryLayout {
 
     /// Whether all of `run` is RAM. An empty run is RAM if its position is, or lies at the end of a region.
     pub fn contains(&self, run: Run) -> bool {
-        let Some(end) = run.first.0.checked_add(run.count.0) else { return false };
-        self.regions().iter().any(|region| run.first >= region.first && end <= region.first.0 + region.count.0)
+        let Some(end) = run.first.0.checked_add(run.count.0) else {
+            return false;
+        };
+        self.regions()
+            .iter()
+            .any(|region| run.first >= region.first && end <= region.first.0 + region.count.0)
     }
 }
 
@@ -96,15 +109,30 @@ mod tests {
     #[test]
     fn refuses_what_is_no_memory() {
         assert!(matches!(MemoryLayout::new(Bytes(0)), Err(MemoryError::Zero)));
-        assert!(matches!(MemoryLayout::new(Bytes(4097)), Err(MemoryError::PartialPage { .. })));
-        assert!(matches!(MemoryLayout::new(Bytes(MAX_BYTES.0 + 4096)), Err(MemoryError::TooLarge { .. })));
-        assert!(matches!(MemoryLayout::new(Bytes(u64::MAX - 4095)), Err(MemoryError::TooLarge { .. })));
+        assert!(matches!(
+            MemoryLayout::new(Bytes(4097)),
+            Err(MemoryError::PartialPage { .. })
+        ));
+        assert!(matches!(
+            MemoryLayout::new(Bytes(MAX_BYTES.0 + 4096)),
+            Err(MemoryError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            MemoryLayout::new(Bytes(u64::MAX - 4095)),
+            Err(MemoryError::TooLarge { .. })
+        ));
     }
 
     #[test]
     fn small_guests_have_one_region() {
         let small = layout(32 * MIB);
-        assert_eq!(small.regions(), [Run { first: Gfn(0), count: Pages(8192) }]);
+        assert_eq!(
+            small.regions(),
+            [Run {
+                first: Gfn(0),
+                count: Pages(8192)
+            }]
+        );
         assert_eq!(small.end_gfn(), Gfn(8192));
         assert_eq!(small.words(), 128);
         assert_eq!(layout(4078 * MIB).regions().len(), 1);
@@ -113,15 +141,36 @@ mod tests {
     #[test]
     fn the_apic_page_is_never_ram() {
         let just_over = layout(4078 * MIB + 4096);
-        assert_eq!(just_over.regions()[1], Run { first: Gfn(0xfee40), count: Pages(1) });
+        assert_eq!(
+            just_over.regions()[1],
+            Run {
+                first: Gfn(0xfee40),
+                count: Pages(1)
+            }
+        );
         let large = layout(8192 * MIB);
         assert_eq!(large.pages(), Pages(8192 * 256));
         assert_eq!(large.end_gfn(), Gfn(8192 * 256 + 64));
-        assert!(!large.contains(Run { first: HOLE_FIRST, count: Pages(1) }));
-        assert!(!large.contains(Run { first: Gfn(HOLE_FIRST.0 - 1), count: Pages(2) }));
-        assert!(!large.contains(Run { first: Gfn(0xfee3f), count: Pages(2) }));
-        assert!(large.contains(Run { first: Gfn(0xfee40), count: Pages(2) }));
-        assert!(!large.contains(Run { first: Gfn(0xfee40), count: Pages(u64::MAX) }));
+        assert!(!large.contains(Run {
+            first: HOLE_FIRST,
+            count: Pages(1)
+        }));
+        assert!(!large.contains(Run {
+            first: Gfn(HOLE_FIRST.0 - 1),
+            count: Pages(2)
+        }));
+        assert!(!large.contains(Run {
+            first: Gfn(0xfee3f),
+            count: Pages(2)
+        }));
+        assert!(large.contains(Run {
+            first: Gfn(0xfee40),
+            count: Pages(2)
+        }));
+        assert!(!large.contains(Run {
+            first: Gfn(0xfee40),
+            count: Pages(u64::MAX)
+        }));
     }
 
     #[test]

@@ -20,13 +20,7 @@ pub use scan::RunClass;
 pub use transfer::Part;
 pub use userfaultfd::{Fault, FaultOrigin, Installed, Userfaultfd, UserfaultfdError};
 
-use dunlin_core::units::{Gfn, Pages};
+pub use dunlin_core::pageset::Run;
 
-/// Adjoining pages: `first`, and `count - 1` after it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Run {
-    /// The first page.
-    pub first: Gfn,
-    /// How many pages.
-    pub count: Pages,
-}
+#[cfg(test)]
+pub(crate) mod tests;

@@ -111,15 +111,17 @@ impl Pagemap {
 }
 
 /// How many of the pages from host address `start` on would not fault as missing. An error names the call.
-pub(super) fn present(
-    pagemap: Option<&Pagemap>,
-    start: u64,
-    pages: Pages,
-) -> Result<Pages, (&'static str, io::Error)> {
-    let Some(pagemap) = pagemap else { return resident(start, pages) };
+pub(super) fn present(pagemap: Option<&Pagemap>, start: u64, pages: Pages) -> Result<Pages, (&'static str, io::Error)> {
+    let Some(pagemap) = pagemap else {
+        return resident(start, pages);
+    };
     let mut regions = [Region::default(); 64];
     let mut present = 0;
-    let query = Query { flags: 0, any_of: PRESENT | SWAPPED, also: 0 };
+    let query = Query {
+        flags: 0,
+        any_of: PRESENT | SWAPPED,
+        also: 0,
+    };
     let scanned = pagemap.scan(start, start + pages.bytes().0, query, &mut regions, |region| {
         present += (region.end - region.start) / PAGE_SIZE;
     });

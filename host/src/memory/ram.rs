@@ -56,10 +56,20 @@ impl GuestMemory {
             return Err(map_error(io::Error::last_os_error()));
         }
         let base = NonNull::new(address.cast::<u8>()).ok_or_else(|| map_error(io::Error::last_os_error()))?;
-        let memory = Self { base, mapped, layout, guest_runs: AtomicBool::new(false), pagemap: OnceLock::new() };
+        let memory = Self {
+            base,
+            mapped,
+            layout,
+            guest_runs: AtomicBool::new(false),
+            pagemap: OnceLock::new(),
+        };
         memory.advise_mapping(libc::MADV_NOHUGEPAGE).or_else(|error| {
             // A kernel built without transparent huge pages does not know the advice and needs none.
-            if error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(map_error(error)) }
+            if error.raw_os_error() == Some(libc::EINVAL) {
+                Ok(())
+            } else {
+                Err(map_error(error))
+            }
         })?;
         memory.close_hole().map_err(map_error)?;
         Ok(memory)
@@ -93,7 +103,12 @@ impl GuestMemory {
     /// The page a host virtual address lies in, if it is RAM.
     pub(crate) fn gfn_of(&self, address: u64) -> Option<Gfn> {
         let gfn = Gfn(address.checked_sub(self.base.as_ptr() as u64)? / PAGE_SIZE);
-        self.layout.contains(Run { first: gfn, count: Pages(1) }).then_some(gfn)
+        self.layout
+            .contains(Run {
+                first: gfn,
+                count: Pages(1),
+            })
+            .then_some(gfn)
     }
 
     /// Checks that `run` is RAM.
@@ -104,7 +119,11 @@ impl GuestMemory {
         if self.layout.contains(run) {
             return Ok(());
         }
-        Err(MemoryError::OutsideRam { first: run.first, count: run.count, end: self.end_gfn() })
+        Err(MemoryError::OutsideRam {
+            first: run.first,
+            count: run.count,
+            end: self.end_gfn(),
+        })
     }
 
     /// Pointer to the first byte of a run that is RAM in all its length.
@@ -148,7 +167,10 @@ impl GuestMemory {
     }
 
     fn word(&self, address: u64) -> *mut u64 {
-        assert!(address.is_multiple_of(8), "guest-physical address {address:#x} is no multiple of 8");
+        assert!(
+            address.is_multiple_of(8),
+            "guest-physical address {address:#x} is no multiple of 8"
+        );
         match self.bytes_pointer(address, 8) {
             Ok(pointer) => pointer.cast(),
             Err(_) => panic!("guest-physical address {address:#x} is no RAM of this guest"),
@@ -184,7 +206,10 @@ impl GuestMemory {
     pub fn copy_run(&self, run: Run, into: &mut [u8]) -> Result<(), MemoryError> {
         let from = self.run_pointer(run)?;
         if into.len() as u64 != run.count.bytes().0 {
-            return Err(MemoryError::BufferLength { len: into.len(), count: run.count });
+            return Err(MemoryError::BufferLength {
+                len: into.len(),
+                count: run.count,
+            });
         }
         // SAFETY: the run is RAM and `into` has its length; host memory and guest memory are disjoint.
         unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
@@ -198,7 +223,10 @@ impl GuestMemory {
     pub fn write_run(&self, run: Run, from: &[u8]) -> Result<(), MemoryError> {
         let into = self.run_pointer(run)?;
         if from.len() as u64 != run.count.bytes().0 {
-            return Err(MemoryError::BufferLength { len: from.len(), count: run.count });
+            return Err(MemoryError::BufferLength {
+                len: from.len(),
+                count: run.count,
+            });
         }
         // SAFETY: as in `copy_run`, the other way round.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
@@ -219,7 +247,13 @@ impl GuestMemory {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // Before Linux 5.14; the pages then come when they are written.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
-                Err(source) => return Err(MemoryError::Populate { first: run.first, count: run.count, source }),
+                Err(source) => {
+                    return Err(MemoryError::Populate {
+                        first: run.first,
+                        count: run.count,
+                        source,
+                    });
+                }
             }
         }
     }
@@ -248,7 +282,12 @@ impl GuestMemory {
                 return Ok(());
             }
             let count = Pages(self.end_gfn().0);
-            Err(MemoryError::Kernel { call: "madvise(MADV_HUGEPAGE)", first: Gfn(0), count, source })
+            Err(MemoryError::Kernel {
+                call: "madvise(MADV_HUGEPAGE)",
+                first: Gfn(0),
+                count,
+                source,
+            })
         })
     }
 
@@ -286,9 +325,14 @@ impl GuestMemory {
     }
 
     fn close_hole(&self) -> io::Result<()> {
-        let [low, high] = self.layout.regions() else { return Ok(()) };
+        let [low, high] = self.layout.regions() else {
+            return Ok(());
+        };
         let first = low.first.0 + low.count.0;
-        let hole = Run { first: Gfn(first), count: Pages(high.first.0 - first) };
+        let hole = Run {
+            first: Gfn(first),
+            count: Pages(high.first.0 - first),
+        };
         let len = usize::try_from(hole.count.bytes().0).expect("bounded by the layout");
         // SAFETY: the hole lies between two regions, so inside the mapping, and no pointer into it is ever handed out.
         succeeded(unsafe { libc::mprotect(self.host_address(hole.first) as *mut libc::c_void, len, libc::PROT_NONE) })
@@ -311,5 +355,9 @@ fn advise(pointer: *mut u8, run: Run, advice: libc::c_int) -> io::Result<()> {
 }
 
 fn succeeded(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -33,7 +33,10 @@ impl GuestMemory {
     /// # Errors
     /// [`MemoryError::OutsideRam`].
     pub fn is_zero(&self, gfn: Gfn) -> Result<bool, MemoryError> {
-        let page = self.run_pointer(Run { first: gfn, count: Pages(1) })?;
+        let page = self.run_pointer(Run {
+            first: gfn,
+            count: Pages(1),
+        })?;
         Ok(page_is_zero(page.cast()))
     }
 
@@ -58,7 +61,11 @@ impl GuestMemory {
                 let offset = usize::try_from(index).expect("bounded by the layout") * PAGE;
                 // SAFETY: `index` is below the run's length, and the run is RAM.
                 let zero = page_is_zero(unsafe { base.add(offset) }.cast());
-                put(Gfn(run.first.0 + index), Pages(1), if zero { RunClass::Zero } else { RunClass::Data });
+                put(
+                    Gfn(run.first.0 + index),
+                    Pages(1),
+                    if zero { RunClass::Zero } else { RunClass::Data },
+                );
             }
         };
         let mut done = 0;
@@ -66,7 +73,11 @@ impl GuestMemory {
             && let Some(pagemap) = self.pagemap()
         {
             let start = base as u64;
-            let query = Query { flags: 0, any_of: PRESENT | SWAPPED, also: PFN_ZERO };
+            let query = Query {
+                flags: 0,
+                any_of: PRESENT | SWAPPED,
+                also: PFN_ZERO,
+            };
             let mut regions = [Region::default(); 256];
             let scanned = pagemap.scan(start, start + run.count.bytes().0, query, &mut regions, |region| {
                 let (first, end) = ((region.start - start) / PAGE_SIZE, (region.end - start) / PAGE_SIZE);
@@ -98,7 +109,10 @@ impl GuestMemory {
     /// # Errors
     /// [`MemoryError::OutsideRam`].
     pub fn hash_page(&self, gfn: Gfn) -> Result<u64, MemoryError> {
-        self.hash_run(Run { first: gfn, count: Pages(1) })
+        self.hash_run(Run {
+            first: gfn,
+            count: Pages(1),
+        })
     }
 
     /// XXH3-64 (seed 0) of the bytes of a run. While the guest runs it is the hash of *a* copy, which need not be the
@@ -171,7 +185,9 @@ impl GuestMemory {
                 }
                 let position = (before + run.first.0 - region.first.0) * PAGE_SIZE;
                 file.seek(SeekFrom::Start(position)).map_err(MemoryError::Dump)?;
-                self.each_piece(run, &mut buffer, |piece| file.write_all(piece).map_err(MemoryError::Dump))
+                self.each_piece(run, &mut buffer, |piece| {
+                    file.write_all(piece).map_err(MemoryError::Dump)
+                })
             })?;
             before += region.count.0;
         }
@@ -203,7 +219,13 @@ impl GuestMemory {
         while done < run.count.0 {
             let count = PIECE_PAGES.min(run.count.0 - done);
             let piece = &mut buffer[..usize::try_from(count).expect("a piece") * PAGE];
-            self.copy_run(Run { first: Gfn(run.first.0 + done), count: Pages(count) }, piece)?;
+            self.copy_run(
+                Run {
+                    first: Gfn(run.first.0 + done),
+                    count: Pages(count),
+                },
+                piece,
+            )?;
             each(piece)?;
             done += count;
         }
@@ -221,7 +243,9 @@ fn page_is_zero(page: *const u64) -> bool {
     if [0, 1, WORDS / 2, WORDS - 1].into_iter().any(|index| word(index) != 0) {
         return false;
     }
-    (0..WORDS).step_by(STEP).all(|first| (first..first + STEP).fold(0, |bits, index| bits | word(index)) == 0)
+    (0..WORDS)
+        .step_by(STEP)
+        .all(|first| (first..first + STEP).fold(0, |bits, index| bits | word(index)) == 0)
 }
 
 impl From<MemoryError> for io::Error {

@@ -71,7 +71,14 @@ struct Pieces {
 
 impl Pieces {
     fn new(skip: usize) -> Self {
-        Self { skip, count: 0, vectors: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MAX_PIECES] }
+        Self {
+            skip,
+            count: 0,
+            vectors: [libc::iovec {
+                iov_base: std::ptr::null_mut(),
+                iov_len: 0,
+            }; MAX_PIECES],
+        }
     }
 
     /// Adds a piece; false when there is no room for more.
@@ -79,8 +86,10 @@ impl Pieces {
         let skipped = self.skip.min(len);
         self.skip -= skipped;
         if skipped < len {
-            self.vectors[self.count] =
-                libc::iovec { iov_base: pointer.wrapping_add(skipped).cast(), iov_len: len - skipped };
+            self.vectors[self.count] = libc::iovec {
+                iov_base: pointer.wrapping_add(skipped).cast(),
+                iov_len: len - skipped,
+            };
             self.count += 1;
         }
         self.count < MAX_PIECES
@@ -88,7 +97,10 @@ impl Pieces {
 
     fn message(&mut self) -> io::Result<libc::msghdr> {
         if self.count == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "nothing is left at this offset"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "nothing is left at this offset",
+            ));
         }
         // SAFETY: msghdr is plain numbers and pointers, for which all zeros mean "none".
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -122,24 +134,18 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
-    use dunlin_core::units::{Bytes, Gfn, Pages};
+    use dunlin_core::units::Gfn;
 
-    use super::super::MemoryLayout;
+    use super::super::tests::{memory, noise, run};
     use super::*;
 
-    fn memory() -> GuestMemory {
-        GuestMemory::new(MemoryLayout::new(Bytes(4 << 20)).unwrap()).unwrap()
-    }
-
-    fn run(first: u64, count: u64) -> Run {
-        Run { first: Gfn(first), count: Pages(count) }
-    }
+    const MIB: u64 = 1 << 20;
 
     /// More parts than fit one call, sent and received in as many steps as the sockets ask for.
     #[test]
     fn scattered_pages_arrive_whole() {
-        let (source, target) = (memory(), memory());
-        source.fill_random(run(0, 1024), 7).unwrap();
+        let (source, target) = (memory(4 * MIB), memory(4 * MIB));
+        source.fill(run(0, 1024), noise).unwrap();
         let (mut near, mut far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
         let runs: Vec<Run> = (0..100).map(|index| run(index * 10, 1 + index % 3)).collect();
@@ -182,19 +188,25 @@ mod tests {
 
     #[test]
     fn wrong_pages_and_offsets_are_refused() {
-        let memory = memory();
+        let memory = memory(4 * MIB);
         let (near, _far) = UnixStream::pair().unwrap();
         let outside = [Part::Guest(run(1023, 2))];
-        assert_eq!(memory.send(near.as_fd(), &outside, 0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-        assert_eq!(memory.receive(near.as_fd(), &[run(1024, 1)], 0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            memory.send(near.as_fd(), &outside, 0).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        assert_eq!(
+            memory.receive(near.as_fd(), &[run(1024, 1)], 0).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
         let past = memory.send(near.as_fd(), &[Part::Host(b"abc")], 3);
         assert_eq!(past.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
     fn a_full_or_closed_socket_is_an_error_not_a_signal() {
-        let memory = memory();
-        memory.fill_random(run(0, 1024), 1).unwrap();
+        let memory = memory(4 * MIB);
+        memory.fill(run(0, 1024), noise).unwrap();
         let (near, far) = UnixStream::pair().unwrap();
         let parts = [Part::Guest(run(0, 1024))];
         let mut offset = 0;
@@ -206,6 +218,9 @@ mod tests {
         };
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
         drop(far);
-        assert_eq!(memory.send(near.as_fd(), &parts, 0).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            memory.send(near.as_fd(), &parts, 0).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
     }
 }

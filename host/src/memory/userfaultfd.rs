@@ -139,8 +139,10 @@ impl Userfaultfd {
     ) -> Result<Self, UserfaultfdError> {
         let fd = open_descriptor(origin)?;
         let mut argument = [UFFD_API, features, 0];
-        control(&fd, UFFDIO_API, &mut argument)
-            .map_err(|source| UserfaultfdError::Features { wanted: features, source })?;
+        control(&fd, UFFDIO_API, &mut argument).map_err(|source| UserfaultfdError::Features {
+            wanted: features,
+            source,
+        })?;
         Ok(Self { fd, memory })
     }
 
@@ -249,8 +251,13 @@ impl Userfaultfd {
         let mut messages = [Message::default(); BATCH];
         let room = &mut messages[..into.len().min(BATCH)];
         // SAFETY: the kernel writes whole messages, at most as many bytes as `room` has.
-        let read =
-            unsafe { libc::read(self.fd.as_raw_fd(), room.as_mut_ptr().cast(), std::mem::size_of_val::<[Message]>(room)) };
+        let read = unsafe {
+            libc::read(
+                self.fd.as_raw_fd(),
+                room.as_mut_ptr().cast(),
+                std::mem::size_of_val::<[Message]>(room),
+            )
+        };
         let Ok(bytes) = usize::try_from(read) else {
             let error = io::Error::last_os_error();
             return match error.kind() {
@@ -265,7 +272,10 @@ impl Userfaultfd {
             }
             // Only RAM is registered, so every fault lies in it.
             if let Some(gfn) = self.memory.gfn_of(message.address) {
-                into[count] = Fault { gfn, write: message.flags & PAGEFAULT_FLAG_WRITE != 0 };
+                into[count] = Fault {
+                    gfn,
+                    write: message.flags & PAGEFAULT_FLAG_WRITE != 0,
+                };
                 count += 1;
             }
         }
@@ -283,8 +293,15 @@ impl Userfaultfd {
         let mut outcome = Installed::default();
         let mut done = 0;
         while done < run.count.0 {
-            let rest = Run { first: Gfn(run.first.0 + done), count: Pages(run.count.0 - done) };
-            let (result, bytes) = call(self.memory.host_address(rest.first), done * PAGE_SIZE, rest.count.bytes().0);
+            let rest = Run {
+                first: Gfn(run.first.0 + done),
+                count: Pages(run.count.0 - done),
+            };
+            let (result, bytes) = call(
+                self.memory.host_address(rest.first),
+                done * PAGE_SIZE,
+                rest.count.bytes().0,
+            );
             // On failure the count is a negative error, or what was installed before the page that failed.
             let installed = if bytes as i64 > 0 { bytes / PAGE_SIZE } else { 0 };
             match result {
@@ -300,7 +317,10 @@ impl Userfaultfd {
                     }
                     Some(libc::EEXIST) => {
                         // Who installed it has woken those who waited then; one who came in between may still sleep.
-                        let page = Run { first: rest.first, count: Pages(1) };
+                        let page = Run {
+                            first: rest.first,
+                            count: Pages(1),
+                        };
                         let mut argument = [self.memory.host_address(page.first), PAGE_SIZE];
                         control(&self.fd, UFFDIO_WAKE, &mut argument).map_err(|error| (page, error))?;
                         outcome.present.0 += 1;
@@ -348,7 +368,11 @@ struct Message {
 }
 
 fn open_descriptor(origin: FaultOrigin) -> Result<OwnedFd, UserfaultfdError> {
-    let mode = if origin == FaultOrigin::UserMode { USER_MODE_ONLY } else { 0 };
+    let mode = if origin == FaultOrigin::UserMode {
+        USER_MODE_ONLY
+    } else {
+        0
+    };
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | mode;
     // SAFETY: userfaultfd(2) takes flags only and returns a new descriptor.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
@@ -362,7 +386,11 @@ fn open_descriptor(origin: FaultOrigin) -> Result<OwnedFd, UserfaultfdError> {
             Ok(device) => {
                 // SAFETY: this ioctl takes the same flags by value and returns a new descriptor.
                 let fd = unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, flags) };
-                if fd < 0 { Err(UserfaultfdError::Denied(io::Error::last_os_error())) } else { Ok(owned(fd)) }
+                if fd < 0 {
+                    Err(UserfaultfdError::Denied(io::Error::last_os_error()))
+                } else {
+                    Ok(owned(fd))
+                }
             }
             Err(_) => Err(UserfaultfdError::Denied(denied)),
         },
@@ -380,5 +408,9 @@ fn control<const N: usize>(fd: &OwnedFd, request: libc::c_ulong, argument: &mut 
     // it lie in the guest's mapping or in a buffer that the caller borrows; installing pages writes guest memory, of
     // which no reference exists.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), request, argument.as_mut_ptr()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
