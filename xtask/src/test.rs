@@ -1,0 +1,57 @@
+//! `cargo xtask test`: everything a change must pass, in one command.
+
+mod steps;
+mod tally;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use steps::STEPS;
+use tally::Tally;
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The whole product of the test matrices instead of an all-pairs cover
+    #[arg(long)]
+    full: bool,
+    /// Only steps with this in their name; if there is none, only tests with this in their name
+    filter: Option<String>,
+}
+
+/// Runs the steps. Fails when one of them did, and when nothing ran.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let filter = options.filter.as_deref();
+    let chosen = |name: &str| filter.is_none_or(|filter| name.contains(filter));
+    let any_step = STEPS.iter().any(|step| chosen(step.name));
+    let mut tally = Tally::new()?;
+    let context = steps::Context {
+        full: options.full,
+        test_filter: filter.filter(|_| !any_step),
+    };
+    for step in STEPS {
+        let runs = if any_step {
+            chosen(step.name)
+        } else {
+            step.name == steps::TESTS
+        };
+        if !runs {
+            continue;
+        }
+        println!("\n=== {}: {}", step.name, step.purpose);
+        let step_started = Instant::now();
+        let before = tally.failed();
+        if let Err(error) = (step.run)(&context, &mut tally) {
+            tally.fail(step.name, &format!("{error:#}"));
+        }
+        let outcome = if tally.failed() == before { "ok" } else { "FAILED" };
+        println!(
+            "=== {}: {outcome} in {:.0} s",
+            step.name,
+            step_started.elapsed().as_secs_f64()
+        );
+    }
+    println!("\n=== summary after {:.0} s", started.elapsed().as_secs_f64());
+    Ok(tally.conclude())
+}

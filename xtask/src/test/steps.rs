@@ -1,0 +1,232 @@
+//! The steps of `cargo xtask test`, each a headline and a function.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use dunlin_tests::Capability;
+use dunlin_tests::capability::{self, BAREMETAL_TARGET};
+use dunlin_tests::process::workspace_root;
+
+use super::tally::Tally;
+use crate::command::{cargo, cargo_of, describe, succeeds, succeeds_with_lines};
+
+/// What a step may want to know.
+pub(crate) struct Context<'a> {
+    pub(crate) full: bool,
+    pub(crate) test_filter: Option<&'a str>,
+}
+
+/// One step.
+pub(crate) struct Step {
+    pub(crate) name: &'static str,
+    pub(crate) purpose: &'static str,
+    pub(crate) run: fn(&Context<'_>, &mut Tally) -> anyhow::Result<()>,
+}
+
+/// The step that runs the tests proper.
+pub(crate) const TESTS: &str = "tests";
+
+/// In the order in which they run: what fails fast comes first.
+pub(crate) const STEPS: &[Step] = &[
+    Step {
+        name: "format",
+        purpose: "one style",
+        run: format,
+    },
+    Step {
+        name: "clippy",
+        purpose: "no warnings in any target",
+        run: clippy,
+    },
+    Step {
+        name: "docs",
+        purpose: "documentation without broken links",
+        run: docs,
+    },
+    Step {
+        name: "features",
+        purpose: "core builds with every combination of its features",
+        run: features,
+    },
+    Step {
+        name: "baremetal",
+        purpose: "core needs no operating system",
+        run: baremetal,
+    },
+    Step {
+        name: TESTS,
+        purpose: "all tests of the default members",
+        run: tests,
+    },
+    Step {
+        name: "fuzz",
+        purpose: "a short run of every fuzz target",
+        run: fuzz,
+    },
+];
+
+/// Features of core, of which every combination is built.
+const CORE_FEATURES: [&str; 2] = ["wire", "workload"];
+
+/// Seconds for each fuzz target: enough to find what a change breaks coarsely.
+const FUZZ_SECONDS: u32 = 20;
+
+fn format(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    run(tally, "format", &mut cargo(&["fmt", "--all", "--check"]))
+}
+
+fn clippy(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    run(
+        tally,
+        "clippy",
+        &mut cargo(&["clippy", "--all-targets", "--", "--deny", "warnings"]),
+    )
+}
+
+fn docs(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    run(
+        tally,
+        "docs",
+        cargo(&["doc", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"),
+    )
+}
+
+fn features(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    for features in combinations(&CORE_FEATURES) {
+        let args = [
+            "clippy",
+            "--package",
+            "dunlin-core",
+            "--no-default-features",
+            "--features",
+            &features,
+        ];
+        let deny = ["--", "--deny", "warnings"];
+        run(
+            tally,
+            &format!("features `{features}`"),
+            &mut cargo(&[args.as_slice(), &deny].concat()),
+        )?;
+    }
+    Ok(())
+}
+
+fn baremetal(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    if is_skipped(tally, "baremetal", Capability::Baremetal) {
+        return Ok(());
+    }
+    let toolchain = capability::baremetal_toolchain().context("the toolchain was there a moment ago")?;
+    for features in combinations(&CORE_FEATURES) {
+        let tail = [
+            "build",
+            "--package",
+            "dunlin-core",
+            "--no-default-features",
+            "--features",
+            &features,
+        ];
+        let mut command = match &toolchain.toolchain {
+            Some(name) => cargo_of(name, &tail),
+            None => cargo(&tail),
+        };
+        command
+            .args(&toolchain.args)
+            .envs(toolchain.env.iter().map(|(name, value)| (name, value)));
+        run(
+            tally,
+            &format!("baremetal `{features}` for {BAREMETAL_TARGET}"),
+            &mut command,
+        )?;
+    }
+    Ok(())
+}
+
+fn tests(context: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    let mut command = cargo(&["test", "--no-fail-fast"]);
+    if let Some(filter) = context.test_filter {
+        command.args(["--", filter]);
+    }
+    command.env(capability::SKIP_LOG, tally.skip_log());
+    if context.full {
+        command.env(capability::FULL, "1");
+    }
+    println!("> {}", describe(&command));
+    let failed_before = tally.failed();
+    let mut results = 0;
+    let succeeded = succeeds_with_lines(&mut command, |line| results += u32::from(tally.harness_line(line)))?;
+    tally.collect_skips()?;
+    // A test program that does not compile, or crashes, prints no failed test.
+    ensure!(
+        succeeded || tally.failed() > failed_before,
+        "`{}` failed",
+        describe(&command)
+    );
+    ensure!(results > 0, "no test program reported a result");
+    Ok(())
+}
+
+fn fuzz(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    let folder = "tests/fuzz";
+    ensure!(
+        Path::new(workspace_root()).join(folder).join("Cargo.toml").is_file(),
+        "there is no {folder}"
+    );
+    if is_skipped(tally, "fuzz", Capability::Fuzz) {
+        return Ok(());
+    }
+    let list = cargo_of("+nightly", &["fuzz", "list", "--fuzz-dir", folder]).output()?;
+    ensure!(
+        list.status.success(),
+        "cargo-fuzz lists no targets: {}",
+        String::from_utf8_lossy(&list.stderr)
+    );
+    let targets = String::from_utf8(list.stdout).context("target names are text")?;
+    ensure!(targets.lines().next().is_some(), "{folder} has no targets");
+    for target in targets.lines() {
+        let seconds = format!("-max_total_time={FUZZ_SECONDS}");
+        let mut command = cargo_of(
+            "+nightly",
+            &["fuzz", "run", "--fuzz-dir", folder, target, "--", &seconds],
+        );
+        run(tally, &format!("fuzz {target}"), &mut command)?;
+    }
+    Ok(())
+}
+
+fn run(tally: &mut Tally, name: &str, command: &mut Command) -> anyhow::Result<()> {
+    println!("> {}", describe(command));
+    tally.count(name, succeeds(command)?);
+    Ok(())
+}
+
+/// True when the machine lacks `capability` and may; fails the step when `DUNLIN_REQUIRE` lists it.
+fn is_skipped(tally: &mut Tally, name: &str, capability: Capability) -> bool {
+    let Err(why) = capability.probe() else { return false };
+    if capability.is_required() {
+        tally.fail(name, &format!("{} demands {capability}: {why}", capability::REQUIRE));
+    } else {
+        tally.skip(name, &format!("needs {capability}: {why}"));
+    }
+    true
+}
+
+/// Every subset of `features`, comma separated, the empty one first.
+fn combinations(features: &[&str]) -> Vec<String> {
+    let chosen = |set: usize| features.iter().enumerate().filter(move |(bit, _)| set >> bit & 1 == 1);
+    let join = |set| chosen(set).map(|(_, feature)| *feature).collect::<Vec<_>>().join(",");
+    (0..1_usize << features.len()).map(join).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::combinations;
+
+    #[test]
+    fn every_combination_stands_once() {
+        assert_eq!(
+            combinations(&["wire", "workload"]),
+            ["", "wire", "workload", "wire,workload"]
+        );
+    }
+}
