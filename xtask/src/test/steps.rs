@@ -1,12 +1,10 @@
 //! The steps of `cargo xtask test`, each a headline and a function.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use dunlin_tests::Capability;
 use dunlin_tests::capability::{self, BAREMETAL_TARGET};
-use dunlin_tests::process::workspace_root;
 
 use super::tally::Tally;
 use crate::command::{cargo, cargo_of, describe, succeeds, succeeds_with_lines};
@@ -67,13 +65,22 @@ pub(crate) const STEPS: &[Step] = &[
 ];
 
 /// Features of core, of which every combination is built.
-const CORE_FEATURES: [&str; 2] = ["wire", "workload"];
+const CORE_FEATURES: [&str; 3] = ["wire", "workload", "defmt"];
+
+/// The fuzz targets are a workspace of their own.
+const FUZZ_FOLDER: &str = "tests/fuzz";
+const FUZZ_MANIFEST: &str = "tests/fuzz/Cargo.toml";
 
 /// Seconds for each fuzz target: enough to find what a change breaks coarsely.
 const FUZZ_SECONDS: u32 = 20;
 
 fn format(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
-    run(tally, "format", &mut cargo(&["fmt", "--all", "--check"]))
+    run(tally, "format", &mut cargo(&["fmt", "--all", "--check"]))?;
+    run(
+        tally,
+        "format of the fuzz targets",
+        &mut cargo(&["fmt", "--manifest-path", FUZZ_MANIFEST, "--check"]),
+    )
 }
 
 fn clippy(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
@@ -175,19 +182,19 @@ fn fuzz(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     if is_skipped(tally, "fuzz", Capability::Fuzz) {
         return Ok(());
     }
-    let list = cargo_of("+nightly", &["fuzz", "list", "--fuzz-dir", folder]).output()?;
+    let list = cargo_of("+nightly", &["fuzz", "list", "--fuzz-dir", FUZZ_FOLDER]).output()?;
     ensure!(
         list.status.success(),
         "cargo-fuzz lists no targets: {}",
         String::from_utf8_lossy(&list.stderr)
     );
     let targets = String::from_utf8(list.stdout).context("target names are text")?;
-    ensure!(targets.lines().next().is_some(), "{folder} has no targets");
+    ensure!(targets.lines().next().is_some(), "{FUZZ_FOLDER} has no targets");
     for target in targets.lines() {
         let seconds = format!("-max_total_time={FUZZ_SECONDS}");
         let mut command = cargo_of(
             "+nightly",
-            &["fuzz", "run", "--fuzz-dir", folder, target, "--", &seconds],
+            &["fuzz", "run", "--fuzz-dir", FUZZ_FOLDER, target, "--", &seconds],
         );
         run(tally, &format!("fuzz {target}"), &mut command)?;
     }
