@@ -248,14 +248,18 @@ impl<'a> PageSet<'a> {
     ///
     /// To walk a set that changes on the way, continue at the run's [`end`](Run::end); [`runs`](Self::runs) is faster
     /// on one that does not. O(1) beside the length of the run, and one read per 262 144 empty pages skipped.
+    #[inline]
     pub fn next_run(&self, from: Gfn, max: Pages) -> Option<Run> {
         if max == Pages::ZERO {
             return None;
         }
-        let first = self.first_from(from.0)?;
-        let limit = first.saturating_add(max.0).min(self.capacity);
-        let end = self.end_of_run(first, limit);
-        Some(Run::new(Gfn(first), Pages(end - first)))
+        let (index, rest) = self.occupied_from(from.0)?;
+        let first = page_at(index, rest.trailing_zeros());
+        let end = match end_in_word(rest) {
+            Some(bit) => page_at(index, bit),
+            None => self.end_of_run(index + 1, first.saturating_add(max.0)),
+        };
+        Some(Run::new(Gfn(first), Pages((end - first).min(max.0))))
     }
 
     /// All runs in ascending order, each as long as it can be. O(words that hold pages) in all.
@@ -265,31 +269,34 @@ impl<'a> PageSet<'a> {
 
     /// The first page of the set at or after `from`.
     fn first_from(&self, from: u64) -> Option<u64> {
+        let (index, rest) = self.occupied_from(from)?;
+        Some(page_at(index, rest.trailing_zeros()))
+    }
+
+    /// The first bitmap word with a page at or after `from`, and its bits from there on.
+    #[inline]
+    fn occupied_from(&self, from: u64) -> Option<(usize, u64)> {
         if from >= self.capacity {
             return None;
         }
         let index = word_of(from);
-        let here = self.bits[index] & (u64::MAX << (from % 64));
-        if here != 0 {
-            return Some(page_at(index, here.trailing_zeros()));
+        let rest = self.bits[index] & (u64::MAX << (from % 64));
+        if rest != 0 {
+            return Some((index, rest));
         }
         let index = self.occupied_word(index + 1)?;
-        Some(page_at(index, self.bits[index].trailing_zeros()))
+        Some((index, self.bits[index]))
     }
 
-    /// The end of the run that holds `first`, at most `limit`.
-    fn end_of_run(&self, first: u64, limit: u64) -> u64 {
-        let mut index = word_of(first);
-        // Absent pages as ones, those below `first` hidden: the lowest one is the end of the run.
-        let mut absent = !self.bits[index] & (u64::MAX << (first % 64));
-        while absent == 0 {
-            index += 1;
-            if index == self.bits.len() || page_at(index, 0) >= limit {
-                return limit;
+    /// The end of a run that goes on into word `index`; not looked for beyond `limit`.
+    fn end_of_run(&self, mut index: usize, limit: u64) -> u64 {
+        loop {
+            match self.bits.get(index) {
+                Some(&u64::MAX) if page_at(index, 0) < limit => index += 1,
+                Some(word) => return page_at(index, word.trailing_ones()),
+                None => return self.capacity,
             }
-            absent = !self.bits[index];
         }
-        page_at(index, absent.trailing_zeros()).min(limit)
     }
 
     /// The first bitmap word at or after `from` that is not zero.
@@ -366,6 +373,16 @@ const fn bit_of(gfn: u64) -> u64 {
 /// The page of a bit.
 const fn page_at(index: usize, bit: u32) -> u64 {
     index as u64 * 64 + bit as u64
+}
+
+/// The bit after the first run of ones of a word that is not zero, `None` if that run reaches the word's end.
+#[inline]
+const fn end_in_word(word: u64) -> Option<u32> {
+    // Ones up to the end of the run: adding one carries to the first bit after it.
+    match (word | (word - 1)).wrapping_add(1) {
+        0 => None,
+        carry => Some(carry.trailing_zeros()),
+    }
 }
 
 /// The bits of word `index` that stand for pages of `first` .. `end`, where the word holds at least one of them.

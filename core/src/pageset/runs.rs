@@ -1,6 +1,6 @@
 //! Walking a set that stands still, run by run.
 
-use super::{PageSet, Run, page_at};
+use super::{PageSet, Run, end_in_word, page_at};
 use crate::units::{Gfn, Pages};
 
 /// The runs of a set in ascending order, each as long as it can be; from [`PageSet::runs`].
@@ -24,20 +24,18 @@ impl<'s> Runs<'s> {
             rest: set.bits.first().copied().unwrap_or(0),
         }
     }
+}
 
-    /// Follows a run beyond the end of its word; the page after its last.
-    #[cold]
-    fn cross_words(&mut self) -> u64 {
-        loop {
-            self.index += 1;
-            let Some(&word) = self.set.bits.get(self.index) else {
-                return page_at(self.index, 0);
-            };
-            if word != u64::MAX {
-                let count = word.trailing_ones();
-                self.rest = word & (u64::MAX << count);
-                return page_at(self.index, count);
-            }
+/// Follows a run beyond the end of a word: the word it ends in, and its first bit there that is not the run's. The
+/// word is one too far if the run goes to the end of the bitmap.
+#[cold]
+fn cross_words(bits: &[u64], mut index: usize) -> (usize, u32) {
+    loop {
+        index += 1;
+        match bits.get(index) {
+            Some(&u64::MAX) => {}
+            Some(word) => return (index, word.trailing_ones()),
+            None => return (index, 0),
         }
     }
 }
@@ -52,12 +50,17 @@ impl Iterator for Runs<'_> {
             self.rest = self.set.bits[self.index];
         }
         let first = page_at(self.index, self.rest.trailing_zeros());
-        // Ones up to the end of the run, zeros above: adding one carries to the first absent page.
-        let after = (self.rest | (self.rest - 1)).wrapping_add(1);
-        self.rest &= after;
-        let end = match after {
-            0 => self.cross_words(),
-            _ => page_at(self.index, after.trailing_zeros()),
+        let end = match end_in_word(self.rest) {
+            Some(bit) => {
+                self.rest &= u64::MAX << bit;
+                page_at(self.index, bit)
+            }
+            None => {
+                let (index, bit) = cross_words(self.set.bits, self.index);
+                self.index = index;
+                self.rest = self.set.bits.get(index).map_or(0, |word| word & (u64::MAX << bit));
+                page_at(index, bit)
+            }
         };
         Some(Run::new(Gfn(first), Pages(end - first)))
     }
