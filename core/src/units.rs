@@ -1,5 +1,9 @@
 //! Integer quantities: what is counted stands in the type, arithmetic never rounds silently.
 
+mod ratio;
+
+pub use ratio::Ratio;
+
 /// Bytes per guest page. Dunlin tracks and moves memory in 4 KiB pages, whatever maps them.
 pub const PAGE_SIZE: u64 = 4096;
 
@@ -76,5 +80,42 @@ impl Nanos {
     /// Microseconds, rounded down.
     pub const fn as_micros(self) -> u64 {
         self.0 / 1_000
+    }
+}
+
+impl BytesPerSec {
+    /// How long these bytes take at this rate, rounded up to whole nanoseconds. The largest time if it is longer
+    /// (584 years), or if the rate is zero and there is something to send.
+    pub const fn time_to_send(self, bytes: Bytes) -> Nanos {
+        if bytes.0 == 0 {
+            return Nanos::ZERO;
+        }
+        if self.0 == 0 {
+            return Nanos(u64::MAX);
+        }
+        let nanos = (bytes.0 as u128 * 1_000_000_000).div_ceil(self.0 as u128);
+        Nanos(if nanos > u64::MAX as u128 {
+            u64::MAX
+        } else {
+            nanos as u64
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sending_takes_no_less_than_the_rate_allows() {
+        assert_eq!(BytesPerSec(3).time_to_send(Bytes(1)), Nanos(333_333_334));
+        assert_eq!(
+            BytesPerSec(1 << 20).time_to_send(Bytes(1 << 30)),
+            Nanos::from_secs(1024)
+        );
+        assert_eq!(BytesPerSec(0).time_to_send(Bytes(0)), Nanos::ZERO);
+        assert_eq!(BytesPerSec(0).time_to_send(Bytes(1)), Nanos(u64::MAX));
+        assert_eq!(BytesPerSec(1).time_to_send(Bytes(u64::MAX)), Nanos(u64::MAX));
+        assert_eq!(BytesPerSec(u64::MAX).time_to_send(Bytes(u64::MAX)), Nanos::from_secs(1));
     }
 }
