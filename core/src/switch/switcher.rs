@@ -1,0 +1,79 @@
+//! The three tests in their order.
+
+use super::{AnyRule, Decision, Reason, RoundEnd, Verdict};
+use crate::strategy::SwitchRule;
+use crate::units::{Nanos, Pages};
+
+/// Decides at the end of every round: fits, then the rule, then the limit; see [`switch`](super).
+///
+/// A caller that measures the fixed cost of its hand-over (state, records, round trips) gives the downtime without it.
+#[derive(Clone, Debug)]
+pub struct Switcher {
+    rule: AnyRule,
+    can_post_copy: bool,
+    downtime: Nanos,
+    max_rounds: u32,
+    /// Pages and time of the last round that sent anything: the last known bandwidth.
+    last_sending: Option<(Pages, Nanos)>,
+}
+
+impl Switcher {
+    /// A switcher before round 1. `downtime` is what sending the rest may take, `max_rounds` the number of rounds after
+    /// which pre-copy ends at the latest (0 and 1: after the first).
+    pub const fn new(rule: SwitchRule, downtime: Nanos, max_rounds: u32) -> Self {
+        Self {
+            rule: AnyRule::new(rule),
+            can_post_copy: rule.can_post_copy(),
+            downtime,
+            max_rounds,
+            last_sending: None,
+        }
+    }
+
+    /// True if post-copy is entered before any round (`rounds:0`).
+    pub const fn starts_with_post_copy(&self) -> bool {
+        matches!(&self.rule, AnyRule::Rounds(rule) if rule.starts_with_post_copy())
+    }
+
+    /// Decides at the end of a round. To be told of every round, in order. O(1).
+    pub fn on_round(&mut self, end: &RoundEnd) -> Verdict {
+        // The rule hears of every round, also where it is not asked: its history has no gaps.
+        let of_rule = self.rule.on_round(end);
+        if end.sent > Pages::ZERO {
+            self.last_sending = Some((end.sent, end.duration));
+        }
+        if self.fits(end.dirty) {
+            return Verdict {
+                decision: Decision::StopCopy,
+                reason: Reason::Fits,
+                ..of_rule
+            };
+        }
+        if of_rule.decision != Decision::Continue || end.round < self.max_rounds {
+            return of_rule;
+        }
+        let decision = if self.can_post_copy {
+            Decision::PostCopy
+        } else {
+            Decision::StopCopy
+        };
+        Verdict {
+            decision,
+            reason: Reason::RoundLimit {
+                max_rounds: self.max_rounds,
+            },
+            ..of_rule
+        }
+    }
+
+    /// V·T ≤ downtime·S at the last known bandwidth S / T. Products of two 64-bit numbers: no overflow.
+    fn fits(&self, dirty: Pages) -> bool {
+        if dirty == Pages::ZERO {
+            return true;
+        }
+        let Some((sent, duration)) = self.last_sending else {
+            return false;
+        };
+        u128::from(dirty.0) * u128::from(duration.0) <= u128::from(self.downtime.0) * u128::from(sent.0)
+    }
+}
