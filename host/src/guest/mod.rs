@@ -1,1 +1,113 @@
-//! guest
+//! Guests: what runs, writes memory, and is moved.
+//!
+//! A guest is built paused, to be started here or to take over from another host; [`Guest::resume`] lets it run. All methods take `&self` and may be called from any thread; those
+//! that change what the guest does (pause, resume, tracking, state) are meant for one caller at a time.
+
+mod config;
+mod error;
+mod machine;
+mod progress;
+
+pub use config::{Fill, GuestConfig, GuestKind};
+pub use error::GuestError;
+pub use machine::{CpuidEntry, CpuidGap, Machine};
+pub use progress::{Progress, RunState, VcpuProgress};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_core::pageset::Run;
+
+use crate::memory::GuestMemory;
+
+/// A virtual machine, or something that behaves like one.
+pub trait Guest: Send + Sync {
+    /// How it was built, and how to build it again elsewhere.
+    fn config(&self) -> &GuestConfig;
+
+    /// Its RAM.
+    fn memory(&self) -> &Arc<GuestMemory>;
+
+    /// What its processors look like to it; another host must offer the same.
+    fn machine(&self) -> &Machine;
+
+    /// From now on every write of the guest is remembered until the next [`harvest`](Self::harvest). Works on a running
+    /// guest; only pages read afterwards are covered. Starting again is allowed, and forgets nothing.
+    ///
+    /// # Errors
+    /// [`GuestError::Tracking`] when the kernel refuses.
+    fn start_tracking(&self) -> Result<(), GuestError>;
+
+    /// ORs the pages written since the last harvest into `dirty` (bit g of the flat index is page g) and forgets them here. A
+    /// write that comes later is in the next harvest; so pages are read only after the harvest that named them.
+    ///
+    /// # Errors
+    /// [`GuestError::NotTracking`]; [`GuestError::Tracking`] when the kernel refuses: some pages may then be named in no
+    /// harvest, and all must be treated as dirty.
+    ///
+    /// # Panics
+    /// If `dirty` is shorter than [`MemoryLayout::words`](crate::memory::MemoryLayout::words).
+    fn harvest(&self, dirty: &mut [u64]) -> Result<(), GuestError>;
+
+    /// Puts pages that the *host* wrote into the next harvest. Without effect when nothing is tracked.
+    fn mark_dirty(&self, run: Run);
+
+    /// Ends tracking and forgets what was not harvested. Without effect when nothing is tracked.
+    ///
+    /// # Errors
+    /// [`GuestError::Tracking`] when the kernel refuses.
+    fn stop_tracking(&self) -> Result<(), GuestError>;
+
+    /// Stops all vCPUs between two instructions with no access pending, and returns when they have stopped. Pausing twice is
+    /// allowed.
+    ///
+    /// Never while pages may be missing (post-copy): a vCPU that waits for a page cannot leave. Use
+    /// [`hold`](Self::hold) then.
+    ///
+    /// # Errors
+    /// [`GuestError::PauseTimedOut`], after which the guest runs on; [`GuestError::VcpuFailed`].
+    fn pause(&self) -> Result<(), GuestError>;
+
+    /// Asks all vCPUs to stop at the next opportunity that arises by itself, and returns at once: nobody is interrupted. For
+    /// a guest with missing pages that is not to go on; [`resume`](Self::resume) takes it back.
+    fn hold(&self);
+
+    /// Lets the vCPUs run (again). Those that have halted stay halted.
+    ///
+    /// # Errors
+    /// [`GuestError::VcpuFailed`] when the guest cannot run any more.
+    fn resume(&self) -> Result<(), GuestError>;
+
+    /// Everything about the paused guest that is not RAM, as bytes for [`restore_state`](Self::restore_state) of a guest of
+    /// the same configuration on any host.
+    ///
+    /// # Errors
+    /// [`GuestError::NotPaused`]; [`GuestError::Vcpu`] naming what could not be read.
+    fn save_state(&self) -> Result<Vec<u8>, GuestError>;
+
+    /// Takes over what [`save_state`](Self::save_state) gave on the source. The bytes may come from anywhere: what is
+    /// wrong with them is named, and the guest must not be run after an error.
+    ///
+    /// # Errors
+    /// [`GuestError::NotPaused`], [`GuestError::State`], [`GuestError::Vcpu`].
+    fn restore_state(&self, state: &[u8]) -> Result<(), GuestError>;
+
+    /// How far the vCPUs are. Looks at nothing in guest memory, so it is safe at any time.
+    fn progress(&self) -> Progress;
+
+    /// From now on [`Progress::longest_gap`] means gaps that end after this moment.
+    fn mark(&self);
+
+    /// What the workload found wrong in its own memory, from the guest's progress page. That page must be present: after
+    /// a post-copy, only when the memory is complete.
+    ///
+    /// # Errors
+    /// [`GuestError::Damaged`] with the first damage found.
+    fn check_workload(&self) -> Result<(), GuestError>;
+
+    /// Waits until every vCPU has halted by itself; `false` when it took longer than `timeout`.
+    ///
+    /// # Errors
+    /// [`GuestError::VcpuFailed`] when one of them never will.
+    fn wait_halted(&self, timeout: Duration) -> Result<bool, GuestError>;
+}

@@ -33,13 +33,13 @@ const EVENT_PAGEFAULT: u8 = 0x12;
 const PAGEFAULT_FLAG_WRITE: u64 = 1 << 0;
 
 /// Pages are write-protected without a handler: the first write only leaves a mark.
-pub(crate) const FEATURE_WP_ASYNC: u64 = 1 << 15;
+const FEATURE_WP_ASYNC: u64 = 1 << 15;
 /// Absent pages can be write-protected too.
-pub(crate) const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
+const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 /// Write protection of shared memory and huge pages.
-pub(crate) const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
+const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 /// Write protection as such.
-pub(crate) const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
+const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
 
 /// Why userfaultfd does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -132,11 +132,17 @@ impl Userfaultfd {
         Self::open_with(memory, origin, 0)
     }
 
-    pub(crate) fn open_with(
-        memory: Arc<GuestMemory>,
-        origin: FaultOrigin,
-        features: u64,
-    ) -> Result<Self, UserfaultfdError> {
+    /// A descriptor that write-protects all RAM without a handler: a first write only leaves its mark. Nobody ever waits,
+    /// so privileges are not needed.
+    pub(crate) fn open_write_protection(memory: Arc<GuestMemory>) -> Result<Self, UserfaultfdError> {
+        let features =
+            FEATURE_WP_ASYNC | FEATURE_WP_UNPOPULATED | FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_PAGEFAULT_FLAG_WP;
+        let uffd = Self::open_with(memory, FaultOrigin::UserMode, features)?;
+        uffd.register(MODE_WP)?;
+        Ok(uffd)
+    }
+
+    fn open_with(memory: Arc<GuestMemory>, origin: FaultOrigin, features: u64) -> Result<Self, UserfaultfdError> {
         let fd = open_descriptor(origin)?;
         let mut argument = [UFFD_API, features, 0];
         control(&fd, UFFDIO_API, &mut argument).map_err(|source| UserfaultfdError::Features {
@@ -152,11 +158,6 @@ impl Userfaultfd {
     /// [`UserfaultfdError::Operation`].
     pub fn register_missing(&self) -> Result<(), UserfaultfdError> {
         self.register(MODE_MISSING)
-    }
-
-    /// From now on pages of all RAM can be write-protected.
-    pub(crate) fn register_write_protection(&self) -> Result<(), UserfaultfdError> {
-        self.register(MODE_WP)
     }
 
     fn register(&self, mode: u64) -> Result<(), UserfaultfdError> {

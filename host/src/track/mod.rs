@@ -1,1 +1,3 @@
-//! track
+//! Where knowledge of written pages comes from.
+
+pub mod pagemap;
