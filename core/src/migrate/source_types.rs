@@ -1,0 +1,202 @@
+//! What goes in and out of a [`Source`](super::Source).
+
+use heapless::Vec;
+
+use crate::message::{AbortReason, Message, Mode, Regions, SessionId, TargetReport, VmId};
+use crate::pageset::Run;
+use crate::strategy::Strategy;
+use crate::switch::Verdict;
+use crate::units::{Nanos, Pages};
+
+/// Everything a source needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// This attempt.
+    pub session: SessionId,
+    /// The VM.
+    pub vm: VmId,
+    /// Its RAM.
+    pub regions: Regions,
+    /// How to move it.
+    pub strategy: Strategy,
+    /// Longest downtime wanted; the fixed cost of the hand-over is part of it.
+    pub downtime: Nanos,
+    /// What pausing, saving, restoring and the round trips take, as far as known (first guess: 2 ms).
+    pub handover_cost: Nanos,
+    /// Most pre-copy rounds.
+    pub max_rounds: u32,
+    /// Shortest round: without it, rounds over few pages become noise.
+    pub min_round: Nanos,
+    /// Silence after which the link counts as lost.
+    pub network_timeout: Nanos,
+    /// Longest wait for the target to answer a request of the hand-over.
+    pub handover_timeout: Nanos,
+    /// Send hashes of every page for comparison.
+    pub verify: bool,
+    /// Pages the target's host reads itself; they are sent while the guest is paused, never left missing.
+    pub host_pages: Vec<Run, 8>,
+}
+
+/// Control messages a source sends; the host adds what only it knows (CPUID, configuration).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SourceMessage {
+    /// [`Message::Hello`].
+    Hello,
+    /// [`Message::RoundStart`].
+    RoundStart {
+        /// Counted from 1.
+        round: u32,
+        /// Pages it will send.
+        pages: Pages,
+    },
+    /// [`Message::Commit`].
+    Commit,
+    /// [`Message::Abort`].
+    Abort(AbortReason),
+    /// [`Message::Resume`].
+    Resume {
+        /// The record says given-up.
+        given_up: bool,
+    },
+    /// [`Message::Bye`].
+    Bye,
+}
+
+/// What a source's hand-over record must say, durably, when the action is reported done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SourceRecord {
+    /// The VM runs here.
+    Running,
+    /// This side will not run the VM again unless the target says it never took it.
+    GivenUp,
+    /// The target has everything.
+    MovedAway,
+}
+
+/// What the host is to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SourceAction {
+    /// Send a control message on the migration channel.
+    Send(SourceMessage),
+    /// Open the fault channel and attach it to the session.
+    OpenFaultChannel,
+    /// Start dirty tracking. Everything counts as clean at that instant.
+    StartTracking,
+    /// Collect and clear the dirty bits; answer with [`SourceEvent::Harvested`].
+    Harvest,
+    /// Send these pages as they are when read; answer with [`SourceEvent::PagesSent`].
+    SendPages {
+        /// Which.
+        run: Run,
+        /// For which round, counted from 1; 0 while the guest is paused.
+        round: u32,
+    },
+    /// Stop all vCPUs with no access half done, and read their state.
+    Pause,
+    /// Send the final dirty set ([`Source::pending`](super::Source::pending); post-copy only), the state, and
+    /// [`Message::HandOver`].
+    SendHandOver(Mode),
+    /// Make the record durable.
+    Record(SourceRecord),
+    /// Push these pages in the background; answer with [`SourceEvent::PagesSent`].
+    PushPages(Run),
+    /// Send the hash of every RAM page, then [`Message::HashesEnd`].
+    SendHashes,
+    /// Let the guest run again.
+    ResumeGuest,
+    /// Stop dirty tracking.
+    StopTracking,
+    /// Drop what is left of the connections and open the migration channel anew.
+    Reconnect,
+    /// Nothing to do until something happens, or until this time.
+    Wait {
+        /// Poll again then at the latest.
+        until: Option<Nanos>,
+    },
+    /// The attempt is over; all later polls say the same.
+    Finish(SourceOutcome),
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SourceEvent<'a> {
+    /// The outstanding action has been carried out.
+    Done,
+    /// The outstanding action could not be carried out, for a reason that is not the link.
+    Failed,
+    /// Answer to [`SourceAction::Harvest`]: dirty bits of frames 0 and up, 64 per word.
+    Harvested(&'a [u64]),
+    /// Answer to [`SourceAction::SendPages`] and [`SourceAction::PushPages`].
+    PagesSent {
+        /// Pages that travelled with data.
+        data: Pages,
+        /// Pages that travelled as zero runs.
+        zero: Pages,
+    },
+    /// The link is gone; if an action was outstanding, it failed for that.
+    LinkLost,
+    /// Something without meaning of its own was heard from the target.
+    Heard,
+    /// A message came from the target.
+    Message(Message<'a>),
+    /// A person wants the attempt to end. Ignored once given up.
+    Cancel,
+    /// The target sent something that cannot be decoded or does not belong here.
+    Violation(crate::message::Violation),
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SourceOutcome {
+    /// The guest runs on the target and nothing is missing.
+    Completed,
+    /// The guest runs on the source.
+    Aborted {
+        /// Why.
+        reason: AbortReason,
+        /// The target may still hold a ready copy, because it could not be told; it cannot run it.
+        target_may_hold: bool,
+    },
+    /// The target refused the VM; the guest never stopped.
+    Refused(crate::message::Refusal),
+    /// A person dropped this side's copy while the hand-over was unknown.
+    GaveUp,
+    /// The link broke in post-copy and the strategy says `cut=fail`: the target cannot be completed.
+    Lost,
+}
+
+/// One finished round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RoundReport {
+    /// Counted from 1.
+    pub round: u32,
+    /// Time spent sending, without idling up to the minimum.
+    pub duration: Nanos,
+    /// Pages sent with data.
+    pub sent: Pages,
+    /// Pages sent as zero runs.
+    pub zero: Pages,
+    /// Pages dirty when the round ended.
+    pub dirty: Pages,
+    /// λ of the round in thousandths.
+    pub lambda_milli: i64,
+    /// Stop-and-copy decision factor in thousandths.
+    pub sdf_milli: i64,
+    /// What was decided, and why.
+    pub verdict: Verdict,
+}
+
+/// What to do with a page the target asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultAnswer {
+    /// Send it at once.
+    Send,
+    /// Not a page of this VM, or not in post-copy: the target broke the protocol.
+    Refuse,
+}
+
+/// Everything the host needs to know of [`Message`]s that end or advance a source, taken out of the machine once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Heard {
+    pub(super) report: Option<TargetReport>,
+}

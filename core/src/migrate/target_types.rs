@@ -1,0 +1,171 @@
+//! What goes in and out of a [`Target`](super::Target).
+
+use crate::message::{AbortReason, Message, Mode, Regions, SessionId, TargetReport, TargetStanding, Violation, VmId};
+use crate::pageset::Run;
+use crate::units::{Nanos, Pages};
+
+/// Everything a target needs to know once a VM has been accepted.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// This attempt.
+    pub session: SessionId,
+    /// The VM.
+    pub vm: VmId,
+    /// Its RAM.
+    pub regions: Regions,
+    /// The protocol version agreed on.
+    pub protocol: u16,
+    /// The source sends hashes at the end.
+    pub verify: bool,
+    /// Silence after which the link counts as lost.
+    pub network_timeout: Nanos,
+}
+
+/// Control messages a target sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TargetMessage {
+    /// [`Message::Welcome`].
+    Welcome {
+        /// The version both will speak.
+        protocol: u16,
+    },
+    /// [`Message::Ready`].
+    Ready,
+    /// [`Message::Running`].
+    Running,
+    /// [`Message::Abort`].
+    Abort(AbortReason),
+    /// [`Message::Resumed`].
+    Resumed(TargetStanding),
+    /// [`Message::Complete`]; the host adds its measurements to what is here.
+    Complete {
+        /// Pages compared and pages that differed.
+        verified: Option<(u64, u64)>,
+    },
+}
+
+/// What a target's hand-over record must say, durably, when the action is reported done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TargetRecord {
+    /// Memory is being received; the VM has not run here.
+    Receiving,
+    /// The VM runs here from now on.
+    Taken,
+    /// Nothing is missing any more.
+    Complete,
+    /// The VM never ran here in this session and never will.
+    NeverTaken,
+}
+
+/// What the host is to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TargetAction {
+    /// Build the VM: memory, vCPUs, devices, nothing running.
+    CreateGuest,
+    /// Make the record durable.
+    Record(TargetRecord),
+    /// Send a control message on the migration channel.
+    Send(TargetMessage),
+    /// Discard every page of [`Target::missing`](super::Target::missing), register it as missing, check that it is absent, and start
+    /// answering faults.
+    PrepareMissing,
+    /// Load the vCPU and device state that was received.
+    RestoreState,
+    /// Let the guest run.
+    RunGuest,
+    /// Send [`Target::missing`](super::Target::missing) and [`Message::MissingEnd`].
+    SendMissing,
+    /// Nothing is missing any more: stop answering faults.
+    FinishPostCopy,
+    /// Compare the received hashes with those of the pages as installed; answer with [`TargetEvent::Compared`].
+    CompareHashes,
+    /// Drop the VM and its memory.
+    Discard,
+    /// Nothing to do until something happens, or until this time.
+    Wait {
+        /// Poll again then at the latest.
+        until: Option<Nanos>,
+    },
+    /// The attempt is over; all later polls say the same.
+    Finish(TargetOutcome),
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TargetEvent<'a> {
+    /// The outstanding action has been carried out.
+    Done,
+    /// The outstanding action could not be carried out, for a reason that is not the link.
+    Failed,
+    /// Answer to [`TargetAction::CompareHashes`].
+    Compared {
+        /// Pages compared.
+        pages: u64,
+        /// Pages that differ.
+        mismatches: u64,
+    },
+    /// Pages stand in guest memory as the source sent them (before the guest runs here).
+    Received(Run),
+    /// Pages were installed while the guest runs here; pages that were not missing any more do no harm.
+    Installed {
+        /// Which.
+        run: Run,
+        /// They answer a fault, rather than being pushed.
+        demanded: bool,
+    },
+    /// The link is gone; if an action was outstanding, it failed for that.
+    LinkLost,
+    /// Something without meaning of its own was heard from the source.
+    Heard,
+    /// A message came from the source. For state and hashes the host keeps the bytes, after this says they fit.
+    Message(Message<'a>),
+    /// The source is back on a new connection.
+    Reconnected {
+        /// Its record says given-up; otherwise it runs the VM itself.
+        given_up: bool,
+    },
+    /// The source sent something that cannot be decoded or does not belong here.
+    Violation(Violation),
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TargetOutcome {
+    /// The guest runs here and nothing is missing.
+    Completed {
+        /// How it came.
+        mode: Mode,
+    },
+    /// The guest never ran here; everything was dropped.
+    Aborted(AbortReason),
+}
+
+/// What to do with a fault of the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultDecision {
+    /// Ask the source.
+    Request,
+    /// The page was received as zero and never touched: fill it with zeros here.
+    ZeroFill,
+    /// Not a page of this VM.
+    Outside,
+}
+
+/// Totals for the report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TargetTotals {
+    /// Pages that were missing when the guest began to run here.
+    pub missing_at_start: Pages,
+    /// Faults answered by the source.
+    pub demanded: u64,
+    /// Pages installed by the push.
+    pub pushed: u64,
+}
+
+impl TargetTotals {
+    /// Adds the totals to what the host measured.
+    pub fn fill(&self, report: &mut TargetReport) {
+        report.faults = self.demanded;
+        report.pushed = self.pushed;
+    }
+}
