@@ -2,6 +2,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
+// clippy.toml names f32 and f64.
+#![cfg_attr(not(test), deny(clippy::disallowed_types))]
+#![cfg_attr(
+    all(test, feature = "workload"),
+    expect(clippy::disallowed_types, reason = "tests compare with exact probabilities")
+)]
 
 #[cfg(test)]
 extern crate std;

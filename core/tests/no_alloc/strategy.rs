@@ -1,0 +1,31 @@
+use crate::format;
+use dunlin_core::strategy::{Strategy, SwitchRule};
+
+const GOOD: &[&str] = &[
+    "precopy",
+    "postcopy",
+    "hybrid:3",
+    "as-hybrid,cut=fail",
+    "first=serial,filter=none,switch=libvirt,push=sequential,cut=reconnect,slow=none,clear=round",
+];
+
+const BAD: &[&str] = &[
+    "",
+    "pre-copy",
+    "precopy,postcopy",
+    "pull=sequential",
+    "switch=sdf:0.5",
+    "switch=rounds:x",
+    "cut=fail,cut=fail",
+    "a name far too long to be repeated as a whole in a message about it",
+];
+
+pub(crate) fn drive() {
+    for text in GOOD {
+        format(Strategy::parse(text).expect("a strategy"));
+    }
+    for text in BAD {
+        format(Strategy::parse(text).expect_err("no strategy"));
+    }
+    format(SwitchRule::parse("lambda").expect("a rule"));
+}

@@ -1,0 +1,27 @@
+use crate::{Numbers, format};
+use dunlin_core::strategy::SwitchRule;
+use dunlin_core::switch::{RoundEnd, Switcher};
+use dunlin_core::units::{Nanos, Pages};
+use std::hint::black_box;
+
+pub(crate) fn drive() {
+    for rule in [SwitchRule::Never, SwitchRule::Rounds(9), SwitchRule::Lambda] {
+        let mut switcher = Switcher::new(rule, Nanos::from_millis(300), 30);
+        let mut numbers = Numbers(1);
+        let mut previous_dirty = Pages(100_000);
+        for round in 1..=40 {
+            let end = RoundEnd {
+                round,
+                sent: previous_dirty,
+                dirty: Pages(numbers.next() % 100_000),
+                previous_dirty,
+                duration: Nanos(numbers.next() % 10_000_000_000),
+            };
+            let verdict = switcher.on_round(&end);
+            format(verdict.decision);
+            format(verdict.reason);
+            black_box((verdict.score_milli, end.lambda_milli(), end.sdf_milli()));
+            previous_dirty = end.dirty;
+        }
+    }
+}
