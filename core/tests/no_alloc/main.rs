@@ -1,12 +1,16 @@
 //! Proof that deciding allocates nothing: a global allocator that ends the process once it is armed, and every room
 //! of the crate driven while it is.
 //!
-//! To add a room: a file beside this one with `pub(crate) fn drive()`, and a line in [`ROOMS`]. What a room needs it takes
-//! from its stack; assertions may allocate when they fail, which fails the proof as well.
+//! To add a room: a file beside this one with a `drive` function, and a line in [`ROOMS`]. What a room needs it takes from
+//! its stack or its scratch words; assertions may allocate when they fail, which fails the proof as well.
 
 mod pageset;
 mod strategy;
 mod switch;
+#[cfg(feature = "wire")]
+mod wire;
+#[cfg(feature = "workload")]
+mod workload;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
@@ -15,11 +19,21 @@ use std::hint::black_box;
 use std::process::{Command, abort};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const ROOMS: &[(&str, fn())] = &[
+/// What a room is driven by; it gets [`SCRATCH_WORDS`] words of any content.
+type Drive = fn(&mut [u64]);
+
+const ROOMS: &[(&str, Drive)] = &[
     ("pageset", pageset::drive),
     ("strategy", strategy::drive),
     ("switch", switch::drive),
+    #[cfg(feature = "wire")]
+    ("wire", wire::drive),
+    #[cfg(feature = "workload")]
+    ("workload", workload::drive),
 ];
+
+/// 4 MiB, allocated before the allocator is armed.
+const SCRATCH_WORDS: usize = 4 << 17;
 
 /// With this argument the process allocates while armed, to show that it does not survive it.
 const ALLOCATE: &str = "--allocate-while-armed";
@@ -62,9 +76,9 @@ unsafe impl GlobalAlloc for Guard {
     }
 }
 
-fn armed(room: fn()) {
+fn armed(work: impl FnOnce()) {
     ARMED.store(true, Ordering::SeqCst);
-    room();
+    work();
     ARMED.store(false, Ordering::SeqCst);
 }
 
@@ -74,9 +88,10 @@ fn main() {
         return;
     }
     the_allocator_refuses_when_armed();
+    let mut scratch = vec![0; SCRATCH_WORDS];
     for (name, drive) in ROOMS {
         println!("no_alloc: {name}");
-        armed(*drive);
+        armed(|| drive(&mut scratch));
     }
     println!("no_alloc: {} rooms driven, nothing allocated", ROOMS.len());
 }

@@ -6,10 +6,10 @@ use std::hint::black_box;
 const PAGES: Pages = Pages(100_000);
 const WORDS: usize = words_needed(PAGES);
 
-pub(crate) fn drive() {
-    let (mut dirty_words, mut missing_words) = ([0; WORDS], [0; WORDS]);
-    let mut dirty = PageSet::new(&mut dirty_words, PAGES).expect("storage fits");
-    let mut missing = PageSet::new(&mut missing_words, PAGES).expect("storage fits");
+pub(crate) fn drive(scratch: &mut [u64]) {
+    let (dirty_words, missing_words) = scratch.split_at_mut(WORDS);
+    let mut dirty = PageSet::new(dirty_words, PAGES).expect("storage fits");
+    let mut missing = PageSet::new(missing_words, PAGES).expect("storage fits");
     let mut numbers = Numbers(1);
     for _ in 0..2000 {
         let page = Gfn(numbers.next() % PAGES.0);

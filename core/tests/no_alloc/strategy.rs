@@ -20,7 +20,7 @@ const BAD: &[&str] = &[
     "a name far too long to be repeated as a whole in a message about it",
 ];
 
-pub(crate) fn drive() {
+pub(crate) fn drive(_scratch: &mut [u64]) {
     for text in GOOD {
         format(Strategy::parse(text).expect("a strategy"));
     }

@@ -4,7 +4,7 @@ use dunlin_core::switch::{RoundEnd, Switcher};
 use dunlin_core::units::{Nanos, Pages};
 use std::hint::black_box;
 
-pub(crate) fn drive() {
+pub(crate) fn drive(_scratch: &mut [u64]) {
     for rule in [SwitchRule::Never, SwitchRule::Rounds(9), SwitchRule::Lambda] {
         let mut switcher = Switcher::new(rule, Nanos::from_millis(300), 30);
         let mut numbers = Numbers(1);
