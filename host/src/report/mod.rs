@@ -1,1 +1,22 @@
-//! report
+//! What Dunlin reports: the JSON documents of the command line, and their tables for people.
+//!
+//! Field names, units and meanings are a contract. Later versions add fields, never change or drop one.
+#![forbid(unsafe_code)]
+
+mod migration;
+mod progress;
+mod schema;
+mod status;
+mod table;
+mod text;
+mod vm;
+
+pub use migration::{
+    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SwitchReport, Verification,
+};
+pub use progress::Progress;
+pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, StatusSchema};
+pub use status::{State, Status};
+pub use table::{Paint, migration_table, status_lines};
+pub use text::{bytes, count, duration, milli, rate};
+pub use vm::{GuestReport, ReceiveReport};

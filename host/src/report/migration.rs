@@ -1,0 +1,277 @@
+//! What one migration did and cost.
+
+use super::MigrationSchema;
+use serde::{Deserialize, Serialize};
+
+/// How a migration ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The VM runs at the target, with all of its memory.
+    Completed,
+    /// Somebody cancelled it; the VM runs on at the source.
+    Cancelled,
+    /// It could not be done; the reason says where the VM is.
+    Failed,
+}
+
+/// One migration, from the command to the end. Times are in microseconds, pages have 4096 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationReport {
+    /// Which document this is.
+    pub schema: MigrationSchema,
+    /// The strategy as it was asked for.
+    pub strategy: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it did not complete; `None` if it did.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// From the command until the target was known to be complete, or the VM to run on here.
+    pub total_time_us: u64,
+    /// From the source's request to pause until it heard that the VM runs at the target; 0 if it was never paused.
+    pub downtime_us: u64,
+    /// The longest time without progress of the guest, as the guest's own counters show it.
+    pub guest_gap_us: u64,
+    /// The rounds of pre-copy, the last transfer of stop-and-copy included.
+    pub rounds: Vec<RoundReport>,
+    /// The decision that ended pre-copy; `None` if none was taken.
+    pub switch: Option<SwitchReport>,
+    /// The part after the hand-over; `None` without post-copy.
+    pub postcopy: Option<PostcopyReport>,
+    /// Everything that was sent.
+    pub bytes: ByteCounts,
+    /// What the guest felt.
+    pub guest: GuestImpact,
+    /// The comparison of both memories; `None` if it was not asked for.
+    pub verified: Option<Verification>,
+}
+
+/// One round of pre-copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundReport {
+    /// Counted from 1.
+    pub round: u32,
+    /// How long it took.
+    pub duration_us: u64,
+    /// Pages sent in it, zero pages included.
+    pub sent_pages: u64,
+    /// Pages dirty at its end: what the next round would send.
+    pub dirty_pages: u64,
+    /// Bytes on the network.
+    pub bytes: u64,
+    /// Pages dirtied per page sent, times 1000; `None` when nothing was sent.
+    pub lambda_milli: Option<i64>,
+    /// The speed difference function, times 1000; `None` where it is not defined, as in the first round.
+    pub sdf_milli: Option<i64>,
+}
+
+/// Why pre-copy ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchReport {
+    /// The round after which it ended; 0 if there was none.
+    pub round: u32,
+    /// The rule that decided.
+    pub rule: String,
+    /// Its reason, with numbers.
+    pub reason: String,
+}
+
+/// What happened while the VM ran at the target with pages missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostcopyReport {
+    /// From running at the target until nothing was missing.
+    pub duration_us: u64,
+    /// Pages that the guest had to wait for.
+    pub faults: u64,
+    /// Pages that came before the guest asked.
+    pub pushed: u64,
+    /// Median time from fault to installed page; `None` without faults.
+    pub p50_us: Option<u64>,
+    /// 99th percentile of the same.
+    pub p99_us: Option<u64>,
+    /// Bytes on the network.
+    pub bytes: u64,
+}
+
+/// Bytes sent over each channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteCounts {
+    /// Pages over the network, except fault replies.
+    pub migration: u64,
+    /// Pages over the shared directory.
+    pub storage: u64,
+    /// Fault requests and replies.
+    pub fault: u64,
+    /// Everything that is not pages.
+    pub control: u64,
+}
+
+impl ByteCounts {
+    /// All channels together.
+    pub const fn total(&self) -> u64 {
+        self.migration
+            .saturating_add(self.storage)
+            .saturating_add(self.fault)
+            .saturating_add(self.control)
+    }
+}
+
+/// What a migration did to the guest's speed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestImpact {
+    /// Steps per second of the whole guest in the second before the migration.
+    pub steps_before: u64,
+    /// 1000 − 1000 · (steps per second during the migration) ÷ `steps_before`; `None` for a guest that did nothing before.
+    pub slowdown_milli: Option<i64>,
+}
+
+/// The comparison of the source's frozen memory with what the target installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Pages compared.
+    pub pages: u64,
+    /// Pages that differed.
+    pub mismatches: u64,
+}
+
+impl MigrationReport {
+    /// A report of a migration of which nothing is known yet.
+    pub fn new(strategy: impl Into<String>, outcome: Outcome) -> Self {
+        Self {
+            schema: MigrationSchema,
+            strategy: strategy.into(),
+            outcome,
+            reason: None,
+            total_time_us: 0,
+            downtime_us: 0,
+            guest_gap_us: 0,
+            rounds: Vec::new(),
+            switch: None,
+            postcopy: None,
+            bytes: ByteCounts::default(),
+            guest: GuestImpact::default(),
+            verified: None,
+        }
+    }
+
+    /// Whether everything that was asked for was reached: the VM moved, and no page differs.
+    pub fn is_success(&self) -> bool {
+        self.outcome == Outcome::Completed && self.verified.is_none_or(|verified| verified.mismatches == 0)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A hybrid migration of a 64 MiB guest.
+    pub(in super::super) fn hybrid() -> MigrationReport {
+        MigrationReport {
+            total_time_us: 2_314_567,
+            downtime_us: 3_420,
+            guest_gap_us: 5_120,
+            rounds: vec![
+                RoundReport {
+                    round: 1,
+                    duration_us: 1_024_000,
+                    sent_pages: 16_384,
+                    dirty_pages: 8_120,
+                    bytes: 67_108_864,
+                    lambda_milli: Some(496),
+                    sdf_milli: None,
+                },
+                RoundReport {
+                    round: 2,
+                    duration_us: 512_000,
+                    sent_pages: 8_120,
+                    dirty_pages: 4_002,
+                    bytes: 33_259_520,
+                    lambda_milli: Some(493),
+                    sdf_milli: Some(-12),
+                },
+            ],
+            switch: Some(SwitchReport {
+                round: 2,
+                rule: "rounds:2".into(),
+                reason: "2 rounds are done".into(),
+            }),
+            postcopy: Some(PostcopyReport {
+                duration_us: 210_000,
+                faults: 84,
+                pushed: 3_918,
+                p50_us: Some(121),
+                p99_us: Some(310),
+                bytes: 16_392_192,
+            }),
+            bytes: ByteCounts {
+                migration: 116_760_576,
+                storage: 0,
+                fault: 344_064,
+                control: 12_345,
+            },
+            guest: GuestImpact {
+                steps_before: 63_120,
+                slowdown_milli: Some(21),
+            },
+            verified: Some(Verification {
+                pages: 16_384,
+                mismatches: 0,
+            }),
+            ..MigrationReport::new("hybrid:2", Outcome::Completed)
+        }
+    }
+
+    #[test]
+    fn the_document_is_the_contract() {
+        let expected = json!({
+            "schema": "dunlin.migration.v1", "strategy": "hybrid:2", "outcome": "completed", "reason": null,
+            "total_time_us": 2_314_567, "downtime_us": 3_420, "guest_gap_us": 5_120,
+            "rounds": [
+                {"round": 1, "duration_us": 1_024_000, "sent_pages": 16_384, "dirty_pages": 8_120, "bytes": 67_108_864,
+                 "lambda_milli": 496, "sdf_milli": null},
+                {"round": 2, "duration_us": 512_000, "sent_pages": 8_120, "dirty_pages": 4_002, "bytes": 33_259_520,
+                 "lambda_milli": 493, "sdf_milli": -12},
+            ],
+            "switch": {"round": 2, "rule": "rounds:2", "reason": "2 rounds are done"},
+            "postcopy": {"duration_us": 210_000, "faults": 84, "pushed": 3_918, "p50_us": 121, "p99_us": 310, "bytes": 16_392_192},
+            "bytes": {"migration": 116_760_576, "storage": 0, "fault": 344_064, "control": 12_345},
+            "guest": {"steps_before": 63_120, "slowdown_milli": 21},
+            "verified": {"pages": 16_384, "mismatches": 0},
+        });
+        assert_eq!(serde_json::to_value(hybrid()).unwrap(), expected);
+        assert_eq!(serde_json::from_value::<MigrationReport>(expected).unwrap(), hybrid());
+    }
+
+    #[test]
+    fn what_did_not_happen_is_null() {
+        let report = MigrationReport::new("precopy", Outcome::Cancelled);
+        let value = serde_json::to_value(&report).unwrap();
+        assert_eq!(
+            (&value["switch"], &value["postcopy"], &value["verified"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
+        assert_eq!(value["outcome"], "cancelled");
+    }
+
+    #[test]
+    fn another_schema_is_refused() {
+        let mut value = serde_json::to_value(hybrid()).unwrap();
+        value["schema"] = json!("dunlin.migration.v2");
+        let error = serde_json::from_value::<MigrationReport>(value).unwrap_err();
+        assert!(error.to_string().contains("dunlin.migration.v1"), "{error}");
+    }
+
+    #[test]
+    fn a_difference_is_no_success() {
+        let mut report = hybrid();
+        assert!(report.is_success());
+        report.verified = Some(Verification {
+            pages: 16_384,
+            mismatches: 1,
+        });
+        assert!(!report.is_success());
+        assert!(!MigrationReport::new("precopy", Outcome::Failed).is_success());
+    }
+}

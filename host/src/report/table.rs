@@ -1,0 +1,336 @@
+//! Reports as text for people.
+
+use super::{
+    migration::{MigrationReport, Outcome, RoundReport},
+    status::{State, Status},
+    text::{bytes, count, duration, milli, rate},
+};
+use comfy_table::{Cell, CellAlignment, Table, TableComponent, presets};
+use std::{fmt::Write, time::Duration};
+
+/// The longest bar, in characters.
+const BAR_CELLS: u128 = 24;
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paint {
+    /// Plain text.
+    Plain,
+    /// ANSI colours.
+    Colour,
+}
+
+impl Paint {
+    /// What went well.
+    pub fn good(self, text: &str) -> String {
+        self.wrap("32", text)
+    }
+
+    /// What needs attention.
+    pub fn warn(self, text: &str) -> String {
+        self.wrap("33", text)
+    }
+
+    /// What went wrong.
+    pub fn bad(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    /// A heading.
+    pub fn strong(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        match self {
+            Self::Plain => text.into(),
+            Self::Colour => format!("\x1b[{code}m{text}\x1b[0m"),
+        }
+    }
+}
+
+/// A migration for people: what it cost, what each round did, why it switched, and whether the memories are equal.
+pub fn migration_table(report: &MigrationReport, paint: Paint) -> String {
+    let mut text = headline(report, paint);
+    text += "\n";
+    text += &summary(report);
+    if !report.rounds.is_empty() {
+        text += "\n";
+        text += &rounds(&report.rounds);
+    }
+    if let Some(switch) = &report.switch {
+        let when = match switch.round {
+            0 => "before the first round".into(),
+            round => format!("after round {round}"),
+        };
+        text += &format!("\nSwitched {when} by {}: {}\n", switch.rule, switch.reason);
+    }
+    if let Some(postcopy) = &report.postcopy {
+        text += &format!(
+            "\nPost-copy took {}: {} pages pushed, {} demanded{}, {}\n",
+            micros(postcopy.duration_us),
+            count(postcopy.pushed),
+            count(postcopy.faults),
+            match (postcopy.p50_us, postcopy.p99_us) {
+                (Some(p50), Some(p99)) => format!(" (p50 {}, p99 {})", micros(p50), micros(p99)),
+                _ => String::new(),
+            },
+            bytes(postcopy.bytes)
+        );
+    }
+    text
+}
+
+/// A status for people.
+pub fn status_lines(status: &Status, paint: Paint) -> String {
+    let state = status.state.to_string();
+    let state = match status.state {
+        State::Running | State::Waiting | State::MovedAway => paint.good(&state),
+        State::HandoverUnknown | State::PostCopyPaused => paint.bad(&state),
+        State::PreCopy | State::Handover | State::PostCopy | State::Ended => paint.warn(&state),
+    };
+    let mut text = format!(
+        "{}  {}  {state}",
+        paint.strong(status.name.as_deref().unwrap_or("(no VM)")),
+        status.role
+    );
+    if let Some(pid) = status.pid {
+        write!(text, "  process {pid}").expect("a string takes everything");
+    }
+    text += "\n";
+    let facts = [
+        status.session.as_ref().map(|session| format!("session {session}")),
+        status.round.map(|round| format!("round {round}")),
+        status
+            .remaining_pages
+            .map(|pages| format!("{} pages left", count(pages))),
+        status
+            .missing_pages
+            .map(|pages| format!("{} pages missing", count(pages))),
+        status.eta_us.map(|eta| format!("ETA {}", micros(eta))),
+    ];
+    let facts: Vec<_> = facts.into_iter().flatten().collect();
+    if !facts.is_empty() {
+        text += &format!("  {}\n", facts.join(" · "));
+    }
+    if let Some(reason) = &status.reason {
+        text += &format!("  {reason}\n");
+    }
+    text
+}
+
+fn headline(report: &MigrationReport, paint: Paint) -> String {
+    let outcome = match report.outcome {
+        Outcome::Completed => paint.good("completed"),
+        Outcome::Cancelled => paint.warn("cancelled"),
+        Outcome::Failed => paint.bad("failed"),
+    };
+    let mut text = format!("Migration by {} {outcome}", paint.strong(&report.strategy));
+    if let Some(reason) = &report.reason {
+        text += &format!(": {reason}");
+    }
+    text += &match report.verified {
+        Some(verified) if verified.mismatches == 0 => {
+            format!(
+                ", {}: {} pages are equal",
+                paint.good("verified"),
+                count(verified.pages)
+            )
+        }
+        Some(verified) => {
+            let wrong = format!(
+                "{} of {} pages differ",
+                count(verified.mismatches),
+                count(verified.pages)
+            );
+            format!(", {}", paint.bad(&wrong))
+        }
+        None => String::new(),
+    };
+    text + "\n"
+}
+
+fn summary(report: &MigrationReport) -> String {
+    let total = report.bytes.total();
+    let channels = [
+        ("migration", report.bytes.migration),
+        ("storage", report.bytes.storage),
+        ("fault", report.bytes.fault),
+        ("control", report.bytes.control),
+    ];
+    let shares: Vec<_> = channels
+        .iter()
+        .filter(|(_, sent)| *sent > 0)
+        .map(|(name, sent)| format!("{name} {}", bytes(*sent)))
+        .collect();
+    let slowdown = report.guest.slowdown_milli.map_or("—".into(), |milli| {
+        let sign = if milli < 0 { "-" } else { "" };
+        format!("{sign}{}.{} %", milli.unsigned_abs() / 10, milli.unsigned_abs() % 10)
+    });
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let mut row = |name: &str, value: String, note: String| {
+        table.add_row([
+            Cell::new(name),
+            Cell::new(value).set_alignment(CellAlignment::Right),
+            Cell::new(note),
+        ]);
+    };
+    row("total time", micros(report.total_time_us), String::new());
+    row(
+        "downtime",
+        micros(report.downtime_us),
+        "from the pause here to running there".into(),
+    );
+    row(
+        "longest gap",
+        micros(report.guest_gap_us),
+        "without progress of the guest".into(),
+    );
+    row(
+        "slow-down",
+        slowdown,
+        format!("of {} steps/s before", count(report.guest.steps_before)),
+    );
+    row("transferred", bytes(total), shares.join(" · "));
+    row(
+        "average rate",
+        rate(per_second(total, report.total_time_us)),
+        String::new(),
+    );
+    table.trim_fmt() + "\n"
+}
+
+fn rounds(rounds: &[RoundReport]) -> String {
+    let largest = rounds
+        .iter()
+        .map(|round| round.sent_pages.max(round.dirty_pages))
+        .max()
+        .unwrap_or(0);
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_style(TableComponent::HeaderLines, '─');
+    table.set_header([
+        "round",
+        "time",
+        "sent pages",
+        "dirty pages",
+        "bytes",
+        "rate",
+        "λ",
+        "SDF",
+        "░ sent █ dirty again",
+    ]);
+    for round in rounds {
+        table.add_row([
+            round.round.to_string(),
+            micros(round.duration_us),
+            count(round.sent_pages),
+            count(round.dirty_pages),
+            bytes(round.bytes),
+            rate(per_second(round.bytes, round.duration_us)),
+            round.lambda_milli.map_or("—".into(), milli),
+            round.sdf_milli.map_or("—".into(), milli),
+            bar(round, largest),
+        ]);
+    }
+    for column in table.column_iter_mut().take(8) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// The pages a round sent, and over them those that were dirty at its end, both relative to `largest`.
+fn bar(round: &RoundReport, largest: u64) -> String {
+    let cells = |pages: u64| (u128::from(pages) * BAR_CELLS).div_ceil(u128::from(largest.max(1)));
+    let (sent, dirty) = (cells(round.sent_pages), cells(round.dirty_pages));
+    (0..sent.max(dirty))
+        .map(|cell| if cell < dirty { '█' } else { '░' })
+        .collect()
+}
+
+fn micros(micros: u64) -> String {
+    duration(Duration::from_micros(micros))
+}
+
+fn per_second(bytes: u64, micros: u64) -> u64 {
+    let scaled = u128::from(bytes) * 1_000_000;
+    scaled
+        .checked_div(micros.into())
+        .map_or(0, |rate| u64::try_from(rate).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        journal::Role,
+        report::{Verification, migration::tests::hybrid},
+    };
+
+    #[test]
+    fn a_migration_reads_well() {
+        let expected = "\
+Migration by hybrid:2 completed, verified: 16,384 pages are equal
+
+ total time       2.31 s
+ downtime        3.42 ms  from the pause here to running there
+ longest gap     5.12 ms  without progress of the guest
+ slow-down         2.1 %  of 63,120 steps/s before
+ transferred     112 MiB  migration 111 MiB · fault 336 KiB · control 12.1 KiB
+ average rate  50.6 MB/s
+
+ round    time  sent pages  dirty pages     bytes       rate      λ     SDF  ░ sent █ dirty again
+──────────────────────────────────────────────────────────────────────────────────────────────────────
+     1  1.02 s      16,384        8,120  64.0 MiB  65.5 MB/s  0.496       —  ████████████░░░░░░░░░░░░
+     2  512 ms       8,120        4,002  31.7 MiB  65.0 MB/s  0.493  -0.012  ██████░░░░░░
+
+Switched after round 2 by rounds:2: 2 rounds are done
+
+Post-copy took 210 ms: 3,918 pages pushed, 84 demanded (p50 121 µs, p99 310 µs), 15.6 MiB
+";
+        assert_eq!(migration_table(&hybrid(), Paint::Plain), expected);
+    }
+
+    #[test]
+    fn what_went_wrong_is_in_the_first_line() {
+        let mut report = hybrid();
+        report.verified = Some(Verification {
+            pages: 16_384,
+            mismatches: 2,
+        });
+        let text = migration_table(&report, Paint::Plain);
+        assert!(
+            text.lines().next().unwrap().ends_with("2 of 16,384 pages differ"),
+            "{text}"
+        );
+        report = MigrationReport::new("precopy", Outcome::Cancelled);
+        report.reason = Some("asked to by the user".into());
+        let text = migration_table(&report, Paint::Colour);
+        assert_eq!(
+            text.lines().next().unwrap(),
+            "Migration by \x1b[1mprecopy\x1b[0m \x1b[33mcancelled\x1b[0m: asked to by the user"
+        );
+    }
+
+    #[test]
+    fn a_status_reads_well() {
+        let status = Status {
+            name: Some("web".into()),
+            round: Some(2),
+            remaining_pages: Some(1_234),
+            eta_us: Some(1_500_000),
+            pid: Some(7),
+            ..Status::new(Role::Source, State::PreCopy)
+        };
+        let text = status_lines(&status, Paint::Plain);
+        assert_eq!(
+            text,
+            "web  source  pre-copy  process 7\n  round 2 · 1,234 pages left · ETA 1.50 s\n"
+        );
+        assert_eq!(
+            status_lines(&Status::new(Role::Target, State::Waiting), Paint::Plain),
+            "(no VM)  target  waiting\n"
+        );
+    }
+}
