@@ -145,7 +145,7 @@ mod tests {
         let memory = Arc::new(memory(4100 * MIB));
         memory.populate(run(0, 64)).unwrap();
         let Some(tracker) = tracker(&memory) else { return };
-        assert_eq!(harvest(&tracker, memory.layout()), []);
+        assert_eq!(harvest(&tracker, memory.layout()), [0u64; 0]);
         // Populated and not, read before and not, on both sides of the hole.
         assert_eq!(memory.read_u64(70 * PAGE_SIZE), 0);
         let written = [3, 4, 63, 70, 1000, 0xfedff, 0xfee40, memory.end_gfn().0 - 1];
@@ -153,7 +153,7 @@ mod tests {
             memory.write_u64(gfn * PAGE_SIZE + 8, 1);
         }
         assert_eq!(harvest(&tracker, memory.layout()), written);
-        assert_eq!(harvest(&tracker, memory.layout()), []);
+        assert_eq!(harvest(&tracker, memory.layout()), [0u64; 0]);
         memory.write_u64(4 * PAGE_SIZE, 2);
         memory.write(5 * PAGE_SIZE, b"by the host").unwrap();
         memory.discard(run(70, 1)).unwrap();
