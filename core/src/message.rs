@@ -394,8 +394,10 @@ pub enum TargetStanding {
 pub struct TargetReport {
     /// From running to the guest's first progress.
     pub first_progress_gap: Nanos,
-    /// Longest gap in the guest's progress after that, until completion.
+    /// Longest gap in the guest's progress on the target, until completion.
     pub guest_gap: Nanos,
+    /// Steps of all vCPUs at completion.
+    pub steps: u64,
     /// From running to the last missing page, zero for stop-and-copy.
     pub postcopy_duration: Nanos,
     /// Demand faults that had to be asked for.

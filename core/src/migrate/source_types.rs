@@ -138,7 +138,7 @@ pub enum SourceEvent<'a> {
     /// Something without meaning of its own was heard from the target.
     Heard,
     /// A message came from the target.
-    Message(Message<'a>),
+    Message(&'a Message<'a>),
     /// A person wants the attempt to end. Ignored once given up.
     Cancel,
     /// The target sent something that cannot be decoded or does not belong here.

@@ -195,7 +195,7 @@ impl<'w> Target<'w> {
             TargetEvent::Heard => self.last_heard = now,
             TargetEvent::Message(message) => {
                 self.last_heard = now;
-                self.message(&message);
+                self.message(message);
             }
             TargetEvent::Reconnected { given_up } => self.reconnected(now, given_up),
             TargetEvent::Violation(violation) => self.violation(violation),
@@ -555,6 +555,11 @@ impl<'w> Target<'w> {
         &self.config
     }
 
+    /// Whether page data may still be put into memory that nobody runs on.
+    pub fn accepts_pages(&self) -> bool {
+        self.step == Step::AwaitPages
+    }
+
     /// True from the moment the guest was started here.
     pub fn running(&self) -> bool {
         self.running
@@ -568,6 +573,11 @@ impl<'w> Target<'w> {
     /// The round being received, and the pages it has.
     pub fn round(&self) -> (u32, Pages) {
         (self.round, self.round_pages)
+    }
+
+    /// Whether the migration channel is believed to work.
+    pub fn linked(&self) -> bool {
+        self.link
     }
 
     /// How the hand-over was announced.

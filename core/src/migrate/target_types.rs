@@ -118,7 +118,7 @@ pub enum TargetEvent<'a> {
     /// Something without meaning of its own was heard from the source.
     Heard,
     /// A message came from the source. For state and hashes the host keeps the bytes, after this says they fit.
-    Message(Message<'a>),
+    Message(&'a Message<'a>),
     /// The source is back on a new connection.
     Reconnected {
         /// Its record says given-up; otherwise it runs the VM itself.

@@ -1,0 +1,155 @@
+//! Rounds of a source: what is sent next, and what a finished round decides.
+
+use super::{CHUNK, Source, Step};
+use crate::message::{AbortReason, Mode};
+use crate::migrate::source_types::RoundReport;
+use crate::pageset::Run;
+use crate::switch::{Decision, RoundEnd};
+use crate::units::{Gfn, Nanos, Pages};
+
+impl Source<'_> {
+    pub(super) fn harvested(&mut self, words: &[u64]) {
+        if !core::mem::take(&mut self.outstanding) {
+            return;
+        }
+        if self.pending.union_words(0, words).is_err() {
+            return self.abort(AbortReason::Internal);
+        }
+        match self.step {
+            Step::RoundHarvest => self.end_round(),
+            Step::FinalHarvest(mode) => {
+                self.cursor = Gfn::ZERO;
+                self.step = Step::FinalPages(mode);
+            }
+            _ => self.abort(AbortReason::Internal),
+        }
+    }
+
+    pub(super) fn pages_sent(&mut self, now: Nanos, data: Pages, zero: Pages) {
+        if !core::mem::take(&mut self.outstanding) {
+            return;
+        }
+        let Some(run) = self.last_chunk.take() else {
+            return self.broken_law(now);
+        };
+        self.sent_data = self.sent_data.saturating_add(data);
+        self.sent_zero = self.sent_zero.saturating_add(zero);
+        if self.step == Step::Push {
+            self.pushed += run.count.0;
+        }
+        if data.saturating_add(zero) != run.count || !self.balanced() {
+            self.broken_law(now);
+        }
+    }
+
+    /// Before the hand-over the attempt ends; afterwards a new connection starts from what the target says it lacks.
+    pub(super) fn broken_law(&mut self, now: Nanos) {
+        if self.given_up {
+            self.link_lost(now, AbortReason::Internal)
+        } else {
+            self.abort(AbortReason::Internal)
+        }
+    }
+
+    /// The conservation law: within a round what was sent and what is pending make the round's pages; after the switch what was
+    /// served, pushed and is pending make the final dirty set.
+    pub(super) fn balanced(&self) -> bool {
+        match self.step {
+            Step::RoundPages => self.sent_data.0 + self.sent_zero.0 + self.pending.len().0 == self.round_pages.0,
+            Step::Push => self.served_first + self.pushed_first + self.pending.len().0 == self.final_pages.0,
+            _ => true,
+        }
+    }
+
+    pub(super) fn begin_round(&mut self, now: Nanos) {
+        self.round += 1;
+        self.cursor = Gfn::ZERO;
+        self.round_pages = self.pending.len();
+        self.sent_data = Pages::ZERO;
+        self.sent_zero = Pages::ZERO;
+        self.round_started = now;
+    }
+
+    pub(super) fn end_round(&mut self) {
+        let end = RoundEnd {
+            round: self.round,
+            sent: self.sent_data,
+            dirty: self.pending.len(),
+            previous_dirty: self.previous_dirty,
+            duration: self.round_ended.saturating_sub(self.round_started),
+        };
+        let verdict = self.switcher.on_round(&end);
+        self.last_round = Some(RoundReport {
+            round: end.round,
+            duration: end.duration,
+            sent: end.sent,
+            zero: self.sent_zero,
+            dirty: end.dirty,
+            lambda_milli: end.lambda_milli(),
+            sdf_milli: end.sdf_milli(),
+            verdict,
+        });
+        self.previous_dirty = end.dirty;
+        self.step = match verdict.decision {
+            Decision::Continue => Step::RoundStart,
+            Decision::StopCopy => Step::Pause(Mode::StopCopy),
+            Decision::PostCopy => Step::Pause(Mode::PostCopy),
+        };
+    }
+
+    /// Takes the next chunk out of the pending set, from the cursor upwards, then from the start.
+    pub(super) fn next_chunk(&mut self, within: Option<Run>) -> Option<Run> {
+        let from = within.map_or(self.cursor, |run| run.first);
+        let mut run = match self.pending.next_run(from, CHUNK) {
+            Some(run) => run,
+            None if within.is_none() && from > Gfn::ZERO => self.pending.next_run(Gfn::ZERO, CHUNK)?,
+            None => return None,
+        };
+        if let Some(within) = within {
+            if run.first >= within.end() {
+                return None;
+            }
+            run.count = run.count.min(Pages(within.end().0 - run.first.0));
+        }
+        // A run never crosses a region's end: the gap is never pending.
+        self.pending.remove_run(run);
+        if self.step == Step::Push {
+            self.pushed_first += run.count.0;
+        }
+        self.cursor = run.end();
+        self.last_chunk = Some(run);
+        Some(run)
+    }
+
+    /// Stop-and-copy sends everything; post-copy only what the target's host reads itself.
+    pub(super) fn next_final_chunk(&mut self, mode: Mode) -> Option<Run> {
+        if mode == Mode::StopCopy {
+            return self.next_chunk(None);
+        }
+        (0..self.config.host_pages.len()).find_map(|index| self.next_chunk(Some(self.config.host_pages[index])))
+    }
+
+    pub(super) fn first_step(&self) -> Step {
+        // `rounds:0` is pure post-copy: nothing is copied before the pause, so nothing needs tracking.
+        if self.switcher.starts_with_post_copy() {
+            Step::Pause(Mode::PostCopy)
+        } else {
+            Step::StartTracking
+        }
+    }
+
+    /// What is left to do once the target runs the VM.
+    pub(super) fn after_running(&mut self) -> Step {
+        self.cursor = Gfn::ZERO;
+        match self.mode {
+            Some(Mode::PostCopy) => {
+                self.final_pages = self.pending.len();
+                self.served_first = 0;
+                self.pushed_first = 0;
+                Step::Push
+            }
+            _ if self.config.verify && !self.hashes_sent => Step::Hashes,
+            _ => Step::AwaitComplete,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a source shows of itself.
+
+use super::{Source, Step};
+use crate::message::{Mode, TargetReport};
+use crate::migrate::Phase;
+use crate::migrate::source_types::{RoundReport, SourceConfig, SourceOutcome};
+use crate::pageset::PageSet;
+use crate::units::{Nanos, Pages};
+
+impl<'w> Source<'w> {
+    /// Pages the target does not have, or not as they are.
+    pub fn pending(&self) -> &PageSet<'w> {
+        &self.pending
+    }
+
+    /// The configuration it was made with.
+    pub fn config(&self) -> &SourceConfig {
+        &self.config
+    }
+
+    /// Where the attempt stands.
+    pub fn phase(&self) -> Phase {
+        match self.step {
+            Step::Hello | Step::AwaitWelcome { .. } | Step::OpenFaultChannel => Phase::Connecting,
+            Step::Finished(SourceOutcome::Completed) | Step::Bye | Step::RecordMovedAway => Phase::Complete,
+            Step::Finished(SourceOutcome::Lost) => Phase::PostCopyPaused,
+            Step::Finished(_)
+            | Step::ResumeGuest(_)
+            | Step::StopTracking(_)
+            | Step::TellAbort(_)
+            | Step::RecordRunning(_) => Phase::Aborted,
+            _ if self.peer_running && !self.link => Phase::PostCopyPaused,
+            _ if self.peer_running => Phase::PostCopy,
+            _ if self.given_up && !self.link => Phase::HandOverUnknown,
+            _ if self.paused || matches!(self.step, Step::Pause(_)) => Phase::HandOver,
+            _ => Phase::PreCopy,
+        }
+    }
+
+    /// The current round, from 1; 0 before the first.
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// Pages that go over the wire in this round.
+    pub fn round_pages(&self) -> Pages {
+        self.round_pages
+    }
+
+    /// The round that ended since the last call.
+    pub fn take_round(&mut self) -> Option<RoundReport> {
+        self.last_round.take()
+    }
+
+    /// From the pause request to `Running`, once both happened.
+    pub fn downtime(&self) -> Option<Nanos> {
+        Some(self.running_heard?.saturating_sub(self.pause_requested?))
+    }
+
+    /// How the hand-over was announced.
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode
+    }
+
+    /// Pages served to faults, including pages that had been sent before.
+    pub fn served(&self) -> u64 {
+        self.served
+    }
+
+    /// Pages pushed in the background.
+    pub fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// What the target reported at its end.
+    pub fn target_report(&self) -> Option<&TargetReport> {
+        self.heard.report.as_ref()
+    }
+
+    /// True once the record says given-up and until the VM is taken back.
+    pub fn given_up(&self) -> bool {
+        self.given_up
+    }
+}
