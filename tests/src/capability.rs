@@ -5,7 +5,10 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use dunlin::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
+use dunlin_core::units::{Bytes, PAGE_SIZE};
 use kvm_ioctls::Kvm;
 
 /// Environment variable with the capabilities (comma separated) whose absence is a failure instead of a skip.
@@ -141,24 +144,11 @@ fn probe_kvm() -> Result<(), String> {
 }
 
 fn probe_uffd() -> Result<(), String> {
-    const HINT: &str = "run as root, give access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd=1";
-    if OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/userfaultfd")
-        .is_ok()
-    {
-        return Ok(());
-    }
-    let any_user = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
-    let Ok(any_user) = any_user else {
-        return Err("this kernel has no userfaultfd".into());
-    };
-    const CAP_SYS_PTRACE: u32 = 19;
-    match any_user.trim() == "1" || has_effective_capability(CAP_SYS_PTRACE) {
-        true => Ok(()),
-        false => Err(format!("userfaultfd would not catch the kernel's own accesses; {HINT}")),
-    }
+    let layout = MemoryLayout::new(Bytes(PAGE_SIZE)).expect("one page is a memory");
+    let memory = GuestMemory::new(layout).map_err(|error| error.to_string())?;
+    Userfaultfd::open(Arc::new(memory), FaultOrigin::All)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 fn probe_ebpf() -> Result<(), String> {

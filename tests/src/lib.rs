@@ -1,11 +1,10 @@
 //! Shared by the tests that cross crates, and by the demo and the benchmarks: what this machine can do, the `dunlin`
-//! command as a child process, whole migrations in a few lines, and a proxy that breaks connections on purpose.
+//! command as a child process, and whole migrations in a few lines.
 
 pub mod baseline;
 pub mod capability;
 pub mod pairs;
 pub mod process;
-pub mod proxy;
 pub mod scene;
 
 pub use capability::{Capability, require};

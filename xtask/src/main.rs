@@ -1,5 +1,6 @@
 //! The project's tasks, one file each. `cargo xtask --help` lists them.
 
+mod bench;
 mod command;
 mod setup;
 mod test;
@@ -19,6 +20,8 @@ struct Arguments {
 enum Task {
     /// Install what the full test set needs from the distribution's packages (as root), or print the command that does
     Setup,
+    /// Measure every figure of README beside its baseline
+    Bench(bench::Options),
     /// Format, lints, documentation, builds without std, all tests, a short fuzz run
     Test(test::Options),
 }
@@ -26,6 +29,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup => setup::run(),
+        Task::Bench(options) => bench::run(&options),
         Task::Test(options) => test::run(&options),
     };
     match result {

@@ -1,0 +1,88 @@
+//! `cargo xtask bench`: every figure beside the baseline it is compared with, both measured in the same run with their
+//! repetitions interleaved. Nothing here passes or fails by time alone: `met` says how a figure compares with its target.
+
+mod bucket;
+mod dataplane;
+mod fault;
+mod figure;
+mod pageset;
+mod qemu;
+mod sampling;
+
+use std::process::ExitCode;
+
+use anyhow::ensure;
+
+use crate::command::{cargo, succeeds};
+use figure::Figure;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// One JSON object on stdout instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Only groups of figures with this in their name
+    filter: Option<String>,
+}
+
+/// Figures that are measured together.
+struct Group {
+    name: &'static str,
+    run: fn() -> anyhow::Result<Vec<Figure>>,
+}
+
+const GROUPS: &[Group] = &[
+    Group {
+        name: "pageset",
+        run: pageset::run,
+    },
+    Group {
+        name: "bucket",
+        run: bucket::run,
+    },
+    Group {
+        name: "dataplane",
+        run: dataplane::run,
+    },
+    Group {
+        name: "fault",
+        run: fault::run,
+    },
+];
+
+/// Measures and prints.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    if cfg!(debug_assertions) {
+        return run_optimised(options);
+    }
+    let chosen = |name: &str| options.filter.as_deref().is_none_or(|filter| name.contains(filter));
+    let groups: Vec<&Group> = GROUPS.iter().filter(|group| chosen(group.name)).collect();
+    let names = GROUPS.iter().map(|group| group.name).collect::<Vec<_>>().join(", ");
+    ensure!(
+        !groups.is_empty(),
+        "no group of figures has such a name; there are: {names}"
+    );
+    let mut figures = Vec::new();
+    for group in groups {
+        eprintln!("measuring {} …", group.name);
+        figures.extend((group.run)()?);
+    }
+    if options.json {
+        println!("{}", figure::to_json(&figures));
+    } else {
+        println!("{}", figure::to_table(&figures));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The baselines are part of this program, so it must be as fast as what they are compared with.
+fn run_optimised(options: &Options) -> anyhow::Result<ExitCode> {
+    let mut command = cargo(&["run", "--quiet", "--release", "--package", "xtask", "--", "bench"]);
+    command.args(options.json.then_some("--json")).args(&options.filter);
+    Ok(if succeeds(&mut command)? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,129 @@
+//! Repetitions, taken in turn so that a slow minute of the machine hits all arms alike, and their medians.
+
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Something measured repeatedly.
+pub(crate) struct Arm<'a> {
+    name: &'static str,
+    measure: Box<dyn FnMut() -> anyhow::Result<f64> + 'a>,
+}
+
+impl<'a> Arm<'a> {
+    pub(crate) fn new(name: &'static str, measure: impl FnMut() -> anyhow::Result<f64> + 'a) -> Self {
+        Self {
+            name,
+            measure: Box::new(measure),
+        }
+    }
+}
+
+/// The results of one arm, at least one.
+pub(crate) struct Samples(Vec<f64>);
+
+impl Samples {
+    /// In any order.
+    ///
+    /// # Panics
+    /// Without a single result.
+    pub(crate) fn new(mut results: Vec<f64>) -> Self {
+        assert!(!results.is_empty(), "a measurement has results");
+        results.sort_by(f64::total_cmp);
+        Self(results)
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        let middle = self.0.len() / 2;
+        if self.0.len() % 2 == 1 {
+            self.0[middle]
+        } else {
+            (self.0[middle - 1] + self.0[middle]) / 2.0
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Least and greatest, for the reader to judge the spread.
+    pub(crate) fn range(&self) -> (f64, f64) {
+        (self.0[0], self.0[self.0.len() - 1])
+    }
+}
+
+/// Runs every arm once to warm up, then all of them `repetitions` times in turn.
+pub(crate) fn interleave<const N: usize>(repetitions: usize, mut arms: [Arm<'_>; N]) -> anyhow::Result<[Samples; N]> {
+    let mut results = [const { Vec::new() }; N];
+    for repetition in 0..=repetitions {
+        for (arm, results) in arms.iter_mut().zip(&mut results) {
+            let result = (arm.measure)().map_err(|error| error.context(format!("measuring {}", arm.name)))?;
+            if repetition > 0 {
+                results.push(result);
+            }
+        }
+    }
+    Ok(results.map(Samples::new))
+}
+
+/// Seconds that `work` takes.
+pub(crate) fn seconds(work: impl FnOnce()) -> f64 {
+    let started = Instant::now();
+    work();
+    started.elapsed().as_secs_f64()
+}
+
+/// Bytes per second.
+pub(crate) fn rate(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / time.as_secs_f64()
+}
+
+/// Runs `work` on a thread that may only use one CPU, as may the threads and processes it starts: a loopback round trip
+/// costs several times as much between CPUs as on one, so whatever is compared must be placed alike.
+pub(crate) fn pinned<R: Send>(work: impl FnOnce() -> R + Send) -> anyhow::Result<R> {
+    let allowed = sched_getaffinity(None)?;
+    let first = (0..CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu)).unwrap_or(0);
+    let mut one = CpuSet::new();
+    one.set(first);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            sched_setaffinity(None, &one)?;
+            Ok(work())
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_ranges() {
+        let samples = Samples::new((1..=100).rev().map(f64::from).collect());
+        assert_eq!(samples.median(), 50.5);
+        assert_eq!(samples.range(), (1.0, 100.0));
+        assert_eq!(Samples::new(vec![3.0]).median(), 3.0);
+    }
+
+    #[test]
+    fn arms_take_turns_after_a_warm_up() {
+        let order = std::cell::RefCell::new(String::new());
+        let arm = |name: &'static str| {
+            let order = &order;
+            Arm::new(name, move || {
+                order.borrow_mut().push_str(name);
+                Ok(order.borrow().len() as f64)
+            })
+        };
+        let [a, b] = interleave(2, [arm("a"), arm("b")]).expect("nothing fails");
+        assert_eq!(order.borrow().as_str(), "ababab");
+        assert_eq!((a.range(), b.range()), ((3.0, 5.0), (4.0, 6.0)));
+    }
+
+    #[test]
+    fn a_pinned_thread_has_one_cpu() {
+        let cpus = pinned(|| sched_getaffinity(None).expect("readable").count()).expect("pins");
+        assert_eq!(cpus, 1);
+    }
+}
