@@ -7,7 +7,8 @@ use super::{
 };
 use rustix::{
     event::PollFlags,
-    fs::{FileType, FlockOperation, Mode, OFlags, flock, open, stat},
+    fs::{FileType, FlockOperation, Mode, OFlags, fchmod, flock, open, stat},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
 use std::{
     io::{self, ErrorKind},
@@ -22,6 +23,9 @@ use std::{
 
 /// How long the owner of an existing socket has to answer before its socket counts as stuck (and is left alone).
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many connections may wait to be accepted.
+const QUEUE_LENGTH: i32 = 128;
 
 /// A bound, listening socket. The file of a unix socket is removed when the listener goes.
 #[derive(Debug)]
@@ -117,14 +121,13 @@ impl Listener {
 
     fn bind_unix(address: &Address, path: &Path) -> Result<Self, ChannelError> {
         let _turn = DirectoryTurn::take(path);
-        let socket = match UnixListener::bind(path) {
+        let socket = match listen_at(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_if_stale(address, path)?;
-                UnixListener::bind(path)
+                listen_at(path)
             }
             bound => bound,
         }
-        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
         .map_err(|error| bind_error(address, error))?;
         let file = SocketFile::new(path).map_err(|error| bind_error(address, error))?;
         Ok(Self {
@@ -141,6 +144,21 @@ impl Listener {
             source,
         }
     }
+}
+
+/// A socket with a name that only this user can open: whoever may connect may move the VM, or send one.
+fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    let fd = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // The name gets the mode that the socket has at the time of its bind.
+    fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
+    bind(&fd, &SocketAddrUnix::new(path)?)?;
+    listen(&fd, QUEUE_LENGTH)?;
+    Ok(UnixListener::from(fd))
 }
 
 /// Removes the socket file at `path` if nobody listens at it.
@@ -289,6 +307,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let address = unix(&dir, "socket");
         let live = Listener::bind(&address).unwrap();
+        assert_eq!(stat(dir.path().join("socket")).unwrap().st_mode & 0o777, 0o600);
         let error = Listener::bind(&address).unwrap_err();
         assert!(matches!(error, ChannelError::InUse { .. }), "{error}");
         drop(live);
