@@ -346,10 +346,10 @@ impl<'a> PageSet<'a> {
         (run.first.0 < end).then_some((run.first.0, end))
     }
 
-    /// Refuses pages `first` .. `end` unless all are in the range.
+    /// Refuses pages `first` .. `end`, at least one, unless all are in the range.
     fn check_end(&self, first: u64, end: u64) -> Result<(), PageSetError> {
-        // Written so that page u64::MAX, whose end saturates to itself, is refused too.
-        if first < self.capacity && end <= self.capacity {
+        // An end that saturated is refused too: no capacity in memory is that large.
+        if end <= self.capacity {
             return Ok(());
         }
         Err(PageSetError::OutOfRange {
