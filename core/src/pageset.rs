@@ -255,9 +255,9 @@ impl<'a> PageSet<'a> {
         }
         let (index, rest) = self.occupied_from(from.0)?;
         let first = page_at(index, rest.trailing_zeros());
-        let end = match end_in_word(rest) {
-            Some(bit) => page_at(index, bit),
-            None => self.end_of_run(index + 1, first.saturating_add(max.0)),
+        let end = match after_run(rest) {
+            0 => self.end_of_run(index + 1, first.saturating_add(max.0)),
+            after => page_at(index, after.trailing_zeros()),
         };
         Some(Run::new(Gfn(first), Pages((end - first).min(max.0))))
     }
@@ -284,7 +284,7 @@ impl<'a> PageSet<'a> {
         if rest != 0 {
             return Some((index, rest));
         }
-        let index = self.occupied_word(index + 1)?;
+        let index = self.occupied_after(index)?;
         Some((index, self.bits[index]))
     }
 
@@ -296,6 +296,16 @@ impl<'a> PageSet<'a> {
                 Some(word) => return page_at(index, word.trailing_ones()),
                 None => return self.capacity,
             }
+        }
+    }
+
+    /// The first bitmap word after `index` that is not zero.
+    #[inline]
+    fn occupied_after(&self, index: usize) -> Option<usize> {
+        // In a set of many pages the next word has some, and looking costs less than asking the summaries.
+        match self.bits.get(index + 1)? {
+            0 => self.occupied_word(index + 2),
+            _ => Some(index + 1),
         }
     }
 
@@ -375,14 +385,12 @@ const fn page_at(index: usize, bit: u32) -> u64 {
     index as u64 * 64 + bit as u64
 }
 
-/// The bit after the first run of ones of a word that is not zero, `None` if that run reaches the word's end.
+/// For a word that is not zero: its bits above the first run of ones, and the bit after that run. 0 if the run reaches
+/// the word's end.
 #[inline]
-const fn end_in_word(word: u64) -> Option<u32> {
-    // Ones up to the end of the run: adding one carries to the first bit after it.
-    match (word | (word - 1)).wrapping_add(1) {
-        0 => None,
-        carry => Some(carry.trailing_zeros()),
-    }
+const fn after_run(word: u64) -> u64 {
+    // Ones up to the end of the run: adding one carries to the bit after it.
+    (word | (word - 1)).wrapping_add(1)
 }
 
 /// The bits of word `index` that stand for pages of `first` .. `end`, where the word holds at least one of them.

@@ -1,6 +1,6 @@
 //! Walking a set that stands still, run by run.
 
-use super::{PageSet, Run, end_in_word, page_at};
+use super::{PageSet, Run, after_run, page_at};
 use crate::units::{Gfn, Pages};
 
 /// The runs of a set in ascending order, each as long as it can be; from [`PageSet::runs`].
@@ -40,29 +40,37 @@ fn cross_words(bits: &[u64], mut index: usize) -> (usize, u32) {
     }
 }
 
+impl Runs<'_> {
+    /// Takes the next run from the current word, which is not used up.
+    #[inline]
+    fn take_run(&mut self) -> Run {
+        let first = page_at(self.index, self.rest.trailing_zeros());
+        let end = match after_run(self.rest) {
+            0 => {
+                let (index, bit) = cross_words(self.set.bits, self.index);
+                self.index = index;
+                self.rest = self.set.bits.get(index).map_or(0, |word| word & (u64::MAX << bit));
+                page_at(index, bit)
+            }
+            after => {
+                self.rest &= after;
+                page_at(self.index, after.trailing_zeros())
+            }
+        };
+        Run::new(Gfn(first), Pages(end - first))
+    }
+}
+
 impl Iterator for Runs<'_> {
     type Item = Run;
 
     #[inline]
     fn next(&mut self) -> Option<Run> {
         if self.rest == 0 {
-            self.index = self.set.occupied_word(self.index + 1)?;
+            self.index = self.set.occupied_after(self.index)?;
             self.rest = self.set.bits[self.index];
         }
-        let first = page_at(self.index, self.rest.trailing_zeros());
-        let end = match end_in_word(self.rest) {
-            Some(bit) => {
-                self.rest &= u64::MAX << bit;
-                page_at(self.index, bit)
-            }
-            None => {
-                let (index, bit) = cross_words(self.set.bits, self.index);
-                self.index = index;
-                self.rest = self.set.bits.get(index).map_or(0, |word| word & (u64::MAX << bit));
-                page_at(index, bit)
-            }
-        };
-        Some(Run::new(Gfn(first), Pages(end - first)))
+        Some(self.take_run())
     }
 }
 
