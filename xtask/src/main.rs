@@ -2,6 +2,7 @@
 
 mod bench;
 mod command;
+mod demo;
 mod setup;
 mod test;
 
@@ -20,6 +21,8 @@ struct Arguments {
 enum Task {
     /// Install what the full test set needs from the distribution's packages (as root), or print the command that does
     Setup,
+    /// Move a steady guest and one with a growing load by every strategy, and show what it cost
+    Demo(demo::Options),
     /// Measure every figure of README beside its baseline
     Bench(bench::Options),
     /// Format, lints, documentation, builds without std, all tests, a short fuzz run
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup => setup::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
     };
     match result {
