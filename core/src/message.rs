@@ -115,6 +115,8 @@ pub struct Hello<'a> {
     pub tsc_khz: u32,
     /// Version of the vCPU state encoding.
     pub state_version: u16,
+    /// Silence after which either side counts the link as lost.
+    pub network_timeout: Nanos,
     /// CPUID leaves the target must cover, [`CPUID_ENTRY_BYTES`] each; empty for guests without CPUID.
     #[cfg_attr(feature = "wire", serde(borrow))]
     pub cpuid: &'a [u8],

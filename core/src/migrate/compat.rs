@@ -159,7 +159,7 @@ mod tests {
     extern crate std;
     use super::*;
     use crate::message::{Region, Regions, SessionId, VmId};
-    use crate::units::{Gfn, Pages};
+    use crate::units::{Gfn, Nanos, Pages};
     use std::vec::Vec;
 
     fn leaf(function: u32, index: u32, registers: [u32; 4]) -> Vec<u8> {
@@ -186,6 +186,7 @@ mod tests {
             vcpus: 2,
             tsc_khz: 2_000_000,
             state_version: 1,
+            network_timeout: Nanos(3),
             cpuid,
             config: &[],
         }

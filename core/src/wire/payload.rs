@@ -56,6 +56,7 @@ mod tests {
             vcpus: 4,
             tsc_khz: 2_000_000,
             state_version: 1,
+            network_timeout: Nanos(3),
             cpuid: bytes,
             config: bytes,
         }

@@ -1,6 +1,6 @@
 use crate::{Numbers, format};
 use dunlin_core::message::{Capabilities, Hello, Message, Refusal, Region, Regions, SessionId, VmId};
-use dunlin_core::units::{Bytes, Gfn, Pages};
+use dunlin_core::units::{Bytes, Gfn, Nanos, Pages};
 use dunlin_core::wire::{
     FrameHeader, FrameKind, HEADER_BYTES, SequenceCheck, checksum_message, decode_message, encode_message,
 };
@@ -25,6 +25,7 @@ pub(crate) fn drive(_scratch: &mut [u64]) {
         vcpus: 2,
         tsc_khz: 1_000_000,
         state_version: 1,
+        network_timeout: Nanos(3),
         cpuid: &[1; 28],
         config: &[2; 100],
     };
