@@ -1,13 +1,16 @@
 //! `cargo xtask bench`: every figure beside the baseline it is compared with, both measured in the same run with their
 //! repetitions interleaved. Nothing here passes or fails by time alone: `met` says how a figure compares with its target.
 
+mod blackout;
 mod bucket;
 mod dataplane;
+mod dunlin;
 mod fault;
 mod figure;
 mod pageset;
 mod qemu;
 mod sampling;
+mod tracking;
 
 use std::process::ExitCode;
 
@@ -29,7 +32,12 @@ pub(crate) struct Options {
 /// Figures that are measured together.
 struct Group {
     name: &'static str,
-    run: fn() -> anyhow::Result<Vec<Figure>>,
+    run: fn(&Setting) -> anyhow::Result<Vec<Figure>>,
+}
+
+/// What the groups share.
+struct Setting {
+    dunlin: dunlin::Dunlin,
 }
 
 const GROUPS: &[Group] = &[
@@ -38,16 +46,24 @@ const GROUPS: &[Group] = &[
         run: pageset::run,
     },
     Group {
+        name: "tracking",
+        run: tracking::run,
+    },
+    Group {
         name: "bucket",
         run: bucket::run,
     },
     Group {
-        name: "dataplane",
-        run: dataplane::run,
+        name: "blackout",
+        run: blackout::run,
     },
     Group {
         name: "fault",
         run: fault::run,
+    },
+    Group {
+        name: "dataplane",
+        run: dataplane::run,
     },
 ];
 
@@ -63,10 +79,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         !groups.is_empty(),
         "no group of figures has such a name; there are: {names}"
     );
+    let setting = Setting {
+        dunlin: dunlin::Dunlin::build()?,
+    };
     let mut figures = Vec::new();
     for group in groups {
         eprintln!("measuring {} …", group.name);
-        figures.extend((group.run)()?);
+        figures.extend((group.run)(&setting)?);
     }
     if options.json {
         println!("{}", figure::to_json(&figures));

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use dunlin::channel::{Cancel, TokenBucket, Wait};
 use dunlin_core::units::BytesPerSec;
+use dunlin_tests::scene::GuestOptions;
 
+use super::Setting;
+use super::dunlin::number;
 use super::figure::{Figure, Target};
 use super::sampling::{Samples, rate};
 
@@ -13,7 +16,7 @@ const RATES: [u64; 3] = [8_000_000, 64_000_000, 1_000_000_000];
 const REPETITIONS: usize = 3;
 const TIME: Duration = Duration::from_secs(1);
 
-pub(super) fn run() -> anyhow::Result<Vec<Figure>> {
+pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for asked in RATES {
         let deviations: Result<Vec<f64>, _> = (0..REPETITIONS).map(|_| deviation(asked)).collect();
@@ -28,7 +31,28 @@ pub(super) fn run() -> anyhow::Result<Vec<Figure>> {
             .beside(format!("worst of {REPETITIONS} seconds in pieces of 64 KiB")),
         );
     }
+    figures.push(live(setting)?);
     Ok(figures)
+}
+
+/// A whole migration under the limit: what crossed the network in its first round, against what might have.
+fn live(setting: &Setting) -> anyhow::Result<Figure> {
+    const ASKED: f64 = 64e6;
+    let guest = GuestOptions::new(setting.dunlin.kind, "idle")
+        .memory("128MiB")
+        .with(["--fill", "random"]);
+    let report = setting
+        .dunlin
+        .migrate(&guest, &[], "precopy", &["--bandwidth", "64MB/s"])?;
+    let seconds = number(&report, "/rounds/0/duration_us")? / 1e6;
+    let rate = number(&report, "/rounds/0/bytes")? / seconds;
+    Ok(Figure::plain(
+        "first copy of 128 MiB at 64 MB/s, deviation",
+        (rate / ASKED - 1.0).abs() * 100.0,
+        "%",
+    )
+    .target(Target::AtMost(2.0))
+    .beside(format!("bytes of the first round over its {seconds:.2} s")))
 }
 
 /// Relative difference between the limit and what it let pass.

@@ -7,10 +7,13 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use dunlin_tests::Capability;
+use dunlin_tests::scene::GuestOptions;
 
-use super::figure::Figure;
+use super::Setting;
+use super::dunlin::number;
+use super::figure::{Figure, Target};
 use super::qemu;
-use super::sampling::{Arm, interleave, rate};
+use super::sampling::{Arm, Results, interleave, rate};
 
 /// What is moved: a guest of 1 GiB.
 pub(super) const BYTES: usize = 1 << 30;
@@ -18,38 +21,70 @@ const REPETITIONS: usize = 5;
 /// Bytes of one read or write call.
 const CALL_BYTES: usize = 4 << 20;
 
-pub(super) fn run() -> anyhow::Result<Vec<Figure>> {
+pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     let source = random_bytes(BYTES);
     let mut populated = random_bytes(BYTES);
-    let [bare, bare_fresh] = interleave(
-        REPETITIONS,
-        [
-            Arm::new("bare socket, populated", || bare_transfer(&source, &mut populated)),
-            Arm::new("bare socket, fresh", || bare_transfer(&source, &mut vec![0; BYTES])),
-        ],
-    )?;
-    let mut figures = vec![
-        Figure::plain("bare socket, 1 GiB into populated memory", bare.median() / 1e6, "MB/s")
-            .beside(format!("median of {}", bare.len())),
-        Figure::plain(
-            "bare socket, 1 GiB into fresh memory",
-            bare_fresh.median() / 1e6,
-            "MB/s",
-        )
-        .beside(format!("median of {}", bare_fresh.len())),
-    ];
-    match Capability::Qemu.probe() {
-        Ok(()) => {
-            let pair = qemu::RandomGuest::new(&source)?;
-            let [qemu] = interleave(REPETITIONS, [Arm::new("QEMU", || pair.plain_precopy())])?;
-            figures.push(
-                Figure::plain("stock QEMU, plain pre-copy of 1 GiB", qemu.median() / 1e6, "MB/s")
-                    .beside(format!("median of {}", qemu.len())),
-            );
+    let qemu = match Capability::Qemu.probe() {
+        Ok(()) => Some(qemu::RandomGuest::new(&source)?),
+        Err(why) => {
+            eprintln!("SKIP QEMU's pre-copy: {why}");
+            None
         }
-        Err(why) => eprintln!("SKIP QEMU's pre-copy: {why}"),
+    };
+    let mut arms = vec![
+        Arm::new("bare", || bare_transfer(&source, &mut populated)),
+        Arm::new("bare fresh", || bare_transfer(&source, &mut vec![0; BYTES])),
+        Arm::new("fresh", || first_copy(setting, &[])),
+        Arm::new("fresh unsummed", || first_copy(setting, &["--no-checksum"])),
+    ];
+    if let Some(qemu) = &qemu {
+        arms.push(Arm::new("qemu", || qemu.plain_precopy()));
     }
-    Ok(figures)
+    Ok(figures(&interleave(REPETITIONS, arms)?))
+}
+
+fn figures(results: &Results) -> Vec<Figure> {
+    let bare = results.of("bare");
+    let beside = format!("median of {}", bare.len());
+    let speed = |what: &str, arm: &str| {
+        let samples = results.find(arm)?;
+        Some(Figure::plain(format!("{what}, 1 GiB of random pages"), samples.median() / 1e6, "MB/s").beside(&*beside))
+    };
+    let ratio = |what: &str, arm: &str, target: f64| {
+        let ratio = results.of(arm).median() / bare.median();
+        Figure::plain(what, ratio, "ratio")
+            .target(Target::AtLeast(target))
+            .beside("one bare socket into populated memory")
+    };
+    let mut figures: Vec<Figure> = [
+        speed("bare socket into populated memory", "bare"),
+        speed("bare socket into fresh memory", "bare fresh"),
+        speed("Dunlin into fresh memory", "fresh"),
+        speed("Dunlin into fresh memory, no checksums", "fresh unsummed"),
+        speed("stock QEMU's plain pre-copy", "qemu"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    figures.push(ratio("Dunlin into fresh memory, share of bare", "fresh", 0.4));
+    if let Some(qemu) = results.find("qemu") {
+        let ratio = results.of("fresh").median() / qemu.median();
+        figures.push(
+            Figure::plain("Dunlin into fresh memory, times QEMU", ratio, "ratio")
+                .target(Target::AtLeast(4.0))
+                .beside("stock QEMU's plain pre-copy of the same amount, into memory it had touched before"),
+        );
+    }
+    figures
+}
+
+/// Bytes per second of the first round of a pre-copy by Dunlin, without a limit.
+fn first_copy(setting: &Setting, migration: &[&str]) -> anyhow::Result<f64> {
+    let guest = GuestOptions::new(setting.dunlin.kind, "idle")
+        .memory("1GiB")
+        .with(["--fill", "random"]);
+    let report = setting.dunlin.migrate(&guest, &[], "precopy", migration)?;
+    Ok(number(&report, "/rounds/0/bytes")? / (number(&report, "/rounds/0/duration_us")? / 1e6))
 }
 
 /// Bytes that no one can compress or skip.

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use dunlin::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
 use dunlin_core::units::{Bytes, Gfn, PAGE_SIZE};
+use dunlin_tests::scene::GuestOptions;
 
-use super::figure::Figure;
+use super::Setting;
+use super::dunlin::number;
+use super::figure::{Figure, Target};
 use super::sampling::{Arm, Samples, interleave, pinned};
 
 /// Pages asked for in one repetition.
@@ -19,21 +22,45 @@ const REPETITIONS: usize = 7;
 /// A request is a frame header, a reply such a header and a page.
 const HEADER_BYTES: usize = dunlin_core::wire::HEADER_BYTES;
 
-pub(super) fn run() -> anyhow::Result<Vec<Figure>> {
-    let [bare] = interleave(
-        REPETITIONS,
-        [Arm::new("bare request and reply", || {
-            Ok(pinned(bare_fault_times)??.median())
-        })],
-    )?;
+pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
+    let bare = || Ok(pinned(bare_fault_times)??.median());
+    let dunlin = || pinned(|| post_copy_fault_time(setting))?;
+    let results = interleave(REPETITIONS, vec![Arm::new("bare", bare), Arm::new("dunlin", dunlin)])?;
+    let (bare, dunlin) = (results.of("bare"), results.of("dunlin"));
+    let beside = format!("all on one CPU, median of {} medians", bare.len());
     Ok(vec![
         Figure::plain(
             "bare 4 KiB request and reply, installed: p50",
             bare.median() * 1e6,
             "us",
         )
-        .beside(format!("one CPU, {PAGES} pages, median of {}", bare.len())),
+        .beside(&*beside),
+        Figure::plain("post-copy fault, read to installed: p50", dunlin.median() * 1e6, "us").beside(&*beside),
+        Figure::plain(
+            "post-copy fault against the bare one",
+            dunlin.median() / bare.median(),
+            "ratio",
+        )
+        .target(Target::AtMost(1.5))
+        .beside("a bare request and reply over TCP plus one UFFDIO_COPY"),
     ])
+}
+
+/// Median seconds from a fault to its page, of a guest that touches all its memory as fast as it can. Replies do not
+/// wait for the rate limit but count against it, so a low limit keeps the push away as long as there are faults.
+fn post_copy_fault_time(setting: &Setting) -> anyhow::Result<f64> {
+    let guest = GuestOptions::new(setting.dunlin.kind, "seq")
+        .memory("16MiB")
+        .with(["--fill", "random"]);
+    let report = setting
+        .dunlin
+        .migrate(&guest, &[], "postcopy", &["--bandwidth", "1MB/s"])?;
+    let faults = number(&report, "/postcopy/faults")?;
+    ensure!(
+        faults >= 1000.0,
+        "only {faults} pages were asked for: the push was faster ({report})"
+    );
+    Ok(number(&report, "/postcopy/p50_us")? / 1e6)
 }
 
 /// Seconds from a request for a page to its installation.
@@ -54,7 +81,7 @@ fn bare_fault_times() -> anyhow::Result<Samples> {
         stream.read_exact(&mut reply)?;
         let installed = faults.copy(Gfn(page), &reply[HEADER_BYTES..])?;
         times.push(started.elapsed().as_secs_f64());
-        anyhow::ensure!(installed.installed.0 == 1, "page {page} was there already");
+        ensure!(installed.installed.0 == 1, "page {page} was there already");
     }
     drop(stream);
     server.join().expect("the server does not panic")?;

@@ -5,6 +5,7 @@ use std::hint::black_box;
 use dunlin_core::pageset::{PageSet, words_needed};
 use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
 
+use super::Setting;
 use super::figure::{Figure, Target};
 use super::sampling::{Arm, interleave, seconds};
 
@@ -14,7 +15,7 @@ const REPETITIONS: usize = 9;
 /// Looking at a clean set takes nanoseconds, so a sample is the mean of many looks.
 const LOOKS: u32 = 1000;
 
-pub(super) fn run() -> anyhow::Result<Vec<Figure>> {
+pub(super) fn run(_: &Setting) -> anyhow::Result<Vec<Figure>> {
     let mut storage = vec![0; words_needed(PAGES)];
     let mut set = PageSet::new(&mut storage, PAGES)?;
     insert_tenth(&mut set)?;
@@ -23,37 +24,28 @@ pub(super) fn run() -> anyhow::Result<Vec<Figure>> {
         digests.0 == digests.1,
         "the set finds other runs than testing bit by bit"
     );
-    let [by_set, by_bits] = interleave(
-        REPETITIONS,
-        [
-            Arm::new("runs of the set", || {
-                Ok(seconds(|| _ = black_box(digest_by_set(black_box(&set)))))
-            }),
-            Arm::new("bit by bit", || {
-                Ok(seconds(|| _ = black_box(digest_by_bits(black_box(set.words())))))
-            }),
-        ],
-    )?;
+    let by_set = || Ok(seconds(|| _ = black_box(digest_by_set(black_box(&set)))));
+    let by_bits = || Ok(seconds(|| _ = black_box(digest_by_bits(black_box(set.words())))));
+    let dirty = interleave(REPETITIONS, vec![Arm::new("set", by_set), Arm::new("bits", by_bits)])?;
+    let (by_set, by_bits) = (dirty.of("set"), dirty.of("bits"));
 
     let mut clean_storage = vec![0; words_needed(PAGES)];
-    let clean = PageSet::new(&mut clean_storage, PAGES)?;
+    let clean_set = PageSet::new(&mut clean_storage, PAGES)?;
     let look = || {
         let took = seconds(|| {
             for _ in 0..LOOKS {
-                black_box(black_box(&clean).next_run(Gfn(0), PAGES));
+                black_box(black_box(&clean_set).next_run(Gfn(0), PAGES));
             }
         });
         Ok(took / f64::from(LOOKS))
     };
     let scan = || {
         Ok(seconds(|| {
-            _ = black_box(black_box(clean.words()).iter().any(|&word| word != 0))
+            _ = black_box(black_box(clean_set.words()).iter().any(|&word| word != 0))
         }))
     };
-    let [clean_look, clean_scan] = interleave(
-        REPETITIONS,
-        [Arm::new("clean set", look), Arm::new("scan of words", scan)],
-    )?;
+    let clean = interleave(REPETITIONS, vec![Arm::new("look", look), Arm::new("scan", scan)])?;
+    let (clean_look, clean_scan) = (clean.of("look"), clean.of("scan"));
 
     let state_bytes = words_needed(PAGES) as f64 * 8.0;
     Ok(vec![

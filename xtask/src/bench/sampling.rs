@@ -42,6 +42,12 @@ impl Samples {
         }
     }
 
+    /// The least result that at least `percent` of 100 results do not exceed.
+    pub(crate) fn percentile(&self, percent: usize) -> f64 {
+        let rank = (self.0.len() * percent).div_ceil(100).max(1);
+        self.0[rank - 1]
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -52,9 +58,31 @@ impl Samples {
     }
 }
 
+/// The results of all arms by their names.
+pub(crate) struct Results(Vec<(&'static str, Samples)>);
+
+impl Results {
+    /// Those of the arm `name`, if it took part.
+    pub(crate) fn find(&self, name: &str) -> Option<&Samples> {
+        self.0
+            .iter()
+            .find(|(other, _)| *other == name)
+            .map(|(_, samples)| samples)
+    }
+
+    /// Those of the arm `name`.
+    ///
+    /// # Panics
+    /// When it took no part.
+    pub(crate) fn of(&self, name: &str) -> &Samples {
+        self.find(name)
+            .unwrap_or_else(|| panic!("there is no arm called {name}"))
+    }
+}
+
 /// Runs every arm once to warm up, then all of them `repetitions` times in turn.
-pub(crate) fn interleave<const N: usize>(repetitions: usize, mut arms: [Arm<'_>; N]) -> anyhow::Result<[Samples; N]> {
-    let mut results = [const { Vec::new() }; N];
+pub(crate) fn interleave(repetitions: usize, mut arms: Vec<Arm<'_>>) -> anyhow::Result<Results> {
+    let mut results: Vec<Vec<f64>> = arms.iter().map(|_| vec![]).collect();
     for repetition in 0..=repetitions {
         for (arm, results) in arms.iter_mut().zip(&mut results) {
             let result = (arm.measure)().map_err(|error| error.context(format!("measuring {}", arm.name)))?;
@@ -63,7 +91,8 @@ pub(crate) fn interleave<const N: usize>(repetitions: usize, mut arms: [Arm<'_>;
             }
         }
     }
-    Ok(results.map(Samples::new))
+    let samples = results.into_iter().map(Samples::new);
+    Ok(Results(arms.iter().map(|arm| arm.name).zip(samples).collect()))
 }
 
 /// Seconds that `work` takes.
@@ -101,7 +130,10 @@ mod tests {
     #[test]
     fn medians_and_ranges() {
         let samples = Samples::new((1..=100).rev().map(f64::from).collect());
-        assert_eq!(samples.median(), 50.5);
+        assert_eq!(
+            (samples.median(), samples.percentile(99), samples.percentile(50)),
+            (50.5, 99.0, 50.0)
+        );
         assert_eq!(samples.range(), (1.0, 100.0));
         assert_eq!(Samples::new(vec![3.0]).median(), 3.0);
     }
@@ -116,9 +148,13 @@ mod tests {
                 Ok(order.borrow().len() as f64)
             })
         };
-        let [a, b] = interleave(2, [arm("a"), arm("b")]).expect("nothing fails");
+        let results = interleave(2, vec![arm("a"), arm("b")]).expect("nothing fails");
         assert_eq!(order.borrow().as_str(), "ababab");
-        assert_eq!((a.range(), b.range()), ((3.0, 5.0), (4.0, 6.0)));
+        assert_eq!(
+            (results.of("a").range(), results.of("b").range()),
+            ((3.0, 5.0), (4.0, 6.0))
+        );
+        assert!(results.find("c").is_none());
     }
 
     #[test]
