@@ -1,2 +1,8 @@
 //! The `dunlin` command.
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dunlin::cli::run(std::env::args_os())
+}

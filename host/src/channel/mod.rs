@@ -102,7 +102,7 @@ pub enum ChannelError {
     },
 
     /// Whatever else the system refuses.
-    #[error("cannot {action} {peer}: {source}")]
+    #[error("cannot {action} {peer}")]
     Io {
         /// What was tried, as an infinitive.
         action: &'static str,

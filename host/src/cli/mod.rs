@@ -1,1 +1,147 @@
-//! cli
+//! The command line: one file per subcommand.
+//!
+//! Results go to stdout, progress and messages to stderr. Exit codes: 0 done; 1 ran, but the goal was not met; 2 wrong usage or
+//! environment. A reader that closes stdout early (`| head`) has what it wanted, so that is no error.
+#![forbid(unsafe_code)]
+
+mod cancel;
+mod doctor;
+mod guest;
+mod migrate;
+mod output;
+mod progress;
+mod receive;
+mod resolve;
+mod state;
+mod status;
+mod unavailable;
+mod values;
+
+use crate::{channel::ChannelError, control::ControlError, journal::JournalError, report::chain};
+use clap::{Parser, Subcommand};
+use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
+
+/// How long a process may take to answer a question.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Moves running virtual machines between hosts without stopping them, and shows what that cost.
+#[derive(Debug, Parser)]
+#[command(name = "dunlin", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done; 1 ran, but the goal was not met; 2 wrong usage or environment.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one command per process")]
+enum Command {
+    /// Show what this host offers, what is missing, and how to get it.
+    Doctor(doctor::Args),
+    /// Start a guest and hold it until it halts or moves away.
+    Guest(guest::Args),
+    /// Wait for a guest, and hold it from its arrival on.
+    Receive(receive::Args),
+    /// Move a guest to another host while it runs.
+    Migrate(migrate::Args),
+    /// Stop the migration that is going on; the guest stays where it is.
+    Cancel(cancel::Args),
+    /// Show what a process is doing with its guest, or what it did last.
+    Status(status::Args),
+    /// Decide about a guest that waits between two hosts, when its other side cannot be reached.
+    Resolve(resolve::Args),
+}
+
+/// Why a command ends without its result.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// Arguments that fit their types, but not each other or this host.
+    #[error("{0}")]
+    Usage(String),
+
+    /// The process that holds the guest.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+
+    /// The hand-over records.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+
+    /// The guest, here.
+    #[error(transparent)]
+    Node(Box<dyn Error + Send + Sync>),
+
+    /// The system's signals.
+    #[error("cannot catch signals")]
+    Signals(#[source] io::Error),
+
+    /// Standard output.
+    #[error("cannot write the result: give stdout a place with room")]
+    Output(#[source] io::Error),
+}
+
+impl CliError {
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Control(error) => error.exit_code(),
+            Self::Journal(_) | Self::Usage(_) | Self::Node(_) | Self::Signals(_) => 2,
+            Self::Output(_) => 1,
+        }
+    }
+}
+
+impl From<ChannelError> for CliError {
+    fn from(error: ChannelError) -> Self {
+        Self::Control(error.into())
+    }
+}
+
+/// Runs the command with these arguments, the program's name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            // Help goes to stdout, where a closed pipe is no error; usage errors to stderr, where nothing better can be done.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match command {
+        Command::Doctor(args) => args.run(),
+        Command::Guest(args) => args.run(),
+        Command::Receive(args) => args.run(),
+        Command::Migrate(args) => args.run(),
+        Command::Cancel(args) => args.run(),
+        Command::Status(args) => args.run(),
+        Command::Resolve(args) => args.run(),
+    };
+    result.unwrap_or_else(|error| {
+        output::message(&format!("error: {}", chain(&error)));
+        ExitCode::from(error.exit_code())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_a_help_text() {
+        for command in Cli::command().get_subcommands() {
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+        }
+    }
+}

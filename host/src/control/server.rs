@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     channel::{Address, Cancel, ChannelError, Listener, Stream, Wait},
-    report::{MigrationReport, Progress, Status},
+    report::{MigrationReport, Progress, Status, chain},
 };
 use serde::Serialize;
 use std::{
@@ -289,7 +289,7 @@ fn answer(result: Result<impl Serialize, ControlError>) -> Answer {
 
 fn failed(error: &ControlError) -> Response {
     Response::Error(Failure {
-        message: error.to_string(),
+        message: chain(error),
         exit_code: error.exit_code(),
     })
 }

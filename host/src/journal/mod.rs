@@ -92,7 +92,7 @@ pub enum JournalError {
     },
 
     /// Whatever else the system refuses.
-    #[error("cannot {action} {}: {source}", .path.display())]
+    #[error("cannot {action} {}", .path.display())]
     Io {
         /// What was tried, as an infinitive.
         action: &'static str,

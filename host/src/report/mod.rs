@@ -18,5 +18,5 @@ pub use progress::Progress;
 pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, StatusSchema};
 pub use status::{State, Status};
 pub use table::{Paint, migration_table, status_lines};
-pub use text::{bytes, count, duration, milli, rate};
+pub use text::{bytes, chain, count, duration, milli, rate};
 pub use vm::{GuestReport, ReceiveReport};

@@ -1,6 +1,6 @@
 //! Numbers for people: three significant digits and a unit, counts with separators.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 /// A count with separators: `16,384`.
 pub fn count(number: u64) -> String {
@@ -50,6 +50,17 @@ pub fn milli(thousandths: i64) -> String {
     let sign = if thousandths < 0 { "-" } else { "" };
     let magnitude = thousandths.unsigned_abs();
     format!("{sign}{}.{:03}", magnitude / 1000, magnitude % 1000)
+}
+
+/// An error with its causes: `cannot read the record: Input/output error (os error 5)`.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Three significant digits in the largest unit that leaves a whole part; the smallest unit has no fraction.
@@ -135,6 +146,20 @@ mod tests {
             ("0.496".into(), "-0.012".into(), "2.500".into())
         );
         assert_eq!(milli(i64::MIN).chars().next(), Some('-'));
+    }
+
+    #[test]
+    fn causes_stand_behind_their_error() {
+        let error = crate::channel::ChannelError::Io {
+            action: "read from",
+            peer: "host:7".into(),
+            source: std::io::Error::other("the cable is cut"),
+        };
+        assert_eq!(chain(&error), "cannot read from host:7: the cable is cut");
+        assert_eq!(
+            chain(&crate::control::ControlError::from(error)),
+            "cannot read from host:7: the cable is cut"
+        );
     }
 
     proptest! {

@@ -1,1 +1,4 @@
 //! run
+
+pub mod node;
+pub mod options;

@@ -1,0 +1,193 @@
+//! `dunlin guest`
+
+use super::{CliError, values};
+use crate::{
+    guest::{Fill, GuestConfig, GuestKind},
+    journal,
+    run::{
+        node,
+        options::{GuestOptions, Tracking},
+    },
+};
+use dunlin_core::{
+    units::Bytes,
+    workload::{Plan, Spec},
+};
+use std::{path::PathBuf, process::ExitCode};
+
+/// `dunlin guest` as typed.
+#[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
+pub(super) struct Args {
+    /// Size of the guest's memory: 512MiB, 4GB
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    memory: Bytes,
+
+    /// Number of vCPUs, 1 to 4
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4))]
+    vcpus: u32,
+
+    /// What the guest does: PATTERN[:ARGUMENT][,rate=STEPS_PER_SECOND][,ws=SIZE]
+    ///
+    /// Patterns: idle, seq, uniform, zipf:S, hotset:F, lmbench, memcached, kernel, shared:F, or
+    /// phases:(PATTERN)*STEPS+(PATTERN)*STEPS. The rate is that of the whole guest, 0 for as fast as it goes; ws is the
+    /// working set, all free memory by default. Example: uniform,rate=12000,ws=64MiB
+    #[arg(long, value_name = "SPEC")]
+    workload: Spec,
+
+    /// Where the workload's random numbers start: the same seed gives the same memory
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Serve the control socket here, for `dunlin migrate`, `status`, `cancel` and `resolve`
+    #[arg(long, value_name = "SOCK")]
+    control: PathBuf,
+
+    /// Name of the guest, also of its hand-over record
+    #[arg(long, default_value = "vm", value_parser = name)]
+    name: String,
+
+    /// What runs the guest: a virtual machine, or threads of this process where there is no KVM
+    #[arg(long, value_enum, default_value_t = Kind::Kvm)]
+    kind: Kind,
+
+    /// What memory holds at the start: zeros, or noise that follows from the seed
+    #[arg(long, value_enum, default_value_t = FillArg::Zero)]
+    fill: FillArg,
+
+    /// How written pages are tracked
+    #[arg(long, value_enum, default_value_t = TrackingArg::Bitmap)]
+    tracking: TrackingArg,
+
+    /// Let each vCPU halt after that many steps; then the guest ends, with a report of its memory
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+
+    /// Write the guest's memory to this file when it has halted
+    #[arg(long, value_name = "FILE", requires = "steps")]
+    dump_ram: Option<PathBuf>,
+
+    /// Keep the hand-over record in this directory: it says who may run the guest, whatever dies when
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+
+    /// Print results as JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Kind {
+    Kvm,
+    Thread,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FillArg {
+    Zero,
+    Random,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum TrackingArg {
+    Bitmap,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        let options = self.options()?;
+        node::run_guest(options).map_err(|error| CliError::Node(error.into()))
+    }
+
+    /// Checks what the parser cannot: whether the parts fit each other.
+    fn options(self) -> Result<GuestOptions, CliError> {
+        Plan::new(&self.workload, self.memory, self.vcpus)
+            .map_err(|error| CliError::Usage(format!("--memory and --workload do not fit: {error}")))?;
+        Ok(GuestOptions {
+            config: GuestConfig {
+                name: self.name,
+                kind: match self.kind {
+                    Kind::Kvm => GuestKind::Kvm,
+                    Kind::Thread => GuestKind::Thread,
+                },
+                memory: self.memory,
+                vcpus: self.vcpus,
+                workload: self.workload.to_string(),
+                seed: self.seed,
+                steps: self.steps,
+                fill: match self.fill {
+                    FillArg::Zero => Fill::Zero,
+                    FillArg::Random => Fill::Random,
+                },
+                irqchip: false,
+            },
+            control: self.control,
+            tracking: match self.tracking {
+                TrackingArg::Bitmap => Tracking::Bitmap,
+            },
+            dump_ram: self.dump_ram,
+            state: self.state,
+            json: self.json,
+        })
+    }
+}
+
+fn name(text: &str) -> Result<String, journal::JournalError> {
+    journal::check_name(text).map(|()| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, Command};
+    use super::*;
+    use clap::Parser;
+
+    fn options(arguments: &[&str]) -> Result<GuestOptions, CliError> {
+        let fixed = ["dunlin", "guest", "--control", "sock"];
+        match Cli::try_parse_from(fixed.iter().chain(arguments)).unwrap().command {
+            Command::Guest(args) => args.options(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_and_everything_given() {
+        let plain = options(&["--memory", "32MiB", "--workload", "seq"]).unwrap();
+        assert_eq!(
+            (plain.config.vcpus, plain.config.seed, plain.config.name.as_str()),
+            (1, 1, "vm")
+        );
+        assert_eq!(
+            (plain.config.kind, plain.config.fill, plain.config.steps),
+            (GuestKind::Kvm, Fill::Zero, None)
+        );
+        let all = "--memory 64MiB --vcpus 2 --workload uniform,rate=5000,ws=16MiB --seed 9 --name web --kind thread --fill random \
+                   --tracking bitmap --steps 1000 --dump-ram ram --state dir --json";
+        let all = options(&all.split_whitespace().collect::<Vec<_>>()).unwrap();
+        assert_eq!(all.config.memory, Bytes(64 << 20));
+        assert_eq!(all.config.workload, "uniform,rate=5000,ws=16MiB");
+        assert_eq!(
+            (all.config.vcpus, all.config.seed, all.config.steps),
+            (2, 9, Some(1000))
+        );
+        assert_eq!((all.config.kind, all.config.fill), (GuestKind::Thread, Fill::Random));
+        assert_eq!(
+            (all.dump_ram, all.state, all.json),
+            (Some("ram".into()), Some("dir".into()), true)
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_numbers() {
+        for (memory, workload, part) in [
+            ("0", "seq", "memory of 0 KiB is too small"),
+            ("4097", "seq", "not a multiple of 4096"),
+            ("64PiB", "seq", "at most"),
+            ("32MiB", "seq,ws=1GiB", "working set"),
+        ] {
+            let error = options(&["--memory", memory, "--workload", workload]).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}

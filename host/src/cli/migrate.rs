@@ -1,0 +1,226 @@
+//! `dunlin migrate`: a client of the process that holds the guest.
+
+use super::{
+    ANSWER_PATIENCE, CliError, output,
+    progress::ProgressView,
+    unavailable,
+    values::{self, Micros},
+};
+use crate::{
+    channel::{Address, Cancel, ChannelError, Wait},
+    control::{Client, ControlError, Event, MigrateRequest},
+    report::{MigrationReport, migration_table},
+};
+use dunlin_core::{strategy::Strategy, units::BytesPerSec};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+/// `dunlin migrate` as typed.
+#[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
+pub(super) struct Args {
+    /// Ask the process that serves this control socket
+    #[arg(long, value_name = "SOCK")]
+    control: PathBuf,
+
+    /// Where `dunlin receive` listens: host:port or unix:PATH
+    #[arg(long, value_name = "ADDR")]
+    to: Address,
+
+    /// How to move: precopy, postcopy, hybrid:N, as-hybrid, or a composition
+    ///
+    /// A composition is key=value,…, possibly after a preset: hybrid:2,cut=fail. Keys: first, filter, switch, push, cut,
+    /// slow, clear; a wrong value is answered with those there are.
+    #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy)]
+    strategy: String,
+
+    #[command(flatten)]
+    storage: unavailable::Storage,
+
+    #[command(flatten)]
+    choice: unavailable::Choice,
+
+    /// Limit for all bytes on the network [default: unlimited]
+    #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
+    bandwidth: Option<BytesPerSec>,
+
+    /// The longest pause that pre-copy aims at
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = values::positive_time, allow_hyphen_values = true)]
+    downtime: Micros,
+
+    /// The most rounds of pre-copy; after them the guest is paused however much is dirty
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    max_rounds: u32,
+
+    /// The shortest round of pre-copy: one that is done earlier waits for more pages to get dirty
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = values::time, allow_hyphen_values = true)]
+    min_round: Micros,
+
+    /// How long the network may be silent before it counts as cut
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = values::positive_time, allow_hyphen_values = true)]
+    network_timeout: Micros,
+
+    /// Compare both memories, page by page, after completion
+    #[arg(long)]
+    verify: bool,
+
+    /// Send pages without checksums
+    #[arg(long)]
+    no_checksum: bool,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        self.storage.refuse()?;
+        self.choice.refuse()?;
+        let interrupt = catch_signals()?;
+        let mut client = Client::connect(&self.control, Wait::within(ANSWER_PATIENCE, &interrupt))?;
+        client.start_migration(&self.request(), Wait::within(ANSWER_PATIENCE, &interrupt))?;
+        let mut view = ProgressView::new();
+        let ended = follow(&mut client, &self.control, &interrupt, &mut view);
+        view.finish();
+        let report = ended?;
+        if self.json {
+            output::json(&report)?;
+        } else {
+            output::result(&migration_table(&report, output::paint()))?;
+        }
+        Ok(if report.is_success() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    fn request(&self) -> MigrateRequest {
+        MigrateRequest {
+            bandwidth: self.bandwidth.map(|BytesPerSec(rate)| rate),
+            downtime_us: self.downtime.0,
+            max_rounds: self.max_rounds,
+            min_round_us: self.min_round.0,
+            network_timeout_us: self.network_timeout.0,
+            verify: self.verify,
+            checksum: !self.no_checksum,
+            ..MigrateRequest::new(self.to.clone(), self.strategy.clone())
+        }
+    }
+}
+
+/// The text as it was given, if it is a strategy.
+fn strategy(text: &str) -> Result<String, dunlin_core::strategy::StrategyError> {
+    Strategy::parse(text).map(|_| text.to_owned())
+}
+
+/// A flag that Ctrl-C and a polite kill raise.
+fn catch_signals() -> Result<Cancel, CliError> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(CliError::Signals)?;
+    }
+    Ok(Cancel::from(flag))
+}
+
+/// Shows progress until the migration is over. The first interrupt cancels it, a second one leaves it alone.
+fn follow(
+    client: &mut Client,
+    control: &Path,
+    interrupt: &Cancel,
+    view: &mut ProgressView,
+) -> Result<MigrationReport, CliError> {
+    let mut cancelled = false;
+    loop {
+        match client.next_event(Wait::forever(interrupt)) {
+            Ok(Event::Progress(progress)) => view.show(&progress),
+            Ok(Event::Done(report)) => return Ok(*report),
+            Err(ControlError::Channel(ChannelError::Cancelled)) if !cancelled => {
+                interrupt.lower();
+                cancelled = true;
+                view.message("cancelling; interrupt again to leave the migration to itself");
+                match cancel(control, interrupt) {
+                    // Too late, or over already: its report tells.
+                    Err(CliError::Control(ControlError::Failed(failure))) => view.message(&failure.message),
+                    Err(CliError::Control(ControlError::Channel(ChannelError::Cancelled))) => {
+                        return Err(left_alone(control));
+                    }
+                    result => result?,
+                }
+            }
+            Err(ControlError::Channel(ChannelError::Cancelled)) => return Err(left_alone(control)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn left_alone(control: &Path) -> CliError {
+    let control = control.display();
+    let message = format!("the migration is left to itself: `dunlin status --control {control}` shows how it goes");
+    ControlError::failed(message).into()
+}
+
+/// Asks for the cancellation over another connection: this one waits for the report.
+fn cancel(control: &Path, interrupt: &Cancel) -> Result<(), CliError> {
+    let wait = Wait::within(ANSWER_PATIENCE, interrupt);
+    Client::connect(control, wait)?.cancel(wait)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, Command};
+    use super::*;
+    use clap::Parser;
+
+    fn request(arguments: &str) -> MigrateRequest {
+        let fixed = [
+            "dunlin",
+            "migrate",
+            "--control",
+            "sock",
+            "--to",
+            "host:7",
+            "--strategy",
+            "hybrid:2,cut=fail",
+        ];
+        match Cli::try_parse_from(fixed.into_iter().chain(arguments.split_whitespace()))
+            .unwrap()
+            .command
+        {
+            Command::Migrate(args) => args.request(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_protocol() {
+        assert_eq!(
+            request(""),
+            MigrateRequest::new("host:7".parse().unwrap(), "hybrid:2,cut=fail")
+        );
+    }
+
+    #[test]
+    fn every_option_arrives() {
+        let given = request(
+            "--bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --network-timeout 10s --verify --no-checksum",
+        );
+        let expected = MigrateRequest {
+            bandwidth: Some(32_000_000),
+            downtime_us: 50_000,
+            max_rounds: 5,
+            min_round_us: 0,
+            network_timeout_us: 10_000_000,
+            verify: true,
+            checksum: false,
+            ..request("")
+        };
+        assert_eq!(given, expected);
+    }
+}

@@ -1,0 +1,61 @@
+//! Options of the command line's contract that nothing in this version can honour. Ignoring them would be a lie, so they
+//! are refused by name.
+
+use super::CliError;
+
+/// For `receive` and `migrate`.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Storage {
+    #[arg(long, hide = true)]
+    storage: Option<String>,
+}
+
+/// For `migrate`.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Choice {
+    #[arg(long, hide = true)]
+    storage_bandwidth: Option<String>,
+    #[arg(long, hide = true)]
+    goal: Option<String>,
+    #[arg(long, hide = true)]
+    profile: Option<String>,
+}
+
+impl Storage {
+    /// # Errors
+    /// [`CliError::Usage`] when it is given.
+    pub(super) fn refuse(&self) -> Result<(), CliError> {
+        refuse(
+            "--storage",
+            &self.storage,
+            "no strategy of this version uses a shared directory",
+        )
+    }
+}
+
+impl Choice {
+    /// # Errors
+    /// [`CliError::Usage`] when any of them is given.
+    pub(super) fn refuse(&self) -> Result<(), CliError> {
+        refuse(
+            "--storage-bandwidth",
+            &self.storage_bandwidth,
+            "no strategy of this version uses a shared directory",
+        )?;
+        refuse("--goal", &self.goal, "no strategy of this version chooses by a goal")?;
+        refuse(
+            "--profile",
+            &self.profile,
+            "no strategy of this version starts with a profile",
+        )
+    }
+}
+
+fn refuse(option: &str, value: &Option<String>, reason: &str) -> Result<(), CliError> {
+    match value {
+        Some(_) => Err(CliError::Usage(format!(
+            "{option} cannot be used: {reason}; leave it out"
+        ))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,132 @@
+//! Sizes, rates and times as people write them.
+
+use dunlin_core::units::{Bytes, BytesPerSec};
+use parse_size::Error as SizeError;
+use std::{fmt, time::Duration};
+
+/// Why a text is no value of its kind. The messages say how to write one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ValueError {
+    #[error(
+        "not a size: write a number with B, kB, MB, GB (powers of 1000) or KiB, MiB, GiB (powers of 1024), 512MiB for example"
+    )]
+    Size,
+    #[error("more than 16 EiB, which no computer can count: write a smaller size")]
+    LargeSize,
+    #[error("not a rate: write a size per second, 32MB/s or 1GiB/s for example")]
+    Rate,
+    #[error("a rate of nothing never ends: write at least 1B/s, or leave the option out for no limit")]
+    ZeroRate,
+    #[error("not a time: write a number with us, ms, s or m, 300ms for example")]
+    Time,
+    #[error("too short a time: write at least {0}")]
+    ShortTime(Micros),
+}
+
+/// A time in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Micros(pub(super) u64);
+
+impl fmt::Display for Micros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(Duration::from_micros(self.0)).fmt(f)
+    }
+}
+
+/// `512MiB`, `4GB`, `4096`.
+pub(super) fn size(text: &str) -> Result<Bytes, ValueError> {
+    match parse_size::parse_size(text) {
+        Ok(bytes) => Ok(Bytes(bytes)),
+        Err(SizeError::PosOverflow) => Err(ValueError::LargeSize),
+        Err(_) => Err(ValueError::Size),
+    }
+}
+
+/// `32MB/s`, `1GiB/s`; the `/s` may be left out.
+pub(super) fn rate(text: &str) -> Result<BytesPerSec, ValueError> {
+    match size(text.strip_suffix("/s").unwrap_or(text)) {
+        Ok(Bytes(0)) => Err(ValueError::ZeroRate),
+        Ok(Bytes(bytes)) => Ok(BytesPerSec(bytes)),
+        Err(ValueError::LargeSize) => Err(ValueError::LargeSize),
+        Err(_) => Err(ValueError::Rate),
+    }
+}
+
+/// `300ms`, `3s`, `0s`.
+pub(super) fn time(text: &str) -> Result<Micros, ValueError> {
+    let time = humantime::parse_duration(text).map_err(|_| ValueError::Time)?;
+    u64::try_from(time.as_micros())
+        .map(Micros)
+        .map_err(|_| ValueError::Time)
+}
+
+/// As [`time`], but at least a millisecond.
+pub(super) fn positive_time(text: &str) -> Result<Micros, ValueError> {
+    const LEAST: Micros = Micros(1000);
+    match time(text)? {
+        time if time < LEAST => Err(ValueError::ShortTime(LEAST)),
+        time => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_have_either_kind_of_unit() {
+        let sizes = [
+            ("512MiB", 512 << 20),
+            ("1GB", 1_000_000_000),
+            ("4096", 4096),
+            ("1.5KiB", 1536),
+            ("0", 0),
+            ("64 kB", 64_000),
+        ];
+        for (text, bytes) in sizes {
+            assert_eq!(size(text), Ok(Bytes(bytes)), "{text}");
+        }
+        for text in ["", "much", "-5", "5 apples", "MiB", "0x10"] {
+            assert_eq!(size(text), Err(ValueError::Size), "{text}");
+        }
+        for text in ["18446744073709551616", "16EiB", "99999999999999999999GiB"] {
+            assert_eq!(size(text), Err(ValueError::LargeSize), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_sizes_per_second() {
+        assert_eq!(rate("32MB/s"), Ok(BytesPerSec(32_000_000)));
+        assert_eq!(rate("1GiB"), Ok(BytesPerSec(1 << 30)));
+        assert_eq!(rate("0MB/s"), Err(ValueError::ZeroRate));
+        assert_eq!(rate("fast"), Err(ValueError::Rate));
+        assert_eq!(rate("5MB/m"), Err(ValueError::Rate));
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(time("300ms"), Ok(Micros(300_000)));
+        assert_eq!(time("1m 30s"), Ok(Micros(90_000_000)));
+        assert_eq!(positive_time("3s"), Ok(Micros(3_000_000)));
+        for text in ["", "300", "-5ms", "soon", "99999999999999y"] {
+            assert_eq!(time(text), Err(ValueError::Time), "{text}");
+        }
+        assert_eq!(
+            positive_time("0s").unwrap_err().to_string(),
+            "too short a time: write at least 1ms"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,20}") {
+            let _ = (size(&text), rate(&text), time(&text));
+        }
+
+        #[test]
+        fn times_read_as_they_are_written(micros: u64) {
+            prop_assert_eq!(time(&Micros(micros).to_string()), Ok(Micros(micros)));
+        }
+    }
+}

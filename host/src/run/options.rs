@@ -1,0 +1,46 @@
+//! What the command line asks of a process that holds a VM.
+
+use crate::{channel::Address, guest::GuestConfig};
+use dunlin_core::units::Bytes;
+use std::path::PathBuf;
+
+/// How the pages that a guest writes are tracked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// By a bitmap: KVM's dirty log, or PAGEMAP_SCAN for thread guests.
+    Bitmap,
+}
+
+/// `dunlin guest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestOptions {
+    /// The guest to start; its workload is known to fit its memory.
+    pub config: GuestConfig,
+    /// Where to serve the control socket.
+    pub control: PathBuf,
+    /// How written pages are tracked.
+    pub tracking: Tracking,
+    /// Where to write guest RAM when the guest has halted.
+    pub dump_ram: Option<PathBuf>,
+    /// Where the hand-over record is.
+    pub state: Option<PathBuf>,
+    /// Results as JSON lines.
+    pub json: bool,
+}
+
+/// `dunlin receive`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiveOptions {
+    /// Where to wait for a migration.
+    pub listen: Address,
+    /// Where to serve the control socket.
+    pub control: PathBuf,
+    /// The largest guest to accept.
+    pub max_memory: Bytes,
+    /// Where to write guest RAM when the guest has halted.
+    pub dump_ram: Option<PathBuf>,
+    /// Where the hand-over record is.
+    pub state: Option<PathBuf>,
+    /// Results as JSON lines.
+    pub json: bool,
+}
