@@ -1,6 +1,7 @@
 //! What decides how a guest is built; the target of a migration builds the same again.
 
 use dunlin_core::units::Bytes;
+use dunlin_core::workload::{BootBlock, Fill, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::GuestError;
@@ -16,17 +17,6 @@ pub enum GuestKind {
     Kvm,
     /// Threads of this process; for machines without KVM.
     Thread,
-}
-
-/// What memory holds before the guest starts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fill {
-    /// Zeros.
-    #[default]
-    Zero,
-    /// In the working set and behind it: noise that follows from the seed.
-    Random,
 }
 
 /// Everything that decides what a guest is and does. With equal configurations, after equal steps, all RAM is equal.
@@ -53,6 +43,30 @@ pub struct GuestConfig {
 }
 
 impl GuestConfig {
+    /// What the guest's program is told, checked: the workload exists and fits.
+    ///
+    /// # Errors
+    /// [`GuestError::Workload`].
+    pub fn boot_block(&self) -> Result<BootBlock, GuestError> {
+        let unusable = |error: &dyn std::fmt::Display| GuestError::Workload(error.to_string());
+        let spec: Spec = self.workload.parse().map_err(|error| unusable(&error))?;
+        if self.steps == Some(0) {
+            return Err(unusable(
+                &"0 steps are no work; give --steps at least 1, or leave it out for an endless guest",
+            ));
+        }
+        let boot = BootBlock {
+            spec,
+            seed: self.seed,
+            steps: self.steps.unwrap_or(0),
+            vcpus: self.vcpus,
+            memory: self.memory,
+            fill: self.fill,
+        };
+        boot.plan().map_err(|error| unusable(&error))?;
+        Ok(boot)
+    }
+
     /// As bytes for the other side of a migration.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("strings and numbers can always be encoded")

@@ -3,7 +3,6 @@
 use std::io;
 use std::time::Duration;
 
-use super::{CpuidGap, GuestKind};
 use crate::memory::{MemoryError, UserfaultfdError};
 
 /// Why a guest cannot be built, run, tracked or moved.
@@ -46,9 +45,20 @@ pub enum GuestError {
         source: io::Error,
     },
 
-    /// The processor is too different.
-    #[error(transparent)]
-    Cpuid(#[from] CpuidGap),
+    /// The description of the processors is none.
+    #[error("The guest's CPUID is malformed; use the same version of dunlin on both hosts")]
+    CpuidMalformed,
+
+    /// The time stamp counter cannot be given the guest's rate.
+    #[error(
+        "The guest's time stamp counter runs at {guest_khz} kHz, this host's at {host_khz} kHz, and this host cannot scale it; move the guest to a host with the same rate"
+    )]
+    Tsc {
+        /// The guest's rate in kHz.
+        guest_khz: u32,
+        /// The host's rate in kHz.
+        host_khz: u32,
+    },
 
     /// The payload is broken: a fault of the build.
     #[error("The guest payload in this program cannot be loaded ({0}); rebuild it with `cargo xtask build`")]
@@ -121,14 +131,5 @@ pub enum GuestError {
         vcpu: u32,
         /// Page and words.
         what: String,
-    },
-
-    /// A guest of this kind cannot do that.
-    #[error("Guests of kind {kind:?} cannot {what}")]
-    Unsupported {
-        /// The kind.
-        kind: GuestKind,
-        /// What was asked.
-        what: &'static str,
     },
 }

@@ -1,16 +1,26 @@
 //! Guests: what runs, writes memory, and is moved.
 //!
-//! A guest is built paused, to be started here or to take over from another host; [`Guest::resume`] lets it run. All methods take `&self` and may be called from any thread; those
+//! A guest is built paused, by [`AnyGuest::create`] to be started here or by [`AnyGuest::create_incoming`] to take over
+//! from another host; [`Guest::resume`] lets it run. All methods take `&self` and may be called from any thread; those
 //! that change what the guest does (pause, resume, tracking, state) are meant for one caller at a time.
 
+mod any;
 mod config;
 mod error;
+mod gate;
+pub mod kvm;
 mod machine;
+mod pace;
+mod prepare;
 mod progress;
+mod state;
+pub mod thread;
 
-pub use config::{Fill, GuestConfig, GuestKind};
+pub use any::AnyGuest;
+pub use config::{GuestConfig, GuestKind};
+pub use dunlin_core::workload::Fill;
 pub use error::GuestError;
-pub use machine::{CpuidEntry, CpuidGap, Machine};
+pub use machine::{CpuidEntry, Machine};
 pub use progress::{Progress, RunState, VcpuProgress};
 
 use std::sync::Arc;
