@@ -1,0 +1,115 @@
+use super::*;
+use dunlin::guest::GuestError;
+use dunlin::memory::MemoryLayout;
+use dunlin_core::workload::layout::MAILBOX;
+
+/// The pages of a bitmap.
+fn pages(words: &[u64]) -> Vec<u64> {
+    let bits = |(index, word): (usize, &u64)| {
+        let word = *word;
+        (0..64)
+            .filter(move |bit| word >> bit & 1 == 1)
+            .map(move |bit| index as u64 * 64 + bit)
+    };
+    words.iter().enumerate().flat_map(bits).collect()
+}
+
+fn harvest(guest: &AnyGuest) -> Vec<u64> {
+    let mut words = vec![0; guest.memory().layout().words()];
+    guest.harvest(&mut words).unwrap();
+    pages(&words)
+}
+
+/// Copies a running guest round by round. After the last round, with the guest stopped, no page may differ.
+#[test]
+fn nothing_that_a_running_guest_writes_is_missed() {
+    for config in shapes("uniform", 10_000_000) {
+        let guest = AnyGuest::create(config.clone()).unwrap();
+        let mirror = GuestMemory::new(MemoryLayout::new(config.memory).unwrap()).unwrap();
+        guest.resume().unwrap();
+        for attempt in 0..3 {
+            wait_for_steps(&guest, guest.progress().steps() + 200);
+            guest.start_tracking().unwrap();
+            guest.start_tracking().unwrap();
+            copy_all(guest.memory(), &mirror);
+            let mut copied = 0;
+            for _ in 0..15 {
+                wait_for_steps(&guest, guest.progress().steps() + 100);
+                let dirty = harvest(&guest);
+                copied += dirty.len();
+                dirty
+                    .into_iter()
+                    .for_each(|gfn| copy(guest.memory(), &mirror, page(gfn)));
+            }
+            guest.pause().unwrap();
+            harvest(&guest)
+                .into_iter()
+                .for_each(|gfn| copy(guest.memory(), &mirror, page(gfn)));
+            assert_eq!(
+                differing(guest.memory(), &mirror),
+                [0; 0],
+                "{} attempt {attempt}",
+                shape(&config)
+            );
+            assert!(copied > 500, "the guest was writing: {copied}");
+            assert_eq!(harvest(&guest), [0; 0], "nothing is written while it is stopped");
+            guest.stop_tracking().unwrap();
+            guest.stop_tracking().unwrap();
+            let mut words = vec![0; guest.memory().layout().words()];
+            assert!(matches!(guest.harvest(&mut words), Err(GuestError::NotTracking)));
+            guest.resume().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_the_host_writes_is_harvested_when_it_says_so() {
+    for config in shapes("seq", 1000) {
+        let guest = AnyGuest::create(config.clone()).unwrap();
+        guest.mark_dirty(page(5));
+        guest.start_tracking().unwrap();
+        assert_eq!(harvest(&guest), [0; 0]);
+        guest.memory().write_u64(MAILBOX, 1);
+        guest.memory().write_u64(70 * PAGE_SIZE, 1);
+        guest.mark_dirty(page(MAILBOX / PAGE_SIZE));
+        guest.mark_dirty(Run::new(Gfn(62), Pages(131)));
+        guest.mark_dirty(Run::new(Gfn(u64::MAX), Pages(3)));
+        let dirty = harvest(&guest);
+        if config.kind == GuestKind::Kvm {
+            assert_eq!(dirty, [vec![3], (62..193).collect()].concat());
+        } else {
+            assert_eq!(dirty, [3, 70], "the kernel sees the host's writes too");
+        }
+        assert_eq!(harvest(&guest), [0; 0]);
+        // A harvest adds to what the caller has.
+        guest.memory().write_u64(MAILBOX, 2);
+        guest.mark_dirty(page(3));
+        let mut words = vec![1 << 60; guest.memory().layout().words()];
+        guest.harvest(&mut words).unwrap();
+        assert_eq!(words[0], 1 << 60 | 1 << 3);
+        assert_eq!(words[1], 1 << 60);
+    }
+}
+
+/// Writes behind the hole have their place in the bitmap.
+#[test]
+fn pages_behind_the_hole_are_tracked() {
+    if !require(Capability::Kvm) {
+        return;
+    }
+    let config = GuestConfig {
+        memory: Bytes(6144 * MIB),
+        ..config(GuestKind::Kvm, 2, "uniform", 1500)
+    };
+    let guest = AnyGuest::create(config.clone()).unwrap();
+    let mirror = GuestMemory::new(MemoryLayout::new(config.memory).unwrap()).unwrap();
+    guest.start_tracking().unwrap();
+    copy_all(guest.memory(), &mirror);
+    finish(&guest);
+    let dirty = harvest(&guest);
+    assert!(dirty.iter().filter(|gfn| **gfn >= 0xfee40).count() > 300);
+    dirty
+        .into_iter()
+        .for_each(|gfn| copy(guest.memory(), &mirror, page(gfn)));
+    assert_eq!(guest.memory().blake3().unwrap(), mirror.blake3().unwrap());
+}
