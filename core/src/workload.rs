@@ -77,4 +77,20 @@ pub trait Ram {
 
     /// Replaces the word at this address.
     fn write_u64(&mut self, address: u64, value: u64);
+
+    /// The two bytes at this even address, little-endian as all of guest memory. Worth providing where memory can be read
+    /// so directly.
+    #[inline]
+    fn read_u16(&self, address: u64) -> u16 {
+        (self.read_u64(address & !7) >> (8 * (address & 6))) as u16
+    }
+
+    /// Replaces the two bytes at this even address. Worth providing where memory can be written so directly; the others in
+    /// the same word belong to the same vCPU.
+    #[inline]
+    fn write_u16(&mut self, address: u64, value: u16) {
+        let (word, shift) = (address & !7, 8 * (address & 6));
+        let rest = self.read_u64(word) & !(0xffff << shift);
+        self.write_u64(word, rest | u64::from(value) << shift);
+    }
 }

@@ -1,7 +1,7 @@
 //! The sequence of pages a vCPU touches.
 
 use super::plan::{PlanError, check_vcpus, check_ws, part};
-use super::random::{Random, scale};
+use super::random::Random;
 use super::spec::{Milli, Pattern, Phase, PhaseAt, Spec};
 use super::zipf::Zipf;
 use crate::units::Pages;
@@ -168,50 +168,112 @@ impl Generator {
     }
 
     /// Whether the next step, and so the rest of the phase, touches no page.
-    #[inline]
     pub const fn is_idle(&self) -> bool {
         matches!(self.pattern, Pattern::Idle)
     }
 
-    /// Does `steps` steps at once, at most [`batch`](Self::batch), in a phase that [is idle](Self::is_idle).
-    pub fn skip_idle(&mut self, steps: u64) {
-        debug_assert!(self.is_idle() && steps <= self.left);
-        self.advance(steps);
+    /// The page from which [`run`](Self::run) counts in this phase.
+    pub(super) const fn origin(&self) -> u64 {
+        match self.pattern {
+            Pattern::Shared(_) => 0,
+            _ => self.first,
+        }
     }
 
-    /// The next step.
-    #[inline]
-    pub fn next_step(&mut self) -> Step {
-        let (page, kind) = match self.pattern {
-            Pattern::Idle => (0, Kind::Nothing),
-            Pattern::Seq => (self.first + self.cycle(), Kind::Write),
-            Pattern::Uniform => (self.first + self.state.random.below(self.own), Kind::Write),
-            Pattern::Zipf(_) => (self.first + self.popularity.item(&mut self.state.random), Kind::Write),
-            Pattern::Hotset(_) => (self.first + self.hot_or_cold(), Kind::Write),
-            Pattern::Lmbench => self.stream(),
-            Pattern::Memcached => self.get_or_set(),
-            Pattern::Kernel => self.compile(),
+    /// Does the next `steps` steps, at most [`batch`](Self::batch): calls `touch` with each page, counted from
+    /// [`origin`](Self::origin), and whether it is written. Idle steps call nothing and cost nothing. Stops at the first
+    /// error; the step that failed counts as done.
+    #[inline(always)]
+    pub(super) fn run<E>(&mut self, steps: u64, mut touch: impl FnMut(u64, bool) -> Result<(), E>) -> Result<(), E> {
+        let own = self.own;
+        let mut at = At {
+            left: steps,
+            random: self.state.random,
+            cursor: self.state.cursor,
+            counter: self.state.counter,
+        };
+        let result = match self.pattern {
+            Pattern::Idle => {
+                at.left = 0;
+                Ok(())
+            }
+            Pattern::Seq => repeat(&mut at, move |at| touch(at.cycle(own), true)),
+            Pattern::Uniform => repeat(&mut at, move |at| touch(at.random.below(own), true)),
+            Pattern::Zipf(_) => {
+                let popularity = &self.popularity;
+                repeat(&mut at, move |at| touch(popularity.item(&mut at.random), true))
+            }
+            Pattern::Hotset(_) => {
+                let (hot, cold) = (self.special, own - self.special);
+                repeat(&mut at, move |at| {
+                    let page = if at.random.below(10) == 0 && cold > 0 {
+                        hot + at.random.below(cold)
+                    } else {
+                        at.random.below(hot)
+                    };
+                    touch(page, true)
+                })
+            }
+            Pattern::Lmbench => {
+                // Without the shift, a multiple of five pages would have some that are only ever read.
+                let shift = u64::from(own.is_multiple_of(5));
+                repeat(&mut at, move |at| {
+                    let write = at.counter >= 2;
+                    let page = at.cycle(own);
+                    at.counter += if at.cursor == 0 { 1 + shift } else { 1 };
+                    at.counter -= if at.counter >= 5 { 5 } else { 0 };
+                    touch(page, write)
+                })
+            }
+            Pattern::Memcached => {
+                let popularity = &self.popularity;
+                repeat(&mut at, move |at| {
+                    if at.counter > 0 {
+                        at.counter -= 1;
+                        return touch(own - at.counter - 1, true);
+                    }
+                    let item = popularity.item(&mut at.random);
+                    touch(item / ITEMS_PER_PAGE, at.random.below(10) != 0)
+                })
+            }
+            Pattern::Kernel => repeat(&mut at, move |at| {
+                if at.random.below(4) == 0 {
+                    return touch(at.random.below(own), false);
+                }
+                if at.counter == 0 {
+                    at.new_region(own);
+                }
+                let page = at.cursor;
+                at.cursor += 1;
+                at.counter -= 1;
+                touch(page, true)
+            }),
             Pattern::Shared(_) => {
-                let page = self.state.random.below(self.special + self.own);
-                let page = if page < self.special {
-                    page
-                } else {
-                    self.first + (page - self.special)
-                };
-                (page, Kind::Write)
+                let (shared, skip) = (self.special, self.first - self.special);
+                repeat(&mut at, move |at| {
+                    let page = at.random.below(shared + own);
+                    touch(if page < shared { page } else { page + skip }, true)
+                })
             }
         };
-        self.advance(1);
-        Step { page, kind }
-    }
-
-    #[inline]
-    fn advance(&mut self, steps: u64) {
-        self.state.step += steps;
-        self.left -= steps;
+        let At {
+            left,
+            random,
+            cursor,
+            counter,
+        } = at;
+        let done = steps - left;
+        self.state = GeneratorState {
+            step: self.state.step + done,
+            random,
+            cursor,
+            counter,
+        };
+        self.left -= done;
         if self.left == 0 {
             self.enter_phase();
         }
+        result
     }
 
     /// Starts the phase that the next step belongs to.
@@ -252,83 +314,74 @@ impl Generator {
             _ => {}
         }
     }
-
-    /// The next page in order, the first after the last.
-    #[inline]
-    fn cycle(&mut self) -> u64 {
-        let page = self.state.cursor;
-        self.state.cursor = if page + 1 == self.own { 0 } else { page + 1 };
-        page
-    }
-
-    fn hot_or_cold(&mut self) -> u64 {
-        let (hot, cold) = (self.special, self.own - self.special);
-        let bits = self.state.random.next_u64();
-        let (choice, place) = (bits & 0xffff_ffff, bits >> 32);
-        if scale(choice, 10) == 0 && cold > 0 {
-            hot + scale(place, cold)
-        } else {
-            scale(place, hot)
-        }
-    }
-
-    fn stream(&mut self) -> (u64, Kind) {
-        let kind = if self.state.counter < 2 {
-            Kind::Read
-        } else {
-            Kind::Write
-        };
-        let page = self.cycle();
-        // Without the shift, a multiple of five pages would have some that are only ever read.
-        let shift = u64::from(self.state.cursor == 0 && self.own.is_multiple_of(5));
-        self.state.counter = (self.state.counter + 1 + shift) % 5;
-        (self.first + page, kind)
-    }
-
-    fn get_or_set(&mut self) -> (u64, Kind) {
-        if self.state.counter > 0 {
-            let page = self.own - self.state.counter;
-            self.state.counter -= 1;
-            return (self.first + page, Kind::Write);
-        }
-        let item = self.popularity.item(&mut self.state.random);
-        let kind = if self.state.random.below(10) == 0 {
-            Kind::Read
-        } else {
-            Kind::Write
-        };
-        (self.first + item / ITEMS_PER_PAGE, kind)
-    }
-
-    fn compile(&mut self) -> (u64, Kind) {
-        let bits = self.state.random.next_u64();
-        if bits & 3 == 0 {
-            return (self.first + scale(bits >> 32, self.own), Kind::Read);
-        }
-        if self.state.counter == 0 {
-            let (least, sizes) = REGION_PAGES;
-            let size = (least + self.state.random.below(sizes)).min(self.own.div_ceil(2));
-            let range = if (bits >> 2) & 3 == 0 {
-                self.own
-            } else {
-                (self.own / 4).max(size)
-            };
-            self.state.cursor = scale(bits >> 32, range - size + 1);
-            self.state.counter = size;
-        }
-        let page = self.state.cursor;
-        self.state.cursor += 1;
-        self.state.counter -= 1;
-        (self.first + page, Kind::Write)
-    }
 }
 
 impl Iterator for Generator {
     type Item = Step;
 
-    #[inline]
     fn next(&mut self) -> Option<Step> {
-        Some(self.next_step())
+        let mut step = Step {
+            page: 0,
+            kind: Kind::Nothing,
+        };
+        let origin = self.origin();
+        let Ok(()) = self.run(1, |page, write| {
+            step = Step {
+                page: origin + page,
+                kind: if write { Kind::Write } else { Kind::Read },
+            };
+            Ok::<(), core::convert::Infallible>(())
+        });
+        Some(step)
+    }
+}
+
+/// What changes from step to step while a phase lasts: steps left, and the rest as in [`GeneratorState`].
+#[derive(Clone, Copy)]
+struct At {
+    left: u64,
+    random: Random,
+    cursor: u64,
+    counter: u64,
+}
+
+/// Does `step` until none is left or one fails.
+///
+/// A function of its own for each pattern, over a copy of what changes and constants of its own, so that everything
+/// stays in registers: where every instruction is emulated this decides how many pages a guest can write.
+#[inline(never)]
+fn repeat<E>(at: &mut At, mut step: impl FnMut(&mut At) -> Result<(), E>) -> Result<(), E> {
+    let mut local = *at;
+    let mut result = Ok(());
+    while local.left > 0 && result.is_ok() {
+        local.left -= 1;
+        result = step(&mut local);
+    }
+    *at = local;
+    result
+}
+
+impl At {
+    /// The next page in order, the first after the last.
+    #[inline(always)]
+    const fn cycle(&mut self, pages: u64) -> u64 {
+        let page = self.cursor;
+        self.cursor = if page + 1 == pages { 0 } else { page + 1 };
+        page
+    }
+
+    /// Gives a new process its memory.
+    #[cold]
+    fn new_region(&mut self, pages: u64) {
+        let (least, sizes) = REGION_PAGES;
+        let size = (least + self.random.below(sizes)).min(pages.div_ceil(2));
+        let range = if self.random.below(4) == 0 {
+            pages
+        } else {
+            (pages / 4).max(size)
+        };
+        self.cursor = self.random.below(range - size + 1);
+        self.counter = size;
     }
 }
 
@@ -345,7 +398,7 @@ impl Popularity {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn item(&self, random: &mut Random) -> u64 {
         self.zipf.draw(random) * self.stride % self.items
     }

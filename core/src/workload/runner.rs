@@ -1,11 +1,12 @@
 //! Carrying a vCPU's steps out over guest memory.
 
 use super::boot::BootBlock;
-use super::generator::{Generator, GeneratorState, Kind, Step};
-use super::layout::{Fill, Progress, State};
+use super::generator::{Generator, GeneratorState};
+use super::layout::{Fill, HOLE, HOLE_PAGES, Progress, State};
 use super::plan::{Plan, PlanError};
 use super::spec::PhaseAt;
-use super::stamp::{Lines, StampError};
+use super::stamp::{Places, StampError};
+use crate::units::PAGE_SIZE;
 use crate::workload::Ram;
 
 /// The part of a [`Runner`] that is not in guest memory: what a guest that is no virtual machine moves as its vCPU state.
@@ -54,7 +55,7 @@ pub struct Runner {
     seed: u64,
     fill: Fill,
     goal: u64,
-    /// Guest-physical address of the ledger entry that page 0 would have.
+    /// Guest-physical address of the ledger entry that page 0 would have, wrapping.
     ledger: u64,
 }
 
@@ -137,60 +138,75 @@ impl Runner {
     /// go on.
     pub fn run_batch(&mut self, ram: &mut impl Ram) -> Result<u32, StampError> {
         let steps = self.batch();
-        if self.generator.is_idle() {
-            self.generator.skip_idle(steps);
-        } else {
-            for _ in 0..steps {
-                if let Err(error) = self.step(ram) {
-                    let progress = Progress {
-                        steps: self.steps(),
-                        state: State::StampError,
-                        error: Some(error),
-                    };
-                    progress.write(self.vcpu, ram);
-                    return Err(error);
-                }
-            }
+        let result = self.run(steps, ram);
+        if let Err(error) = result {
+            let progress = Progress {
+                steps: self.steps(),
+                state: State::StampError,
+                error: Some(error),
+            };
+            progress.write(self.vcpu, ram);
+            return Err(error);
         }
         Progress::write_steps(self.steps(), self.vcpu, ram);
         Ok(steps as u32)
     }
 
-    /// Does one step, without progress.
+    /// Does one step, without progress. Does nothing when finished.
     ///
     /// # Errors
     /// As [`run_batch`](Self::run_batch).
-    #[inline]
     pub fn step(&mut self, ram: &mut impl Ram) -> Result<(), StampError> {
-        let Step { page, kind } = self.generator.next_step();
-        match kind {
-            Kind::Nothing => Ok(()),
-            Kind::Read => self.touch(page, false, ram),
-            Kind::Write => self.touch(page, true, ram),
-        }
+        self.run(self.batch().min(1), ram)
     }
 
-    #[inline]
-    fn touch(&self, page: u64, write: bool, ram: &mut impl Ram) -> Result<(), StampError> {
-        let lines = Lines::new(self.plan.gfn(page), self.vcpu);
-        let entry = self.ledger.wrapping_add(2 * page);
-        let (address, shift) = (entry & !7, (entry & 6) * 8);
-        let word = ram.read_u64(address);
-        let sequence = word >> shift & 0xffff;
-        let right = if sequence == 0 {
-            lines.untouched(|address| self.fill.word(self.seed, address), ram)
+    fn run(&mut self, steps: u64, ram: &mut impl Ram) -> Result<(), StampError> {
+        let origin = self.generator.origin();
+        let first = self.plan.gfn(0).0;
+        let (to_head, head_to_tail) = Places::offsets(self.vcpu);
+        let base = (first + origin) * PAGE_SIZE + to_head;
+        let ledger = self.ledger.wrapping_add(2 * origin);
+        let (seed, fill) = (self.seed, self.fill);
+        let fill = move |address| fill.word(seed, address);
+        // The hole costs instructions only where there is one.
+        if self.plan.end_gfn() <= HOLE.start {
+            self.generator.run(steps, move |page, write| {
+                let places = Places::at(base + page * PAGE_SIZE, head_to_tail);
+                touch(places, ledger.wrapping_add(2 * page), write, &fill, ram)
+            })
         } else {
-            lines.holds(sequence, ram)
-        };
-        if !right {
-            return Err(lines.diagnose(sequence, |address| self.fill.word(self.seed, address), ram));
+            let below = HOLE.start.0.saturating_sub(first + origin);
+            self.generator.run(steps, move |page, write| {
+                let hole = if page < below { 0 } else { HOLE_PAGES * PAGE_SIZE };
+                let places = Places::at(base + page * PAGE_SIZE + hole, head_to_tail);
+                touch(places, ledger.wrapping_add(2 * page), write, &fill, ram)
+            })
         }
-        if write {
-            // 0 stays the mark of a page never written.
-            let next = if sequence == 0xffff { 1 } else { sequence + 1 };
-            lines.write(next, ram);
-            ram.write_u64(address, word ^ ((sequence ^ next) << shift));
-        }
-        Ok(())
     }
+}
+
+/// Checks a page against its ledger entry, and writes the next stamp.
+#[inline(always)]
+fn touch(
+    places: Places,
+    entry: u64,
+    write: bool,
+    fill: &impl Fn(u64) -> u64,
+    ram: &mut impl Ram,
+) -> Result<(), StampError> {
+    let sequence = ram.read_u16(entry);
+    let stamp = places.stamp(sequence);
+    if !places.hold(stamp, ram) {
+        places.judge(sequence, fill, ram)?;
+    }
+    if write {
+        // 0 stays the mark of a page never written.
+        let (sequence, stamp) = match sequence.wrapping_add(1) {
+            0 => places.first_again(),
+            next => (next, Places::next_stamp(stamp)),
+        };
+        places.put(stamp, ram);
+        ram.write_u16(entry, sequence);
+    }
+    Ok(())
 }

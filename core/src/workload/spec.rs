@@ -123,7 +123,6 @@ pub struct Phase {
 ///
 /// Each phase starts its pattern from the beginning whenever it is entered; only the random numbers go on.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Spec {
     pub(super) phases: heapless::Vec<Phase, MAX_PHASES>,
     pub(super) listed: bool,

@@ -1,10 +1,14 @@
 //! The stamp in every written page, and how a wrong page is told from a right one.
 //!
-//! A vCPU writes three places of a page: at the head the words {page, sequence, check}, in the middle and at the tail
-//! the sequence again. Each vCPU has its own three 64-byte lines in a page, so that two vCPUs may write one page without
-//! writing one line. `page` is the frame's number: a page that lands in another's place names itself. The sequence
-//! counts the writes of this vCPU to the page, 1 to 65 535 and then from 1 again; 0 stands for a page never written.
-//! Head, middle and tail of different ages mean that the page was copied while it was written.
+//! A stamp is one word that holds page, vCPU, sequence and a check: `(head << 10 | sequence) * K`, where `head` is the
+//! guest-physical address at which it stands and K is odd, so that it can be undone; what comes back is only a small
+//! number if the word was a stamp. The same word stands at the head of the page, in the middle and at the tail: places of
+//! different ages mean that the page was copied while it was written. Each vCPU has its own three 64-byte lines in a
+//! page, so that two vCPUs may write one page without writing one line.
+//!
+//! The sequence counts the writes of this vCPU to the page, 1 to 65 535 and then from 1 again; 0 stands for a page never
+//! written. The next stamp of a page is the last one plus K: all this must cost little where every instruction is
+//! emulated.
 
 use crate::units::{Gfn, PAGE_SIZE};
 use crate::workload::Ram;
@@ -20,7 +24,7 @@ pub enum StampErrorKind {
     Torn,
     /// A valid stamp of another page. Expected and found are the frames' numbers.
     Swapped,
-    /// Nothing that a workload writes. Expected and found are the first word that differs.
+    /// Nothing that a workload writes there. Expected and found are the words.
     Corrupt,
 }
 
@@ -93,108 +97,153 @@ impl core::fmt::Display for StampError {
 
 impl core::error::Error for StampError {}
 
-/// The lines of one vCPU in one page.
+/// Odd, and below 2^31: then one x86 instruction multiplies by it.
+const KEY: u64 = 0x7feb_352d;
+/// The inverse of [`KEY`] modulo 2^64.
+const INVERSE: u64 = 0x1f71_05e5_1d69_e2a5;
+const _: () = assert!(KEY.wrapping_mul(INVERSE) == 1);
+
+/// Bits by which the head's address, a multiple of 64, is shifted to make room for the sequence.
+const SHIFT: u32 = 10;
+/// From the head to the middle of the same vCPU.
+const MIDDLE: u64 = 2048;
+
+/// The three places of a page that belong to one vCPU.
+///
+/// Those of vCPU v: head at 64 v, middle at 2048 + 64 v, tail at 4088 - 64 v.
 #[derive(Clone, Copy)]
-pub(super) struct Lines {
-    gfn: u64,
+pub(super) struct Places {
     head: u64,
-    middle: u64,
-    tail: u64,
+    head_to_tail: u64,
 }
 
-impl Lines {
-    /// The lines of vCPU `vcpu`: head at 64 v, middle at 2048 + 64 v, tail at 4088 - 64 v.
-    #[inline]
-    pub(super) fn new(gfn: Gfn, vcpu: u32) -> Self {
-        let (page, line) = (gfn.0 * PAGE_SIZE, 64 * u64::from(vcpu));
-        Self {
-            gfn: gfn.0,
-            head: page + line,
-            middle: page + 2048 + line,
-            tail: page + 4088 - line,
-        }
+impl Places {
+    /// What must be added to a page's first address to get the head of this vCPU, and from there to its tail.
+    pub(super) const fn offsets(vcpu: u32) -> (u64, u64) {
+        let line = 64 * vcpu as u64;
+        (line, 4088 - 2 * line)
     }
 
-    /// Writes the stamp of this sequence.
-    #[inline]
-    pub(super) fn write(self, sequence: u64, ram: &mut impl Ram) {
-        ram.write_u64(self.head, self.gfn);
-        ram.write_u64(self.head + 8, sequence);
-        ram.write_u64(self.head + 16, check(self.gfn, sequence));
-        ram.write_u64(self.middle, sequence);
-        ram.write_u64(self.tail, sequence);
+    /// The places in the page whose head is at `head`.
+    #[inline(always)]
+    pub(super) const fn at(head: u64, head_to_tail: u64) -> Self {
+        Self { head, head_to_tail }
     }
 
-    /// Whether the page holds exactly the stamp of this sequence.
-    #[inline]
-    pub(super) fn holds(self, sequence: u64, ram: &impl Ram) -> bool {
-        let wrong = (ram.read_u64(self.head) ^ self.gfn)
-            | (ram.read_u64(self.head + 8) ^ sequence)
-            | (ram.read_u64(self.head + 16) ^ check(self.gfn, sequence))
-            | (ram.read_u64(self.middle) ^ sequence)
-            | (ram.read_u64(self.tail) ^ sequence);
-        wrong == 0
+    /// The stamp of this sequence.
+    #[inline(always)]
+    pub(super) const fn stamp(self, sequence: u16) -> u64 {
+        (self.head << SHIFT).wrapping_add(sequence as u64).wrapping_mul(KEY)
     }
 
-    /// Whether the page is as before its first write.
-    pub(super) fn untouched(self, fill: impl Fn(u64) -> u64, ram: &impl Ram) -> bool {
-        self.addresses()
-            .into_iter()
-            .all(|address| ram.read_u64(address) == fill(address))
+    /// The stamp that follows this one, unless its sequence was the last.
+    #[inline(always)]
+    pub(super) const fn next_stamp(stamp: u64) -> u64 {
+        stamp.wrapping_add(KEY)
     }
 
-    /// Names what is wrong with a page that does not hold `expected`, a sequence or 0 for a page never written.
+    /// Sequence and stamp that follow the last sequence. Rare: not worth an instruction elsewhere.
     #[cold]
-    pub(super) fn diagnose(self, expected: u64, fill: impl Fn(u64) -> u64, ram: &impl Ram) -> StampError {
-        let error = |kind, expected, found| StampError {
-            kind,
-            gfn: Gfn(self.gfn),
-            expected,
-            found,
-        };
-        let words @ [page, sequence, sum, middle, tail] = self.addresses().map(|address| ram.read_u64(address));
-        let untouched = self.addresses().map(fill);
-        if sum == check(page, sequence) && page != self.gfn {
-            return error(StampErrorKind::Swapped, self.gfn, page);
-        }
-        if words == untouched {
-            return error(StampErrorKind::Stale, expected, 0);
-        }
-        // Each place is of one age: that of its sequence, or never written.
-        let head_age = if page == self.gfn && sum == check(page, sequence) {
-            Some(sequence)
-        } else {
-            (words[..3] == untouched[..3]).then_some(0)
-        };
-        let age = |word, fill| if word == fill { 0 } else { word };
-        let ages = [head_age, Some(age(middle, untouched[3])), Some(age(tail, untouched[4]))];
-        match ages {
-            [Some(a), Some(b), Some(c)] if a == b && b == c => error(StampErrorKind::Stale, expected, a),
-            [Some(a), Some(b), Some(c)] if a.max(b).max(c) <= u64::from(u16::MAX) => {
-                let other = [a, b, c].into_iter().find(|&age| age != expected).unwrap_or(a);
-                error(StampErrorKind::Torn, expected, other)
-            }
-            _ => {
-                let wanted = if expected == 0 {
-                    untouched
-                } else {
-                    [self.gfn, expected, check(self.gfn, expected), expected, expected]
-                };
-                let differing = wanted.into_iter().zip(words).find(|(wanted, found)| wanted != found);
-                let (wanted, found) = differing.unwrap_or((expected, sequence));
-                error(StampErrorKind::Corrupt, wanted, found)
-            }
-        }
+    #[inline(never)]
+    pub(super) fn first_again(self) -> (u16, u64) {
+        (1, self.stamp(1))
     }
 
-    /// The words of head, middle and tail.
-    fn addresses(self) -> [u64; 5] {
-        [self.head, self.head + 8, self.head + 16, self.middle, self.tail]
+    /// Whether all three places hold this stamp.
+    #[inline(always)]
+    pub(super) fn hold(self, stamp: u64, ram: &impl Ram) -> bool {
+        ram.read_u64(self.head) == stamp
+            && ram.read_u64(self.head + MIDDLE) == stamp
+            && ram.read_u64(self.head + self.head_to_tail) == stamp
+    }
+
+    /// Puts this stamp in all three places.
+    #[inline(always)]
+    pub(super) fn put(self, stamp: u64, ram: &mut impl Ram) {
+        ram.write_u64(self.head, stamp);
+        ram.write_u64(self.head + MIDDLE, stamp);
+        ram.write_u64(self.head + self.head_to_tail, stamp);
+    }
+
+    /// Looks at a page that does not hold the stamp of sequence `expected`: right if that is 0, for a page never written,
+    /// and the page still is as it was filled. Otherwise says what is wrong.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn judge(self, expected: u16, fill: impl Fn(u64) -> u64, ram: &impl Ram) -> Result<(), StampError> {
+        let gfn = Gfn(self.head / PAGE_SIZE);
+        let error = |kind, expected, found| {
+            Err(StampError {
+                kind,
+                gfn,
+                expected,
+                found,
+            })
+        };
+        let addresses = [self.head, self.head + MIDDLE, self.head + self.head_to_tail];
+        let places = addresses.map(|address| {
+            let word = ram.read_u64(address);
+            (
+                word,
+                if word == fill(address) {
+                    Found::Stamp(self.head, 0)
+                } else {
+                    Found::of(word)
+                },
+            )
+        });
+        if expected == 0 && places.iter().all(|(_, found)| *found == Found::Stamp(self.head, 0)) {
+            return Ok(());
+        }
+        for (_, found) in places {
+            if let Found::Stamp(head, _) = found
+                && head / PAGE_SIZE != gfn.0
+            {
+                return error(StampErrorKind::Swapped, gfn.0, head / PAGE_SIZE);
+            }
+        }
+        let mut sequences = [0; 3];
+        for ((word, found), sequence) in places.into_iter().zip(&mut sequences) {
+            match found {
+                Found::Stamp(head, found) if head == self.head => *sequence = found,
+                _ => return error(StampErrorKind::Corrupt, self.stamp(expected), word),
+            }
+        }
+        let other = sequences
+            .into_iter()
+            .find(|sequence| *sequence != expected)
+            .unwrap_or(expected);
+        let same = sequences.iter().all(|sequence| *sequence == other);
+        error(
+            if same {
+                StampErrorKind::Stale
+            } else {
+                StampErrorKind::Torn
+            },
+            expected.into(),
+            other.into(),
+        )
     }
 }
 
-/// Ties page and sequence together; one to one in each of them while the other stays.
-#[inline]
-fn check(page: u64, sequence: u64) -> u64 {
-    (page.rotate_left(32) ^ sequence ^ 0x5bd1_e995).wrapping_mul(super::random::GOLDEN)
+/// What a word that should be a stamp is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// The stamp for this head with this sequence; 0 for what was there before the first.
+    Stamp(u64, u16),
+    /// No stamp.
+    Garbage,
+}
+
+impl Found {
+    fn of(word: u64) -> Self {
+        let value = word.wrapping_mul(INVERSE);
+        let (head, sequence) = ((value >> SHIFT) & !63, value as u16);
+        let line = head % PAGE_SIZE / 64;
+        let possible = head < 2 * super::layout::MAX_MEMORY && line < super::layout::MAX_VCPUS.into() && sequence != 0;
+        if possible {
+            Self::Stamp(head, sequence)
+        } else {
+            Self::Garbage
+        }
+    }
 }

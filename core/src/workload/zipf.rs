@@ -21,8 +21,8 @@ const MAX_EXPONENT: u16 = 3000;
 /// The most ranks.
 const MAX_RANKS: u64 = 1 << 31;
 
-/// Random bits that an alias entry's threshold is compared with.
-const THRESHOLD_BITS: u32 = 57;
+/// The weight of a slot of the alias table: all slots together have 2^63, so that no sum overflows.
+const SLOT: u64 = 1 << 57;
 /// Fraction bits of the inverse's values, which lie in 1 ..= 2.
 const INVERSE_BITS: u32 = 30;
 
@@ -39,6 +39,7 @@ const _: () = assert!(
 pub struct Zipf {
     exponent: Milli,
     ranks: u64,
+    /// Of each slot, the part that is its own, in 64ths of 2^64; the rest goes to its alias.
     thresholds: [u64; SLOTS],
     aliases: [u8; SLOTS],
     /// Where in its octave, relative to the start, each interval begins; the last is the octave's end.
@@ -80,14 +81,17 @@ impl Zipf {
     #[inline]
     pub fn draw(&self, random: &mut Random) -> u64 {
         loop {
-            let bits = random.next_u64();
-            let slot = bits as usize % SLOTS;
-            let own = bits >> (u64::BITS - THRESHOLD_BITS) < self.thresholds[slot];
-            let slot = if own { slot } else { usize::from(self.aliases[slot]) };
+            let bits = random.next_bits();
+            let slot = (bits >> (u64::BITS - SLOTS.ilog2())) as usize;
+            let slot = if bits << SLOTS.ilog2() < self.thresholds[slot] {
+                slot
+            } else {
+                self.aliases[slot].into()
+            };
             if slot < SINGLE {
                 return slot as u64;
             }
-            let rank = self.in_octave((slot - SINGLE) as u32, (random.next_u64() >> 32) as u32);
+            let rank = self.in_octave((slot - SINGLE) as u32, (random.next_bits() >> 32) as u32);
             if rank < self.ranks {
                 return rank;
             }
@@ -241,14 +245,13 @@ const _: () = assert!(INTERVALS == 1 << 8, "slice() and the targets shift by 8")
 
 /// Thresholds and aliases for these weights, of which the first is not zero.
 fn alias_table(weights: &[u128; SLOTS]) -> ([u64; SLOTS], [u8; SLOTS]) {
-    // A slot holds 2^57, all slots together 2^63: no sum overflows.
-    const SLOT: u64 = 1 << THRESHOLD_BITS;
     let sum: u128 = weights.iter().sum::<u128>();
     let mut parts = weights.map(|weight| ((weight << 7) / (sum >> 56).max(1)) as u64);
     let total: u64 = parts[1..].iter().sum();
     parts[0] = (SLOT * SLOTS as u64).saturating_sub(total);
-    let mut thresholds = [SLOT; SLOTS];
-    let mut aliases = [0; SLOTS];
+    let mut thresholds = [0; SLOTS];
+    // A slot that is all its own is its own alias.
+    let mut aliases = core::array::from_fn(|slot| slot as u8);
     let mut small = heapless::Vec::<u8, SLOTS>::new();
     let mut large = heapless::Vec::<u8, SLOTS>::new();
     for slot in 0..SLOTS as u8 {
@@ -260,7 +263,7 @@ fn alias_table(weights: &[u128; SLOTS]) -> ([u64; SLOTS], [u8; SLOTS]) {
         list.push(slot).expect("each slot is in one list");
     }
     while let (Some(needy), Some(giver)) = (small.pop(), large.pop()) {
-        thresholds[usize::from(needy)] = parts[usize::from(needy)];
+        thresholds[usize::from(needy)] = parts[usize::from(needy)] << 7;
         aliases[usize::from(needy)] = giver;
         let left = parts[usize::from(giver)] - (SLOT - parts[usize::from(needy)]);
         parts[usize::from(giver)] = left;
@@ -280,11 +283,11 @@ mod exact {
     impl Zipf {
         /// The probability of every rank as the tables have it, in order, without any drawing.
         pub(in crate::workload) fn probabilities(&self) -> Vec<f64> {
-            let unit = 2f64.powi(-(THRESHOLD_BITS as i32)) / SLOTS as f64;
+            let unit = 2f64.powi(-64) / SLOTS as f64;
             let mut slots = [0.0; SLOTS];
             for (slot, (&threshold, &alias)) in self.thresholds.iter().zip(&self.aliases).enumerate() {
                 slots[slot] += threshold as f64 * unit;
-                slots[usize::from(alias)] += ((1 << THRESHOLD_BITS) - threshold) as f64 * unit;
+                slots[usize::from(alias)] += (2f64.powi(64) - threshold as f64) * unit;
             }
             let cumulative = |x: f64| {
                 // Of all slots and, within its octave, of all places whose rank, before rounding, is below x.

@@ -1,2 +1,115 @@
-//! Bare-metal payload; see `cargo xtask build`.
-fn main() {}
+//! Dunlin's bare-metal guest: the workload generators of `dunlin-core` and nothing else.
+//!
+//! The host puts a vCPU into long mode at the entry point, with its index in rdi, memory mapped one to one, interrupts
+//! off and zeroed RAM in which it has written page tables, this payload and a boot block. What lies where, and which
+//! I/O ports mean what, is in [`dunlin_core::workload::layout`].
+//!
+//! Nothing here reads a clock: the host paces the guest by not returning from the pacing port before it is time. After N
+//! steps RAM must depend on the boot block alone, so before it halts a vCPU clears what depends on how it got there: its
+//! stack, the state of the log, its mailbox.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(
+    not(target_os = "none"),
+    expect(dead_code, reason = "elsewhere than on bare metal it is only checked, never run")
+)]
+
+mod log;
+mod machine;
+
+use dunlin_core::workload::layout::{HALT_BOOT, HALT_DONE, HALT_STAMP, PORT_PACE};
+use dunlin_core::workload::{BootBlock, Progress, Runner, State};
+use machine::{Ram, out32};
+
+/// How a vCPU ends: what it tells the host, and the state that its progress line then shows.
+struct Halt {
+    code: u32,
+    state: State,
+}
+
+/// All that a vCPU does, from its entry to its halt.
+fn run(vcpu: u32) -> Halt {
+    let end = match start(vcpu) {
+        Some(mut runner) => work(vcpu, &mut runner),
+        None => Halt {
+            code: HALT_BOOT,
+            state: State::BadBoot,
+        },
+    };
+    machine::clear_mailbox(vcpu);
+    log::clear();
+    end
+}
+
+/// Reads the boot block and prepares the first step.
+fn start(vcpu: u32) -> Option<Runner> {
+    let boot = match BootBlock::decode(machine::boot_block()) {
+        Ok(boot) => boot,
+        Err(error) => {
+            defmt::error!("vCPU {=u32}: boot block: {}", vcpu, error);
+            return None;
+        }
+    };
+    match Runner::new(&boot, vcpu) {
+        Ok(runner) => {
+            defmt::info!(
+                "vCPU {=u32} of {=u32}: {=u64} steps (0: endless), {=u64} pages of working set, seed {=u64:#x}",
+                vcpu,
+                boot.vcpus,
+                boot.steps,
+                runner.plan().ws().0,
+                boot.seed
+            );
+            for phase in boot.spec.phases().iter().filter(|_| vcpu == 0) {
+                defmt::info!("phase: {}", phase);
+            }
+            Some(runner)
+        }
+        Err(error) => {
+            defmt::error!("vCPU {=u32}: the workload does not fit: {}", vcpu, error);
+            None
+        }
+    }
+}
+
+/// Does all steps, batch after batch, and tells the host after each.
+fn work(vcpu: u32, runner: &mut Runner) -> Halt {
+    let mut ram = Ram;
+    Progress {
+        state: State::Running,
+        ..Progress::default()
+    }
+    .write(vcpu, &mut ram);
+    let mut phase = runner.phase_index();
+    while !runner.finished() {
+        match runner.run_batch(&mut ram) {
+            Ok(steps) => out32(PORT_PACE, steps),
+            Err(error) => {
+                defmt::error!("vCPU {=u32}: step {=u64}: {}", vcpu, runner.steps(), error);
+                return Halt {
+                    code: HALT_STAMP,
+                    state: State::StampError,
+                };
+            }
+        }
+        if phase != runner.phase_index() {
+            phase = runner.phase_index();
+            defmt::info!(
+                "vCPU {=u32}: phase {=usize} from step {=u64} on",
+                vcpu,
+                phase,
+                runner.steps()
+            );
+        }
+    }
+    Halt {
+        code: HALT_DONE,
+        state: State::Done,
+    }
+}
+
+/// Anywhere else than on bare metal there is nothing to run.
+#[cfg(not(target_os = "none"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("microguest runs on bare metal only: build it with `cargo xtask build`, run it with `dunlin guest`");
+    std::process::ExitCode::from(2)
+}
