@@ -442,6 +442,16 @@ pub enum Message<'a> {
         /// Pages it will send.
         pages: Pages,
     },
+    /// Source: all pages of the round have been sent.
+    RoundEnd {
+        /// The round.
+        round: u32,
+    },
+    /// Target: everything of the round has arrived and stands in memory.
+    RoundReached {
+        /// The round.
+        round: u32,
+    },
     /// Source: a piece of the final dirty set.
     FinalSet {
         /// Index of the first 64-page word.

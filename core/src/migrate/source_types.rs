@@ -49,6 +49,11 @@ pub enum SourceMessage {
         /// Pages it will send.
         pages: Pages,
     },
+    /// [`Message::RoundEnd`].
+    RoundEnd {
+        /// The round.
+        round: u32,
+    },
     /// [`Message::Commit`].
     Commit,
     /// [`Message::Abort`].

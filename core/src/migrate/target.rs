@@ -17,6 +17,7 @@ enum Step {
     RecordReceiving,
     Welcome,
     AwaitPages,
+    RoundReached,
     PrepareMissing,
     Restore,
     Ready,
@@ -137,6 +138,7 @@ impl<'w> Target<'w> {
                     protocol: self.config.protocol,
                 }));
             }
+            Step::RoundReached => return Some(TargetAction::Send(TargetMessage::RoundReached { round: self.round })),
             Step::PrepareMissing => return Some(TargetAction::PrepareMissing),
             Step::Restore => return Some(TargetAction::RestoreState),
             Step::Ready => return Some(TargetAction::Send(TargetMessage::Ready)),
@@ -248,7 +250,7 @@ impl<'w> Target<'w> {
         self.step = match self.step {
             Step::Create => Step::RecordReceiving,
             Step::RecordReceiving => Step::Welcome,
-            Step::Welcome => Step::AwaitPages,
+            Step::Welcome | Step::RoundReached => Step::AwaitPages,
             Step::PrepareMissing => Step::Restore,
             Step::Restore => Step::Ready,
             Step::Ready => {
@@ -334,6 +336,7 @@ impl<'w> Target<'w> {
                 self.round = *round;
                 self.round_pages = *pages;
             }
+            (Message::RoundEnd { round }, Step::AwaitPages) if *round == self.round => self.step = Step::RoundReached,
             (Message::FinalSet { first_word, words }, Step::AwaitPages) => self.final_set(*first_word, words),
             (Message::State { offset, bytes }, Step::AwaitPages) => {
                 let end = u32::try_from(bytes.len())
@@ -589,7 +592,7 @@ impl<'w> Target<'w> {
     pub fn phase(&self) -> Phase {
         match self.step {
             Step::Create | Step::RecordReceiving | Step::Welcome => Phase::Connecting,
-            Step::AwaitPages => Phase::PreCopy,
+            Step::AwaitPages | Step::RoundReached => Phase::PreCopy,
             Step::AwaitCommit if !self.link => Phase::HandOverUnknown,
             Step::PrepareMissing | Step::Restore | Step::Ready | Step::AwaitCommit | Step::RecordTaken | Step::Run => {
                 Phase::HandOver

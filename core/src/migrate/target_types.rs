@@ -29,6 +29,11 @@ pub enum TargetMessage {
         /// The version both will speak.
         protocol: u16,
     },
+    /// [`Message::RoundReached`].
+    RoundReached {
+        /// The round.
+        round: u32,
+    },
     /// [`Message::Ready`].
     Ready,
     /// [`Message::Running`].

@@ -85,6 +85,8 @@ mod tests {
                 round: 3,
                 pages: Pages(9),
             },
+            Message::RoundEnd { round: 3 },
+            Message::RoundReached { round: u32::MAX },
             Message::FinalSet {
                 first_word: 1 << 40,
                 words: &bytes,

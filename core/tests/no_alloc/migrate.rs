@@ -184,6 +184,7 @@ impl<'w> Pair<'w> {
                 self.target = Some(target.expect("storage fits"));
             }
             SourceMessage::RoundStart { round, pages } => self.say_to_target(Message::RoundStart { round, pages }),
+            SourceMessage::RoundEnd { round } => self.say_to_target(Message::RoundEnd { round }),
             SourceMessage::Commit => self.say_to_target(Message::Commit),
             SourceMessage::Abort(reason) => {
                 format(reason);
@@ -246,6 +247,7 @@ impl<'w> Pair<'w> {
     fn send_from_target(&mut self, message: TargetMessage) {
         self.say_to_source(match message {
             TargetMessage::Welcome { protocol } => Message::Welcome { protocol },
+            TargetMessage::RoundReached { round } => Message::RoundReached { round },
             TargetMessage::Ready => Message::Ready,
             TargetMessage::Running => Message::Running,
             TargetMessage::Abort(reason) => Message::Abort(reason),

@@ -44,6 +44,7 @@ impl World {
                 let message = match message {
                     SourceMessage::Hello => return self.connect(),
                     SourceMessage::RoundStart { round, pages } => Message::RoundStart { round, pages },
+                    SourceMessage::RoundEnd { round } => Message::RoundEnd { round },
                     SourceMessage::Commit => {
                         assert_eq!(
                             self.source_record,

@@ -48,6 +48,7 @@ impl World {
             TargetAction::Send(message) => {
                 let message = match message {
                     TargetMessage::Welcome { protocol } => Message::Welcome { protocol },
+                    TargetMessage::RoundReached { round } => Message::RoundReached { round },
                     TargetMessage::Ready => Message::Ready,
                     TargetMessage::Running => Message::Running,
                     TargetMessage::Abort(reason) => Message::Abort(reason),

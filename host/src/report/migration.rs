@@ -54,8 +54,11 @@ pub struct RoundReport {
     pub round: u32,
     /// How long it took.
     pub duration_us: u64,
-    /// Pages sent in it, zero pages included.
+    /// Pages sent in it with their data.
     pub sent_pages: u64,
+    /// Pages that were zero and went as a few bytes.
+    #[serde(default)]
+    pub zero_pages: u64,
     /// Pages dirty at its end: what the next round would send.
     pub dirty_pages: u64,
     /// Bytes on the network.
@@ -177,6 +180,7 @@ pub(super) mod tests {
                     round: 1,
                     duration_us: 1_024_000,
                     sent_pages: 16_384,
+                    zero_pages: 0,
                     dirty_pages: 8_120,
                     bytes: 67_108_864,
                     lambda_milli: Some(496),
@@ -186,6 +190,7 @@ pub(super) mod tests {
                     round: 2,
                     duration_us: 512_000,
                     sent_pages: 8_120,
+                    zero_pages: 64,
                     dirty_pages: 4_002,
                     bytes: 33_259_520,
                     lambda_milli: Some(493),
@@ -229,9 +234,9 @@ pub(super) mod tests {
             "schema": "dunlin.migration.v1", "strategy": "hybrid:2", "outcome": "completed", "reason": null,
             "total_time_us": 2_314_567, "downtime_us": 3_420, "guest_gap_us": 5_120,
             "rounds": [
-                {"round": 1, "duration_us": 1_024_000, "sent_pages": 16_384, "dirty_pages": 8_120, "bytes": 67_108_864,
+                {"round": 1, "duration_us": 1_024_000, "sent_pages": 16_384, "zero_pages": 0, "dirty_pages": 8_120, "bytes": 67_108_864,
                  "lambda_milli": 496, "sdf_milli": null},
-                {"round": 2, "duration_us": 512_000, "sent_pages": 8_120, "dirty_pages": 4_002, "bytes": 33_259_520,
+                {"round": 2, "duration_us": 512_000, "sent_pages": 8_120, "zero_pages": 64, "dirty_pages": 4_002, "bytes": 33_259_520,
                  "lambda_milli": 493, "sdf_milli": -12},
             ],
             "switch": {"round": 2, "rule": "rounds:2", "reason": "2 rounds are done"},

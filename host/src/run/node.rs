@@ -1,28 +1,404 @@
-//! A process that holds a VM.
+//! A process that holds a VM, or waits for one: what its control socket answers, and how migrations begin and end there.
 
-use super::options::{GuestOptions, ReceiveOptions};
-use std::process::ExitCode;
+pub use super::receive::run_receive;
+pub use super::serve::{NodeError, run_guest};
 
-/// Why a node cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// This build has no runner.
-    #[error("this build cannot run guests: use a newer one")]
-    NoRunner,
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dunlin_core::message::VmId;
+use dunlin_core::migrate::{Phase, Resolution, SourceOutcome};
+use dunlin_core::units::BytesPerSec;
+
+use super::recorder::Recorder;
+use super::source::{Snapshot, SourceHandle, SourceOptions, SourceRun};
+use super::target::TargetHandle;
+use crate::control::{self, ControlError, Handler, MigrateRequest};
+use crate::guest::{AnyGuest, Guest, RunState};
+use crate::journal::Role;
+use crate::report::{MigrationReport, Progress, State, Status};
+
+/// How far back the guest's speed is remembered.
+const SPEED_WINDOW: Duration = Duration::from_secs(1);
+/// How often it is looked at.
+const SPEED_EVERY: Duration = Duration::from_millis(50);
+
+/// What the process holds.
+pub(super) enum Holding {
+    /// No VM.
+    Nothing,
+    /// A VM on its way here.
+    Incoming(Arc<TargetHandle>),
+    /// A VM that runs here, or has halted here.
+    Guest(Arc<AnyGuest>),
+    /// A VM on its way to somewhere else.
+    Outgoing(Arc<AnyGuest>, Arc<SourceHandle>),
+    /// The VM runs elsewhere; why, in words, if it did not simply move.
+    Gone(Option<String>),
 }
 
-/// Runs a guest until it has halted or moved away.
-///
-/// # Errors
-/// [`NodeError`].
-pub fn run_guest(_options: GuestOptions) -> Result<ExitCode, NodeError> {
-    Err(NodeError::NoRunner)
+/// The process as its control socket sees it.
+pub(super) struct Node {
+    pub(super) name: Mutex<String>,
+    pub(super) vm: Mutex<VmId>,
+    holding: Mutex<Holding>,
+    changed: Condvar,
+    pub(super) recorder: Mutex<Recorder>,
+    speed: Mutex<VecDeque<(Instant, u64)>>,
 }
 
-/// Waits for a guest and runs it until it has halted or moved away.
-///
-/// # Errors
-/// [`NodeError`].
-pub fn run_receive(_options: ReceiveOptions) -> Result<ExitCode, NodeError> {
-    Err(NodeError::NoRunner)
+impl Node {
+    pub(super) fn new(name: String, vm: VmId, holding: Holding, recorder: Recorder) -> Self {
+        Self {
+            name: Mutex::new(name),
+            vm: Mutex::new(vm),
+            holding: Mutex::new(holding),
+            changed: Condvar::new(),
+            recorder: Mutex::new(recorder),
+            speed: Mutex::new(VecDeque::new()),
+        }
+    }
+
+    pub(super) fn holding(&self) -> MutexGuard<'_, Holding> {
+        lock(&self.holding)
+    }
+
+    pub(super) fn hold(&self, holding: Holding) {
+        *self.holding() = holding;
+        self.changed.notify_all();
+    }
+
+    /// Waits a moment, or until something changes; looks at the guest's speed meanwhile.
+    pub(super) fn idle(&self) {
+        let holding = self.holding();
+        if let Holding::Guest(guest) = &*holding {
+            self.observe(guest);
+        }
+        drop(self.changed.wait_timeout(holding, SPEED_EVERY));
+    }
+
+    /// Looks at the guest's speed, if one runs here.
+    pub(super) fn observe_guest(&self) {
+        if let Holding::Guest(guest) = &*self.holding() {
+            self.observe(guest);
+        }
+    }
+
+    fn observe(&self, guest: &AnyGuest) {
+        let mut speed = lock(&self.speed);
+        let now = Instant::now();
+        speed.push_back((now, guest.progress().steps()));
+        while speed.len() > 2
+            && speed
+                .get(1)
+                .is_some_and(|(at, _)| now.duration_since(*at) >= SPEED_WINDOW)
+        {
+            speed.pop_front();
+        }
+    }
+
+    /// Steps per second in the last second, as far as it was seen.
+    fn steps_per_second(&self, guest: &AnyGuest) -> u64 {
+        self.observe(guest);
+        let speed = lock(&self.speed);
+        let (Some((from, before)), Some((to, after))) = (speed.front(), speed.back()) else {
+            return 0;
+        };
+        let micros = u64::try_from(to.duration_since(*from).as_micros()).unwrap_or(u64::MAX);
+        (after - before)
+            .saturating_mul(1_000_000)
+            .checked_div(micros)
+            .unwrap_or(0)
+    }
+
+    fn options(request: &MigrateRequest) -> Result<SourceOptions, ControlError> {
+        let strategy = request
+            .strategy
+            .parse()
+            .map_err(|error: dunlin_core::strategy::StrategyError| ControlError::refused(error.to_string()))?;
+        if request.bandwidth == Some(0) {
+            return Err(ControlError::refused(
+                "a bandwidth of 0 never ends; leave --bandwidth out for no limit",
+            ));
+        }
+        Ok(SourceOptions {
+            to: request.to.clone(),
+            strategy,
+            bandwidth: request.bandwidth.map(BytesPerSec),
+            downtime: Duration::from_micros(request.downtime_us),
+            max_rounds: request.max_rounds.max(1),
+            min_round: Duration::from_micros(request.min_round_us),
+            network_timeout: Duration::from_micros(request.network_timeout_us.max(1)),
+            verify: request.verify,
+            checksum: request.checksum,
+        })
+    }
+
+    fn begin(&self) -> Result<(Arc<AnyGuest>, Arc<SourceHandle>), ControlError> {
+        let mut holding = self.holding();
+        let guest = match &*holding {
+            Holding::Guest(guest) => Arc::clone(guest),
+            Holding::Nothing => {
+                return Err(ControlError::refused(
+                    "there is no VM here yet; ask the process that holds it",
+                ));
+            }
+            Holding::Incoming(_) => {
+                return Err(ControlError::refused(
+                    "the VM is still on its way here; wait until it has arrived",
+                ));
+            }
+            Holding::Outgoing(..) => {
+                return Err(ControlError::refused(
+                    "the VM is being migrated already; `dunlin cancel` ends that migration",
+                ));
+            }
+            Holding::Gone(_) => {
+                return Err(ControlError::refused(
+                    "the VM has moved away; ask the process that holds it now",
+                ));
+            }
+        };
+        if guest.progress().state == RunState::Failed {
+            let failure = guest.progress().failure.unwrap_or_default();
+            return Err(ControlError::refused(format!(
+                "the VM has failed and cannot be moved: {failure}"
+            )));
+        }
+        let handle = Arc::new(SourceHandle::default());
+        *holding = Holding::Outgoing(Arc::clone(&guest), Arc::clone(&handle));
+        Ok((guest, handle))
+    }
+}
+
+impl Handler for Node {
+    fn status(&self) -> Status {
+        let mut status = match &*self.holding() {
+            Holding::Nothing => Status::new(Role::Target, State::Waiting),
+            Holding::Guest(guest) => guest_status(guest),
+            Holding::Gone(reason) => {
+                let mut status = Status::new(Role::Source, State::MovedAway);
+                status.reason.clone_from(reason);
+                status
+            }
+            Holding::Outgoing(guest, handle) => match handle.snapshot() {
+                Some(snapshot) => source_status(&snapshot),
+                None => guest_status(guest),
+            },
+            Holding::Incoming(handle) => target_status(handle),
+        };
+        let name = lock(&self.name).clone();
+        status.name = (!name.is_empty()).then_some(name);
+        status.pid = Some(std::process::id());
+        status
+    }
+
+    fn migrate(
+        &self,
+        request: MigrateRequest,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<MigrationReport, ControlError> {
+        let options = Self::options(&request)?;
+        let (guest, handle) = self.begin()?;
+        let speed = self.steps_per_second(&guest);
+        let mut recorder = lock(&self.recorder).for_session(&options.to);
+        let mut total = 0;
+        let mut phase = None;
+        let run = SourceRun {
+            guest: &*guest,
+            vm: *lock(&self.vm),
+            options: &options,
+            recorder: &mut recorder,
+            handle: &handle,
+            progress: &mut |snapshot| {
+                if phase != Some((snapshot.phase, snapshot.round)) {
+                    phase = Some((snapshot.phase, snapshot.round));
+                    total = snapshot.remaining.0;
+                }
+                progress(&progress_of(snapshot, total));
+            },
+        };
+        let result = match run.run() {
+            Ok(result) => result,
+            Err(error) => {
+                self.hold(Holding::Guest(guest));
+                return Err(ControlError::refused(super::chain(&error)));
+            }
+        };
+        let mut report = super::result::report(&options, &result, speed);
+        report.strategy = request.strategy;
+        lock(&self.speed).clear();
+        self.hold(match result.outcome {
+            SourceOutcome::Completed => Holding::Gone(None),
+            SourceOutcome::GaveUp | SourceOutcome::Lost => Holding::Gone(report.reason.clone()),
+            SourceOutcome::Aborted { .. } | SourceOutcome::Refused(_) => Holding::Guest(guest),
+        });
+        Ok(report)
+    }
+
+    fn cancel(&self) -> Result<Status, ControlError> {
+        let handle = match &*self.holding() {
+            Holding::Outgoing(_, handle) => Arc::clone(handle),
+            Holding::Incoming(_) => {
+                return Err(ControlError::refused(
+                    "this side only receives; cancel at the process that sends the VM",
+                ));
+            }
+            _ => return Err(ControlError::refused("no migration is going on here")),
+        };
+        if !handle.cancel() {
+            return Err(ControlError::failed(
+                "too late to cancel: the VM has been given up, and runs or will run at the target; `dunlin status` says more",
+            ));
+        }
+        let holding = self.holding();
+        let waited = self.changed.wait_timeout_while(
+            holding,
+            Duration::from_secs(5),
+            |holding| matches!(holding, Holding::Outgoing(_, now) if Arc::ptr_eq(now, &handle)),
+        );
+        drop(waited);
+        Ok(self.status())
+    }
+
+    fn resolve(&self, resolution: control::Resolution) -> Result<Status, ControlError> {
+        let decided = match resolution {
+            control::Resolution::RunHere => Resolution::RunHere,
+            control::Resolution::GiveUp => Resolution::GiveUp,
+        };
+        let nothing = || {
+            ControlError::refused(
+                "there is nothing to resolve: only a hand-over whose outcome is unknown can be decided by hand",
+            )
+        };
+        match &*self.holding() {
+            Holding::Outgoing(_, handle) => {
+                let known = handle.snapshot().map(|snapshot| snapshot.phase);
+                match (known, decided) {
+                    (Some(Phase::HandOverUnknown), _) | (Some(Phase::PostCopyPaused), Resolution::GiveUp) => {
+                        handle.resolve(decided)
+                    }
+                    (Some(Phase::PostCopyPaused), Resolution::RunHere) => {
+                        return Err(ControlError::failed(
+                            "the VM has run at the target since; what is left here is old memory, which must not run",
+                        ));
+                    }
+                    _ => return Err(nothing()),
+                }
+            }
+            Holding::Incoming(handle) => match (handle.snapshot(), decided) {
+                (Some(snapshot), Resolution::RunHere)
+                    if snapshot.phase == Phase::HandOverUnknown && snapshot.missing.0 > 0 =>
+                {
+                    return Err(ControlError::failed(
+                        "pages of the VM are still at the source only; a VM that lacks memory must not run",
+                    ));
+                }
+                (Some(snapshot), _) if snapshot.phase == Phase::HandOverUnknown => handle.resolve(decided),
+                _ => return Err(nothing()),
+            },
+            _ => return Err(nothing()),
+        }
+        // The runner looks every few milliseconds; what it made of the decision is in the status.
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(self.status())
+    }
+}
+
+fn guest_status(guest: &AnyGuest) -> Status {
+    let progress = guest.progress();
+    let mut status = match progress.state {
+        RunState::Halted => Status::new(Role::Source, State::Ended),
+        _ => Status::new(Role::Source, State::Running),
+    };
+    status.reason = progress.failure;
+    status
+}
+
+pub(super) fn state_of(phase: Phase) -> State {
+    match phase {
+        Phase::Connecting | Phase::PreCopy => State::PreCopy,
+        Phase::HandOver => State::Handover,
+        Phase::HandOverUnknown => State::HandoverUnknown,
+        Phase::PostCopy => State::PostCopy,
+        Phase::PostCopyPaused => State::PostCopyPaused,
+        Phase::Complete => State::MovedAway,
+        Phase::Aborted => State::Running,
+    }
+}
+
+fn source_status(snapshot: &Snapshot) -> Status {
+    let mut status = Status::new(Role::Source, state_of(snapshot.phase));
+    status.session = Some(snapshot.session.to_string());
+    status.round = (snapshot.phase == Phase::PreCopy).then_some(snapshot.round);
+    status.remaining_pages = Some(snapshot.remaining.0);
+    status.eta_us = snapshot
+        .eta
+        .map(|eta| u64::try_from(eta.as_micros()).unwrap_or(u64::MAX));
+    if matches!(snapshot.phase, Phase::PostCopy | Phase::PostCopyPaused) {
+        status.missing_pages = status.remaining_pages;
+    }
+    status.reason = match snapshot.phase {
+        Phase::HandOverUnknown => Some(
+            "the VM was given up, but the target cannot be reached to say whether it runs there: paused here with all memory; \
+             this side goes on trying. If the target is dead for certain: `dunlin resolve --run-here --other-side-is-dead`"
+                .to_owned(),
+        ),
+        Phase::PostCopyPaused => Some(
+            "the network to the target is cut while the VM there lacks pages; its vCPUs wait for them; this side goes on trying to reach it"
+                .to_owned(),
+        ),
+        _ => None,
+    };
+    status
+}
+
+fn target_status(handle: &TargetHandle) -> Status {
+    let Some(snapshot) = handle.snapshot() else {
+        return Status::new(Role::Target, State::Waiting);
+    };
+    let state = match snapshot.phase {
+        Phase::Complete => State::Running,
+        Phase::Aborted => State::Waiting,
+        phase => state_of(phase),
+    };
+    let mut status = Status::new(Role::Target, state);
+    status.session = Some(snapshot.session.to_string());
+    status.round = (snapshot.phase == Phase::PreCopy && snapshot.round > 0).then_some(snapshot.round);
+    status.missing_pages = Some(snapshot.missing.0);
+    status.reason = match snapshot.phase {
+        Phase::HandOverUnknown => Some(
+            "everything is ready to run here, but the source cannot be reached to say whether it gave the VM up: paused with all memory; \
+             this side goes on waiting. If the source is dead for certain: `dunlin resolve --run-here --other-side-is-dead`"
+                .to_owned(),
+        ),
+        Phase::PostCopyPaused => {
+            Some("the network to the source is cut while pages are missing; vCPUs that need them wait".to_owned())
+        }
+        _ => None,
+    };
+    status
+}
+
+fn progress_of(snapshot: &Snapshot, total: u64) -> Progress {
+    Progress {
+        phase: state_of(snapshot.phase),
+        round: if snapshot.phase == Phase::PreCopy {
+            snapshot.round
+        } else {
+            0
+        },
+        total_pages: total.max(snapshot.remaining.0),
+        remaining_pages: snapshot.remaining.0,
+        remaining_bytes: snapshot.remaining.bytes().0,
+        rate: snapshot.rate.0,
+        eta_us: snapshot
+            .eta
+            .map(|eta| u64::try_from(eta.as_micros()).unwrap_or(u64::MAX)),
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

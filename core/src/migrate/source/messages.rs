@@ -19,6 +19,13 @@ impl Source<'_> {
             (Message::Refused(refusal), Step::AwaitWelcome { .. }) => {
                 self.step = Step::Finished(SourceOutcome::Refused(*refusal));
             }
+            // Only now is the round over: what still waited in sockets would distort its duration, and delay the hand-over.
+            (Message::RoundReached { round }, Step::AwaitRound) if *round == self.round => {
+                self.round_ended = now;
+                self.step = Step::RoundIdle {
+                    until: self.round_started.saturating_add(self.config.min_round),
+                };
+            }
             (Message::Ready, Step::AwaitReady { .. }) => self.step = Step::RecordGivenUp,
             // A target that says Abort before it took the VM has promised never to run it.
             (Message::Abort(_), _) if self.peer_running => self.violation(now, Violation::UnexpectedMessage),

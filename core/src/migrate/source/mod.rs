@@ -33,6 +33,8 @@ enum Step {
     StartTracking,
     RoundStart,
     RoundPages,
+    RoundEnd,
+    AwaitRound,
     RoundIdle {
         until: Nanos,
     },
@@ -214,13 +216,12 @@ impl<'w> Source<'w> {
             Step::RoundPages => match self.next_chunk(None) {
                 Some(run) => SourceAction::SendPages { run, round: self.round },
                 None => {
-                    self.round_ended = now;
-                    self.step = Step::RoundIdle {
-                        until: self.round_started.saturating_add(self.config.min_round),
-                    };
+                    self.step = Step::RoundEnd;
                     return None;
                 }
             },
+            Step::RoundEnd => SourceAction::Send(SourceMessage::RoundEnd { round: self.round }),
+            Step::AwaitRound => wait(self.silence_at()),
             Step::RoundIdle { until } if now < until => wait(until.min(self.silence_at())),
             Step::RoundIdle { .. } => {
                 self.step = Step::RoundHarvest;
@@ -374,6 +375,7 @@ impl<'w> Source<'w> {
                 self.round_started = now;
                 Step::RoundPages
             }
+            Step::RoundEnd => Step::AwaitRound,
             Step::Pause(mode) => {
                 self.paused = true;
                 if self.tracking {

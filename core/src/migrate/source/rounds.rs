@@ -75,7 +75,8 @@ impl Source<'_> {
             round: self.round,
             sent: self.sent_data,
             dirty: self.pending.len(),
-            previous_dirty: self.previous_dirty,
+            // Zero pages travel as a few bytes: they are no part of what a round had to send (paper 000 counts M so).
+            previous_dirty: self.previous_dirty.saturating_sub(self.sent_zero),
             duration: self.round_ended.saturating_sub(self.round_started),
         };
         let verdict = self.switcher.on_round(&end);

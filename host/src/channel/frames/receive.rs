@@ -1,0 +1,215 @@
+//! The receiving half of a stream.
+
+use super::*;
+
+/// The receiving half of a stream.
+#[derive(Debug)]
+pub struct FrameReceiver {
+    stream: Arc<Stream>,
+    /// How long the rest of a frame may take once it has begun.
+    patience: Duration,
+    cancel: Cancel,
+    check: SequenceCheck,
+    ahead: Vec<u8>,
+    start: usize,
+    end: usize,
+    pub(super) payload: Vec<u8>,
+    last_was_bulk: bool,
+    received: u64,
+}
+
+impl FrameReceiver {
+    /// A receiver at the beginning of a stream; a frame that has begun may take `patience`, unless `cancel` is raised.
+    pub fn new(stream: Arc<Stream>, patience: Duration, cancel: Cancel) -> Self {
+        Self {
+            stream,
+            patience,
+            cancel,
+            check: SequenceCheck::default(),
+            ahead: vec![0; READ_AHEAD],
+            start: 0,
+            end: 0,
+            payload: Vec::new(),
+            last_was_bulk: false,
+            received: 0,
+        }
+    }
+
+    /// The stream it reads.
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// Bytes received so far, headers included.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// True if a frame may be waiting that the socket does not show any more.
+    pub fn has_buffered(&self) -> bool {
+        self.start < self.end
+    }
+
+    /// The next header, waiting at most `idle` for it to begin; its payload, if its kind has one, must be read before the next
+    /// call. `None` if nothing came.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn header(&mut self, idle: Duration) -> Result<Option<FrameHeader>, FrameError> {
+        if !self.has_buffered() {
+            match self.stream.wait_readable(Wait::within(idle, &self.cancel)) {
+                Err(ChannelError::TimedOut { .. }) => return Ok(None),
+                other => other?,
+            }
+        }
+        let mut bytes = [0; HEADER_BYTES];
+        // After bulk data the next frame is probably bulk data too, which must not be read into the wrong place.
+        let ahead = if self.last_was_bulk { HEADER_BYTES } else { READ_AHEAD };
+        self.fill(&mut bytes, ahead)?;
+        let header = FrameHeader::decode(&bytes).map_err(|source| self.wire_error(source))?;
+        self.check.accept(&header).map_err(|source| self.wire_error(source))?;
+        self.last_was_bulk = header.kind == FrameKind::Pages && header.count >= 16;
+        Ok(Some(header))
+    }
+
+    /// The message of a control frame.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn message(&mut self, header: &FrameHeader) -> Result<Message<'_>, FrameError> {
+        let length = (header.count as usize).min(CONTROL_PAYLOAD_MAX);
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.resize(length, 0);
+        let filled = self.fill(&mut payload, READ_AHEAD);
+        self.payload = payload;
+        filled?;
+        if header.checksum != Some(checksum_message(&self.payload)) {
+            return Err(self.wire_error(WireError::MessageChecksum));
+        }
+        let peer = self.stream.peer();
+        decode_message(&self.payload).map_err(|source| FrameError::Wire {
+            peer: peer.to_owned(),
+            source,
+        })
+    }
+
+    /// The pages of a data frame, straight into guest memory. They must not be watched by userfaultfd, and nothing else may
+    /// write to them.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the pages hold an unknown mixture then.
+    pub fn pages_into(&mut self, memory: &GuestMemory, header: &FrameHeader) -> Result<Run, FrameError> {
+        let run = Run::new(header.first, Pages(u64::from(header.count)));
+        memory.check(run)?;
+        let total = run.count.bytes().0 as usize;
+        let cancel = self.cancel.clone();
+        let wait = Wait::within(self.patience, &cancel);
+        let mut done = (self.end - self.start).min(total);
+        if done > 0 {
+            memory.write(run.first.0 * PAGE_SIZE, &self.ahead[self.start..self.start + done])?;
+            self.start += done;
+        }
+        while done < total {
+            match memory.receive(self.stream.as_fd(), &[run], done) {
+                Ok(0) => {
+                    return Err(ChannelError::Closed {
+                        peer: self.stream.peer().to_owned(),
+                    }
+                    .into());
+                }
+                Ok(more) => done += more,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.stream.wait_readable(wait)?,
+                Err(error) => return Err(self.stream.error("receive from", error).into()),
+            }
+            if cancel.is_raised() {
+                return Err(ChannelError::Cancelled.into());
+            }
+        }
+        self.received += total as u64;
+        match header.checksum {
+            Some(sum) if memory.hash_run(run)? != sum => Err(self.damaged(header)),
+            _ => Ok(run),
+        }
+    }
+
+    /// The pages of a data frame in a buffer of the receiver.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn pages(&mut self, header: &FrameHeader) -> Result<&[u8], FrameError> {
+        let length = header.count.min(RUN_PAGES_MAX) as usize * PAGE_SIZE as usize;
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.resize(length, 0);
+        let filled = self.fill(&mut payload, HEADER_BYTES);
+        self.payload = payload;
+        filled?;
+        match header.checksum {
+            Some(sum) if XxHash3_64::oneshot(&self.payload) != sum => Err(self.damaged(header)),
+            _ => Ok(&self.payload),
+        }
+    }
+
+    /// Fills `into`, first from what was read ahead; reads up to `ahead` bytes at once for small pieces.
+    fn fill(&mut self, into: &mut [u8], ahead: usize) -> Result<(), FrameError> {
+        let cancel = self.cancel.clone();
+        let wait = Wait::within(self.patience, &cancel);
+        self.received += into.len() as u64;
+        let mut filled = 0;
+        while filled < into.len() {
+            let buffered = (self.end - self.start).min(into.len() - filled);
+            if buffered > 0 {
+                into[filled..filled + buffered].copy_from_slice(&self.ahead[self.start..self.start + buffered]);
+                self.start += buffered;
+                filled += buffered;
+            } else if into.len() - filled >= ahead {
+                self.stream.read_exact(&mut into[filled..], wait)?;
+                filled = into.len();
+            } else {
+                (self.start, self.end) = (0, 0);
+                match self.stream.read_some(&mut self.ahead[..ahead], wait)? {
+                    0 => {
+                        return Err(ChannelError::Closed {
+                            peer: self.stream.peer().to_owned(),
+                        }
+                        .into());
+                    }
+                    read => self.end = read,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, header: &FrameHeader) -> FrameError {
+        FrameError::PageChecksum {
+            peer: self.stream.peer().to_owned(),
+            first: header.first,
+            count: header.count,
+        }
+    }
+
+    fn wire_error(&self, source: WireError) -> FrameError {
+        FrameError::Wire {
+            peer: self.stream.peer().to_owned(),
+            source,
+        }
+    }
+}
+
+/// Reads the first message of a connection, for at most `patience`.
+///
+/// # Errors
+/// [`FrameError`]; [`ChannelError::TimedOut`] if nothing comes, [`WireError::Kind`] for any other kind of frame.
+pub fn first_message(receiver: &mut FrameReceiver, patience: Duration) -> Result<Message<'_>, FrameError> {
+    let Some(header) = receiver.header(patience)? else {
+        return Err(ChannelError::TimedOut {
+            peer: receiver.stream.peer().to_owned(),
+            after: patience,
+        }
+        .into());
+    };
+    match header.kind {
+        FrameKind::Control => receiver.message(&header),
+        _ => Err(receiver.wire_error(WireError::Message)),
+    }
+}

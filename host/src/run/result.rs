@@ -1,0 +1,160 @@
+//! From what an attempt cost to the report people and programs read.
+
+use std::time::Duration;
+
+use dunlin_core::message::{AbortReason, Mode};
+use dunlin_core::migrate::SourceOutcome;
+use dunlin_core::switch::Decision;
+
+use super::source::{SourceOptions, SourceResult};
+use crate::report::{
+    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SwitchReport, Verification,
+};
+
+/// The report of one attempt. `steps_per_second_before` is the guest's speed in the second before, 0 if unknown.
+pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_second_before: u64) -> MigrationReport {
+    let mut report = MigrationReport::new(options.strategy.to_string(), outcome(result));
+    report.reason = reason(result);
+    report.total_time_us = micros(result.total_time);
+    report.downtime_us = result.downtime.map_or(0, micros);
+    report.guest_gap_us = micros(guest_gap(result));
+    report.rounds = result
+        .rounds
+        .iter()
+        .map(|(round, bytes)| RoundReport {
+            round: round.round,
+            duration_us: round.duration.as_micros(),
+            sent_pages: round.sent.0,
+            zero_pages: round.zero.0,
+            dirty_pages: round.dirty.0,
+            bytes: *bytes,
+            lambda_milli: Some(round.lambda_milli),
+            sdf_milli: Some(round.sdf_milli),
+        })
+        .collect();
+    report.switch = switch(options, result);
+    report.postcopy = postcopy(result);
+    report.bytes = ByteCounts {
+        migration: result.migration_bytes,
+        storage: 0,
+        fault: result.fault_bytes,
+        control: result.control_bytes,
+    };
+    report.guest = impact(result, steps_per_second_before);
+    report.verified = result
+        .target
+        .and_then(|target| target.verified)
+        .map(|(pages, mismatches)| Verification { pages, mismatches });
+    report
+}
+
+fn outcome(result: &SourceResult) -> Outcome {
+    match result.outcome {
+        SourceOutcome::Completed => match result.target.and_then(|target| target.verified) {
+            // An unverifiable migration is a failed one.
+            Some((_, mismatches)) if mismatches > 0 => Outcome::Failed,
+            _ => Outcome::Completed,
+        },
+        SourceOutcome::Aborted {
+            reason: AbortReason::Cancelled,
+            ..
+        } => Outcome::Cancelled,
+        _ => Outcome::Failed,
+    }
+}
+
+fn reason(result: &SourceResult) -> Option<String> {
+    let text = match result.outcome {
+        SourceOutcome::Completed => {
+            let (_, mismatches) = result.target?.verified.filter(|verified| verified.1 > 0)?;
+            return Some(format!(
+                "{mismatches} pages differ between source and target: the VM runs on the target with wrong memory; stop it there"
+            ));
+        }
+        SourceOutcome::Aborted { reason, target_may_hold } => {
+            let held = if target_may_hold {
+                "; the target may still hold a copy that it cannot run: it drops it when it hears of this side, or by `dunlin resolve --give-up` there"
+            } else {
+                ""
+            };
+            format!("{reason}; the guest runs on here{held}")
+        }
+        SourceOutcome::Refused(refusal) => return Some(format!("refused: {refusal}; the guest runs on here")),
+        SourceOutcome::GaveUp => "given up by hand: whatever the target has is all there is".to_owned(),
+        SourceOutcome::Lost => {
+            "the connection was lost in post-copy and the strategy says cut=fail: the VM waits on the target for pages that will not come"
+                .to_owned()
+        }
+    };
+    Some(match &result.trouble {
+        Some(trouble) => format!("{text} ({trouble})"),
+        None => text,
+    })
+}
+
+/// The longest gap on either side, or across the hand-over: each part by the clock of the host it happened on.
+fn guest_gap(result: &SourceResult) -> Duration {
+    let target = result.target.unwrap_or_default();
+    let across = result.downtime.map_or(Duration::ZERO, |downtime| {
+        result.gap_before_pause + downtime + Duration::from_nanos(target.first_progress_gap.0)
+    });
+    across
+        .max(result.source_gap)
+        .max(Duration::from_nanos(target.guest_gap.0))
+}
+
+fn switch(options: &SourceOptions, result: &SourceResult) -> Option<SwitchReport> {
+    let mode = result.mode?;
+    let decided = result
+        .rounds
+        .iter()
+        .map(|(round, _)| round)
+        .find(|round| round.verdict.decision != Decision::Continue);
+    Some(match decided {
+        Some(round) => SwitchReport {
+            round: round.round,
+            rule: options.strategy.switch.to_string(),
+            reason: round.verdict.reason.to_string(),
+        },
+        None => SwitchReport {
+            round: 0,
+            rule: options.strategy.switch.to_string(),
+            reason: match mode {
+                Mode::PostCopy => "post-copy from the start".to_owned(),
+                Mode::StopCopy => "stop-and-copy from the start".to_owned(),
+            },
+        },
+    })
+}
+
+fn postcopy(result: &SourceResult) -> Option<PostcopyReport> {
+    let target = result.target?;
+    (result.mode == Some(Mode::PostCopy)).then(|| PostcopyReport {
+        duration_us: target.postcopy_duration.as_micros(),
+        faults: target.faults,
+        pushed: target.pushed,
+        p50_us: (target.faults > 0).then(|| target.fault_p50.as_micros()),
+        p99_us: (target.faults > 0).then(|| target.fault_p99.as_micros()),
+        bytes: result.postcopy_bytes + result.fault_bytes,
+    })
+}
+
+fn impact(result: &SourceResult, before: u64) -> GuestImpact {
+    let mut impact = GuestImpact {
+        steps_before: result.steps_before,
+        ..GuestImpact::default()
+    };
+    let millis = u64::try_from(result.total_time.as_millis()).unwrap_or(u64::MAX).max(1);
+    if let Some(target) = result.target
+        && before > 0
+    {
+        let during = target.steps.saturating_sub(result.steps_before).saturating_mul(1000) / millis;
+        let ratio = i64::try_from(during.saturating_mul(1000) / before).unwrap_or(i64::MAX);
+        impact.slowdown_milli = Some(1000 - ratio);
+    }
+    impact
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,202 @@
+//! The source's connections: who listens on them, and what is fed to the state machine from there.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dunlin_core::message::{Message, SessionId, Violation};
+use dunlin_core::migrate::{FaultAnswer, Source, SourceEvent};
+use dunlin_core::wire::FrameKind;
+
+use crate::channel::{
+    Address, ByteCounts, Cancel, Checksum, FrameError, FrameReceiver, FrameSender, Stream, TokenBucket, Wait, connect,
+    first_message,
+};
+use crate::memory::GuestMemory;
+use crate::run::Clock;
+
+/// How often a listening thread looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The state machine, shared by the runner, the listeners and whoever cancels.
+pub(super) struct SharedSource<'w> {
+    source: Mutex<Source<'w>>,
+    changed: Condvar,
+    /// Number of the present pair of connections; what older listeners find out no longer matters.
+    generation: AtomicU64,
+    pub(super) clock: Clock,
+    /// Why the link was lost, for people.
+    trouble: Mutex<Option<String>>,
+}
+
+impl<'w> SharedSource<'w> {
+    pub(super) fn new(source: Source<'w>, clock: Clock) -> Self {
+        Self {
+            source: Mutex::new(source),
+            changed: Condvar::new(),
+            generation: AtomicU64::new(0),
+            clock,
+            trouble: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Source<'w>> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Feeds an event and wakes the runner.
+    pub(super) fn feed(&self, event: SourceEvent<'_>) {
+        self.lock().on(self.clock.now(), event);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn wait<'g>(&self, guard: MutexGuard<'g, Source<'w>>, patience: Duration) {
+        drop(self.changed.wait_timeout(guard, patience));
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Makes whatever older listeners still say irrelevant.
+    pub(super) fn next_generation(&self) -> u64 {
+        let _guard = self.lock();
+        self.generation.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(super) fn feed_of(&self, generation: u64, event: SourceEvent<'_>) -> bool {
+        let mut source = self.lock();
+        let current = self.generation() == generation;
+        if current {
+            source.on(self.clock.now(), event);
+            self.changed.notify_all();
+        }
+        current
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self, error: &dyn std::error::Error) {
+        let text = crate::run::chain(error);
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(text);
+    }
+
+    /// What the failure of a connection means for the state machine.
+    pub(super) fn failed(&self, generation: u64, error: &FrameError) {
+        if self.generation() == generation && !error.is_cancelled() {
+            self.note(error);
+        }
+        self.feed_of(generation, event_of(error));
+    }
+}
+
+fn event_of(error: &FrameError) -> SourceEvent<'static> {
+    match error {
+        FrameError::Channel(_) => SourceEvent::LinkLost,
+        FrameError::Wire { .. } => SourceEvent::Violation(Violation::Frame),
+        FrameError::PageChecksum { .. } => SourceEvent::Violation(Violation::PageChecksum),
+        FrameError::Memory(_) => SourceEvent::Violation(Violation::PageOutside),
+    }
+}
+
+/// What all connections of an attempt share.
+#[derive(Clone)]
+pub(super) struct LinkConfig {
+    pub(super) to: Address,
+    pub(super) session: SessionId,
+    pub(super) patience: Duration,
+    pub(super) checksum: bool,
+    pub(super) bucket: TokenBucket,
+    pub(super) migration: Arc<ByteCounts>,
+    pub(super) fault: Arc<ByteCounts>,
+}
+
+/// Connects the migration channel.
+pub(super) fn open_migration(link: &LinkConfig, cancel: &Cancel) -> Result<(Arc<Stream>, FrameSender), FrameError> {
+    let stream = Arc::new(connect(&link.to, Wait::within(link.patience, cancel))?);
+    let sender = FrameSender::new(Arc::clone(&stream), link.bucket.clone(), Arc::clone(&link.migration));
+    Ok((stream, sender))
+}
+
+/// Listens on the migration channel until it fails or is replaced.
+pub(super) fn listen(shared: &SharedSource<'_>, stream: Arc<Stream>, patience: Duration, generation: u64) {
+    let mut receiver = FrameReceiver::new(stream, patience, Cancel::new());
+    while shared.generation() == generation {
+        match hear(shared, &mut receiver, generation) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return shared.failed(generation, &error),
+        }
+    }
+}
+
+fn hear(shared: &SharedSource<'_>, receiver: &mut FrameReceiver, generation: u64) -> Result<bool, FrameError> {
+    let Some(header) = receiver.header(LOOK)? else {
+        return Ok(true);
+    };
+    Ok(match header.kind {
+        FrameKind::Heartbeat => shared.feed_of(generation, SourceEvent::Heard),
+        FrameKind::Control => shared.feed_of(generation, SourceEvent::Message(&receiver.message(&header)?)),
+        _ => shared.feed_of(generation, SourceEvent::Violation(Violation::UnexpectedMessage)),
+    })
+}
+
+/// Connects the fault channel and attaches it to the session.
+pub(super) fn open_fault(link: &LinkConfig, cancel: &Cancel) -> Result<(FrameReceiver, FrameSender), FrameError> {
+    let wait = Wait::within(link.patience, cancel);
+    let stream = Arc::new(connect(&link.to, wait)?);
+    // Fault replies are charged by their own counts, and by the bucket they share with everything else.
+    let mut sender = FrameSender::new(Arc::clone(&stream), link.bucket.clone(), Arc::clone(&link.fault));
+    let mut receiver = FrameReceiver::new(stream, link.patience, Cancel::new());
+    sender.message(&Message::Attach { session: link.session }, wait)?;
+    match first_message(&mut receiver, link.patience)? {
+        Message::Attached => Ok((receiver, sender)),
+        _ => Err(FrameError::Wire {
+            peer: link.to.to_string(),
+            source: dunlin_core::wire::WireError::Message,
+        }),
+    }
+}
+
+/// Answers page requests until the channel fails or is replaced.
+pub(super) fn serve_faults(
+    shared: &SharedSource<'_>,
+    memory: &GuestMemory,
+    link: &LinkConfig,
+    (mut receiver, mut sender): (FrameReceiver, FrameSender),
+    generation: u64,
+) {
+    let checksum = if link.checksum {
+        Checksum::InPlace
+    } else {
+        Checksum::None
+    };
+    let never = Cancel::new();
+    while shared.generation() == generation {
+        let served = receiver.header(LOOK).and_then(|header| {
+            let Some(header) = header else { return Ok(true) };
+            if header.kind == FrameKind::Heartbeat {
+                return Ok(shared.feed_of(generation, SourceEvent::Heard));
+            }
+            let answer = match header.kind {
+                FrameKind::PageRequest => shared.lock().on_fault_request(header.first),
+                _ => FaultAnswer::Refuse,
+            };
+            if answer == FaultAnswer::Refuse {
+                return Ok(shared.feed_of(generation, SourceEvent::Violation(Violation::UnexpectedMessage)));
+            }
+            sender.urgent_page(memory, header.first, checksum, Wait::within(link.patience, &never))?;
+            Ok(true)
+        });
+        match served {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return shared.failed(generation, &error),
+        }
+    }
+}

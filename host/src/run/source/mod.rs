@@ -1,0 +1,269 @@
+//! The source runner: carries out what [`Source`] decides.
+
+mod link;
+mod worker;
+
+use worker::{RateMeter, Worker};
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use dunlin_core::message::{
+    CHUNK_BYTES_MAX, Capabilities, Hello, Message, Mode, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SessionId,
+    TargetReport, VmId,
+};
+use dunlin_core::migrate::{
+    Phase, Resolution, RoundReport, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome,
+    SourceRecord,
+};
+use dunlin_core::pageset::{Run, words_needed};
+use dunlin_core::strategy::Strategy;
+use dunlin_core::units::{BytesPerSec, Nanos, PAGE_SIZE, Pages};
+
+use crate::channel::{Address, ByteCounts, Cancel, Checksum, FrameError, FrameSender, Stream, TokenBucket, Wait};
+use crate::guest::{Guest, GuestError};
+use crate::memory::GuestMemory;
+use crate::run::Clock;
+use crate::run::clock::nanos;
+use link::{LinkConfig, SharedSource, listen, open_fault, open_migration, serve_faults};
+
+/// A heartbeat is due when nothing was sent for this long (DESIGN: every second).
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// The runner looks at commands at least this often.
+const LOOK: Duration = Duration::from_millis(20);
+/// Unsent bytes allowed in the socket while the other channel carries urgent pages.
+const SMALL_BACKLOG: usize = 128 * 1024;
+/// Shortest time between two looks at the progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Longest wait for the target to close its side in the end.
+const CLOSING: Duration = Duration::from_millis(150);
+/// First guess of what the hand-over costs besides the pages.
+const HANDOVER_COST: Nanos = Nanos::from_millis(2);
+/// Longest wait for the target's answer in the hand-over; after that the guest goes on here.
+const HANDOVER_TIMEOUT: Nanos = Nanos::from_secs(10);
+
+/// What a person may set.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// Where the target listens.
+    pub to: Address,
+    /// How to move the VM.
+    pub strategy: Strategy,
+    /// Limit for everything that goes over the network; none if absent.
+    pub bandwidth: Option<BytesPerSec>,
+    /// Longest downtime wanted.
+    pub downtime: Duration,
+    /// Most pre-copy rounds.
+    pub max_rounds: u32,
+    /// Shortest round.
+    pub min_round: Duration,
+    /// Silence after which the link counts as lost.
+    pub network_timeout: Duration,
+    /// Compare hashes of all pages in the end.
+    pub verify: bool,
+    /// Protect page runs with XXH3-64.
+    pub checksum: bool,
+}
+
+/// The way others reach a running attempt.
+#[derive(Debug, Default)]
+pub struct SourceHandle {
+    /// Ends blocked sends; raised only while the attempt can still be cancelled.
+    cancel: Cancel,
+    cancel_wanted: AtomicBool,
+    cancellable: AtomicBool,
+    resolution: Mutex<Option<Resolution>>,
+    snapshot: Mutex<Option<Snapshot>>,
+}
+
+/// What an attempt looks like at the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// This attempt.
+    pub session: SessionId,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Round, from 1.
+    pub round: u32,
+    /// Pages still to be sent in this round, or pushed.
+    pub remaining: Pages,
+    /// Bytes sent so far.
+    pub bytes: u64,
+    /// Smoothed rate.
+    pub rate: BytesPerSec,
+    /// Until the remaining pages have been sent at that rate.
+    pub eta: Option<Duration>,
+}
+
+impl SourceHandle {
+    /// Ends the attempt if the guest still belongs to the source; says whether it could.
+    pub fn cancel(&self) -> bool {
+        let can = self.cancellable.load(Ordering::Acquire);
+        if can {
+            self.cancel_wanted.store(true, Ordering::Release);
+            self.cancel.raise();
+        }
+        can
+    }
+
+    /// Hands a person's decision to the attempt; it counts if the hand-over is unknown then.
+    pub fn resolve(&self, resolution: Resolution) {
+        *self.resolution.lock().unwrap_or_else(PoisonError::into_inner) = Some(resolution);
+    }
+
+    /// The present state, once there is one.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everything an attempt cost and brought.
+#[derive(Clone, Debug)]
+pub struct SourceResult {
+    /// This attempt.
+    pub session: SessionId,
+    /// How it ended.
+    pub outcome: SourceOutcome,
+    /// Every finished round, with bytes.
+    pub rounds: Vec<(RoundReport, u64)>,
+    /// How the hand-over went.
+    pub mode: Option<Mode>,
+    /// From start to the end of the attempt.
+    pub total_time: Duration,
+    /// From the pause request to *running* received.
+    pub downtime: Option<Duration>,
+    /// From the guest's last progress to the pause request.
+    pub gap_before_pause: Duration,
+    /// Longest gap in the guest's progress on the source.
+    pub source_gap: Duration,
+    /// What the target measured.
+    pub target: Option<TargetReport>,
+    /// Bytes of page data on the migration channel.
+    pub migration_bytes: u64,
+    /// Bytes on the fault channel.
+    pub fault_bytes: u64,
+    /// Bytes of messages.
+    pub control_bytes: u64,
+    /// Bytes on the migration channel after the guest ran on the target.
+    pub postcopy_bytes: u64,
+    /// Steps of the guest when the attempt began.
+    pub steps_before: u64,
+    /// What went wrong, in words, if something did.
+    pub trouble: Option<String>,
+}
+
+/// Writes hand-over records; does nothing without a state directory.
+pub trait SourceRecorder: Send {
+    /// Makes the record durable.
+    ///
+    /// # Errors
+    /// Whatever kept it from being written; already in words that say what to do.
+    fn record(&mut self, record: SourceRecord, session: SessionId) -> Result<(), Box<dyn std::error::Error>>;
+}
+
+/// One attempt.
+pub struct SourceRun<'a> {
+    /// The guest to move.
+    pub guest: &'a dyn Guest,
+    /// The VM's name for life.
+    pub vm: VmId,
+    /// How.
+    pub options: &'a SourceOptions,
+    /// Where records go.
+    pub recorder: &'a mut dyn SourceRecorder,
+    /// How others reach it.
+    pub handle: &'a SourceHandle,
+    /// Who watches.
+    pub progress: &'a mut dyn FnMut(&Snapshot),
+}
+
+/// Why an attempt could not even begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The guest cannot be described.
+    #[error("The guest cannot be migrated")]
+    Guest(#[from] GuestError),
+    /// No random numbers for the session's name.
+    #[error("The system gives no random numbers for a session name")]
+    Random,
+    /// Tracking state does not fit the VM: a defect.
+    #[error("The tracking state does not fit the VM; please report this as a defect")]
+    Tracking(#[from] dunlin_core::pageset::PageSetError),
+}
+
+impl SourceRun<'_> {
+    /// Runs the attempt to its end. The guest must run (or have halted) and belong to this side.
+    ///
+    /// # Errors
+    /// [`SourceError`] if it cannot begin; everything later is in the result.
+    pub fn run(self) -> Result<SourceResult, SourceError> {
+        let clock = Clock::start();
+        let started = Instant::now();
+        let (memory, config, steps_before) = self.describe()?;
+        let session = config.session;
+        let total = Pages(dunlin_core::message::end_gfn(&config.regions).0);
+        let mut storage = vec![0; words_needed(total)];
+        let source = Source::new(config, &mut storage, clock.now())?;
+        let shared = SharedSource::new(source, clock);
+        let link = LinkConfig {
+            to: self.options.to.clone(),
+            session,
+            patience: self.options.network_timeout,
+            checksum: self.options.checksum,
+            bucket: TokenBucket::new(self.options.bandwidth),
+            migration: Arc::new(ByteCounts::default()),
+            fault: Arc::new(ByteCounts::default()),
+        };
+        self.guest.mark();
+        let result = std::thread::scope(|scope| {
+            let mut worker = Worker {
+                harvest: vec![0; memory.layout().words()],
+                run: self,
+                shared: &shared,
+                memory: &memory,
+                link: &link,
+                scope,
+                migration: None,
+                listener: None,
+                fault_stream: None,
+                last_sent: Instant::now(),
+                rounds: Vec::new(),
+                bytes_at_round: 0,
+                bytes_at_running: None,
+                state: Vec::new(),
+                announced_to: dunlin_core::units::Gfn::ZERO,
+                gap_before_pause: Duration::ZERO,
+                last_progress: Instant::now(),
+                rate: RateMeter::new(),
+            };
+            let outcome = worker.work();
+            worker.close();
+            worker.result(outcome, started, steps_before, session)
+        });
+        Ok(result)
+    }
+
+    fn describe(&self) -> Result<(Arc<GuestMemory>, SourceConfig, u64), SourceError> {
+        let memory = Arc::clone(self.guest.memory());
+        let regions = crate::run::vm::regions(memory.layout());
+        let mut id = [0u8; 16];
+        getrandom::fill(&mut id).map_err(|_| SourceError::Random)?;
+        let config = SourceConfig {
+            session: SessionId(u128::from_le_bytes(id)),
+            vm: self.vm,
+            regions,
+            strategy: self.options.strategy,
+            downtime: nanos(self.options.downtime),
+            handover_cost: HANDOVER_COST,
+            max_rounds: self.options.max_rounds,
+            min_round: nanos(self.options.min_round),
+            network_timeout: nanos(self.options.network_timeout),
+            handover_timeout: HANDOVER_TIMEOUT,
+            verify: self.options.verify,
+            host_pages: crate::run::vm::host_pages(),
+        };
+        Ok((memory, config, self.guest.progress().steps()))
+    }
+}

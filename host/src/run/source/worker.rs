@@ -1,0 +1,462 @@
+//! One attempt at work: actions of the machine, one after the other.
+
+use super::*;
+
+/// The runner's own state while it works.
+pub(super) struct Worker<'s, 'e, 'a, 'w> {
+    pub(super) run: SourceRun<'a>,
+    pub(super) shared: &'e SharedSource<'w>,
+    pub(super) memory: &'e Arc<GuestMemory>,
+    pub(super) link: &'e LinkConfig,
+    pub(super) scope: &'s Scope<'s, 'e>,
+    pub(super) migration: Option<FrameSender>,
+    pub(super) listener: Option<ScopedJoinHandle<'s, ()>>,
+    pub(super) fault_stream: Option<Arc<Stream>>,
+    pub(super) last_sent: Instant,
+    pub(super) rounds: Vec<(RoundReport, u64)>,
+    pub(super) bytes_at_round: u64,
+    pub(super) bytes_at_running: Option<u64>,
+    pub(super) state: Vec<u8>,
+    pub(super) harvest: Vec<u64>,
+    pub(super) announced_to: dunlin_core::units::Gfn,
+    pub(super) gap_before_pause: Duration,
+    pub(super) last_progress: Instant,
+    pub(super) rate: RateMeter,
+}
+
+impl Worker<'_, '_, '_, '_> {
+    pub(super) fn work(&mut self) -> SourceOutcome {
+        loop {
+            let mut source = self.shared.lock();
+            let now = self.shared.clock.now();
+            if self.run.handle.cancel_wanted.swap(false, Ordering::AcqRel) {
+                source.on(now, SourceEvent::Cancel);
+            }
+            if let Some(resolution) = self
+                .run
+                .handle
+                .resolution
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+            {
+                // A decision that came too late decides nothing.
+                let _ = source.resolve(resolution);
+            }
+            let action = source.poll(now);
+            self.run
+                .handle
+                .cancellable
+                .store(source.can_cancel(), Ordering::Release);
+            self.run.handle.cancel.lower();
+            if let Some(round) = source.take_round() {
+                let bytes = self.link.migration.pages.load(Ordering::Relaxed);
+                self.rounds.push((round, bytes - self.bytes_at_round));
+                self.bytes_at_round = bytes;
+            }
+            if source.downtime().is_some() && self.bytes_at_running.is_none() {
+                self.bytes_at_running = Some(self.link.migration.pages.load(Ordering::Relaxed));
+            }
+            self.show(&source);
+            match action {
+                SourceAction::Finish(outcome) => return outcome,
+                SourceAction::Wait { until } => {
+                    let patience = until.map_or(LOOK, |until| self.shared.clock.until(until).min(LOOK));
+                    self.shared.wait(source, patience);
+                }
+                action => {
+                    drop(source);
+                    self.perform(action);
+                }
+            }
+            self.heartbeat();
+        }
+    }
+
+    fn show(&mut self, source: &Source<'_>) {
+        let due = self.last_progress.elapsed() >= PROGRESS_EVERY;
+        let phase = source.phase();
+        let known = self.run.handle.snapshot();
+        if !due && known.is_some_and(|snapshot| snapshot.phase == phase && snapshot.round == source.round()) {
+            return;
+        }
+        self.last_progress = Instant::now();
+        let bytes = self.link.migration.pages.load(Ordering::Relaxed) + self.link.fault.pages.load(Ordering::Relaxed);
+        let rate = self.rate.update(bytes);
+        let remaining = source.pending().len();
+        let snapshot = Snapshot {
+            session: source.config().session,
+            phase,
+            round: source.round(),
+            remaining,
+            bytes,
+            rate,
+            eta: (rate.0 > 0).then(|| Duration::from_millis(remaining.bytes().0.saturating_mul(1000) / rate.0)),
+        };
+        *self.run.handle.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+        (self.run.progress)(&snapshot);
+    }
+
+    fn perform(&mut self, action: SourceAction) {
+        let outcome = match action {
+            SourceAction::Send(message) => self.send(message),
+            SourceAction::OpenFaultChannel => self.open_fault(),
+            SourceAction::Reconnect => return self.reconnect(),
+            SourceAction::SendPages { run, round } => return self.send_pages(run, round),
+            SourceAction::PushPages(run) => return self.send_pages(run, 0),
+            SourceAction::Harvest => return self.harvest(),
+            SourceAction::SendHandOver(mode) => self.send_hand_over(mode),
+            SourceAction::SendHashes => self.send_hashes(),
+            SourceAction::StartTracking => return self.guest_action(|guest| guest.start_tracking()),
+            SourceAction::StopTracking => return self.guest_action(|guest| guest.stop_tracking()),
+            SourceAction::ResumeGuest => return self.guest_action(|guest| guest.resume()),
+            SourceAction::Pause => return self.pause(),
+            SourceAction::Record(record) => return self.record(record),
+            SourceAction::Wait { .. } | SourceAction::Finish(_) => return,
+        };
+        match outcome {
+            Ok(()) => self.shared.feed(SourceEvent::Done),
+            Err(error) => self.link_failed(&error),
+        }
+    }
+
+    fn link_failed(&mut self, error: &FrameError) {
+        if !error.is_cancelled() {
+            self.shared.note(error);
+        }
+        if let Some(sender) = self.migration.take() {
+            sender.stream().shutdown();
+        }
+        self.shared.feed(SourceEvent::LinkLost);
+    }
+
+    fn send(&mut self, message: SourceMessage) -> Result<(), FrameError> {
+        match message {
+            SourceMessage::Hello => self.hello(),
+            SourceMessage::RoundStart { round, pages } => {
+                self.announced_to = dunlin_core::units::Gfn::ZERO;
+                self.message(&Message::RoundStart { round, pages })
+            }
+            SourceMessage::RoundEnd { round } => self.message(&Message::RoundEnd { round }),
+            SourceMessage::Commit => self.message(&Message::Commit),
+            SourceMessage::Abort(reason) => self.message(&Message::Abort(reason)),
+            SourceMessage::Resume { given_up } => self.message(&Message::Resume {
+                session: self.link.session,
+                vm: self.run.vm,
+                given_up,
+            }),
+            SourceMessage::Bye => self.message(&Message::Bye),
+        }
+    }
+
+    fn message(&mut self, message: &Message<'_>) -> Result<(), FrameError> {
+        let wait = Wait::within(self.link.patience, &self.run.handle.cancel);
+        let Some(sender) = &mut self.migration else {
+            return Err(crate::channel::ChannelError::Cancelled.into());
+        };
+        self.last_sent = Instant::now();
+        sender.message(message, wait)
+    }
+
+    fn hello(&mut self) -> Result<(), FrameError> {
+        self.connect()?;
+        let machine = self.run.guest.machine();
+        let cpuid = crate::run::vm::encode_cpuid(&machine.cpuid);
+        let (config, vcpus) = (self.run.guest.config().encode(), self.run.guest.config().vcpus);
+        let mut capabilities = Capabilities::RECONNECT;
+        let options = self.run.options;
+        capabilities.set(Capabilities::POST_COPY, options.strategy.can_post_copy());
+        capabilities.set(Capabilities::CHECKSUM, options.checksum);
+        capabilities.set(Capabilities::VERIFY, options.verify);
+        let regions = self.shared.lock().config().regions.clone();
+        self.message(&Message::Hello(Hello {
+            protocol_min: PROTOCOL_VERSION_MIN,
+            protocol_max: PROTOCOL_VERSION,
+            capabilities,
+            session: self.link.session,
+            vm: self.run.vm,
+            page_size: PAGE_SIZE as u32,
+            regions,
+            vcpus: u8::try_from(vcpus).unwrap_or(u8::MAX),
+            tsc_khz: machine.tsc_khz,
+            state_version: machine.state_version,
+            network_timeout: nanos(options.network_timeout),
+            cpuid: &cpuid,
+            config: &config,
+        }))
+    }
+
+    /// Opens the migration channel and listens on it.
+    fn connect(&mut self) -> Result<(), FrameError> {
+        if let Some(old) = self.migration.take() {
+            old.stream().shutdown();
+        }
+        if let Some(old) = self.fault_stream.take() {
+            old.shutdown();
+        }
+        let generation = self.shared.next_generation();
+        let (stream, sender) = open_migration(self.link, &self.run.handle.cancel)?;
+        self.migration = Some(sender);
+        let (shared, patience) = (self.shared, self.link.patience);
+        self.listener = Some(self.scope.spawn(move || listen(shared, stream, patience, generation)));
+        Ok(())
+    }
+
+    /// Ends the connections so that the target still hears the last message: a socket closed with unread bytes (a heartbeat,
+    /// say) would reset the connection and take that message along. So this side ends its direction and lets the target close.
+    pub(super) fn close(&mut self) {
+        if let Some(sender) = self.migration.take() {
+            sender.stream().finish();
+            let began = Instant::now();
+            let listens = |listener: &ScopedJoinHandle<'_, ()>| !listener.is_finished() && began.elapsed() < CLOSING;
+            while self.listener.as_ref().is_some_and(listens) {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            sender.stream().shutdown();
+        }
+        if let Some(stream) = self.fault_stream.take() {
+            stream.shutdown();
+        }
+        self.shared.next_generation();
+    }
+
+    fn reconnect(&mut self) {
+        match self.connect() {
+            Ok(()) => self.shared.feed(SourceEvent::Done),
+            Err(_) => self.shared.feed(SourceEvent::Failed),
+        }
+    }
+
+    fn open_fault(&mut self) -> Result<(), FrameError> {
+        let ends = open_fault(self.link, &self.run.handle.cancel)?;
+        self.fault_stream = Some(Arc::clone(ends.0.stream()));
+        let (shared, memory, link) = (self.shared, self.memory, self.link);
+        let generation = shared.generation();
+        self.scope
+            .spawn(move || serve_faults(shared, memory, link, ends, generation));
+        Ok(())
+    }
+
+    fn checksum(&self) -> Checksum {
+        match (self.link.checksum, self.shared.lock().phase()) {
+            (false, _) => Checksum::None,
+            (true, Phase::PreCopy) if !self.run.guest.progress().all_halted() => Checksum::Copy,
+            (true, Phase::PreCopy) => Checksum::InPlace,
+            (true, _) => Checksum::InPlace,
+        }
+    }
+
+    fn send_pages(&mut self, run: Run, round: u32) {
+        let checksum = self.checksum();
+        let wait = Wait::within(self.send_patience(run), &self.run.handle.cancel);
+        let Some(sender) = &mut self.migration else {
+            return self.shared.feed(SourceEvent::LinkLost);
+        };
+        self.last_sent = Instant::now();
+        match sender.pages(self.memory, run, round, checksum, wait) {
+            Ok((data, zero)) => self.shared.feed(SourceEvent::PagesSent { data, zero }),
+            Err(error) => self.link_failed(&error),
+        }
+    }
+
+    /// A shaped run takes as long as its rate says; only silence beyond that is trouble.
+    fn send_patience(&self, run: Run) -> Duration {
+        let shaped = self.link.bucket.rate().map_or(Duration::ZERO, |rate| {
+            Duration::from_millis(run.count.bytes().0.saturating_mul(2000) / rate.0.max(1))
+        });
+        self.link.patience + shaped
+    }
+
+    fn harvest(&mut self) {
+        self.harvest.fill(0);
+        let harvested = self.run.guest.harvest(&mut self.harvest);
+        match harvested {
+            Ok(()) => self.shared.feed(SourceEvent::Harvested(&self.harvest)),
+            Err(error) => {
+                self.shared.note(&error);
+                self.shared.feed(SourceEvent::Failed);
+            }
+        }
+    }
+
+    fn guest_action(&mut self, action: impl FnOnce(&dyn Guest) -> Result<(), GuestError>) {
+        let done = action(self.run.guest);
+        self.report(done);
+    }
+
+    fn report<E: std::error::Error>(&self, done: Result<(), E>) {
+        match done {
+            Ok(()) => self.shared.feed(SourceEvent::Done),
+            Err(error) => {
+                self.shared.note(&error);
+                self.shared.feed(SourceEvent::Failed);
+            }
+        }
+    }
+
+    fn pause(&mut self) {
+        let requested = Instant::now();
+        let guest = self.run.guest;
+        self.gap_before_pause = guest
+            .progress()
+            .vcpus
+            .iter()
+            .filter(|vcpu| vcpu.halted.is_none())
+            .filter_map(|vcpu| vcpu.last)
+            .min()
+            .map_or(Duration::ZERO, |last| requested.saturating_duration_since(last));
+        let saved = guest.pause().and_then(|()| guest.save_state());
+        if let (Ok(_), Some(sender)) = (&saved, &self.migration)
+            && self.run.options.strategy.can_post_copy()
+        {
+            // Best effort: without the option the kernel keeps more unsent, and faults wait a little longer.
+            let _ = sender.stream().set_small_backlog(SMALL_BACKLOG);
+        }
+        let done = saved.map(|state| self.state = state);
+        self.report(done);
+    }
+
+    fn record(&mut self, record: SourceRecord) {
+        match self.run.recorder.record(record, self.link.session) {
+            Ok(()) => self.shared.feed(SourceEvent::Done),
+            Err(error) => {
+                self.shared.note(error.as_ref());
+                self.shared.feed(SourceEvent::Failed);
+            }
+        }
+    }
+
+    fn send_hand_over(&mut self, mode: Mode) -> Result<(), FrameError> {
+        let (words, final_dirty) = {
+            let source = self.shared.lock();
+            let wanted = mode == Mode::PostCopy;
+            let words: Vec<u8> = if wanted {
+                source
+                    .pending()
+                    .words()
+                    .iter()
+                    .flat_map(|word| word.to_le_bytes())
+                    .collect()
+            } else {
+                Vec::new()
+            };
+            (words, if wanted { source.pending().len() } else { Pages::ZERO })
+        };
+        for (index, chunk) in words.chunks(CHUNK_BYTES_MAX).enumerate() {
+            if chunk.iter().any(|byte| *byte != 0) {
+                self.message(&Message::FinalSet {
+                    first_word: (index * CHUNK_BYTES_MAX / 8) as u64,
+                    words: chunk,
+                })?;
+            }
+        }
+        let state = std::mem::take(&mut self.state);
+        let mut sent = Ok(());
+        for (index, bytes) in state.chunks(CHUNK_BYTES_MAX).enumerate() {
+            sent = sent.and_then(|()| {
+                self.message(&Message::State {
+                    offset: (index * CHUNK_BYTES_MAX) as u32,
+                    bytes,
+                })
+            });
+        }
+        let state_bytes = state.len() as u32;
+        self.state = state;
+        sent?;
+        self.message(&Message::HandOver {
+            mode,
+            state_bytes,
+            final_dirty,
+        })
+    }
+
+    /// Hashes frozen memory: the guest runs on the target already, so this is outside the downtime.
+    fn send_hashes(&mut self) -> Result<(), FrameError> {
+        let regions = self.shared.lock().config().regions.clone();
+        let mut bytes = Vec::with_capacity(CHUNK_BYTES_MAX);
+        for region in &regions {
+            let end = region.first.0 + region.pages.0;
+            for first in (region.first.0..end).step_by(CHUNK_BYTES_MAX / 8) {
+                bytes.clear();
+                for gfn in first..end.min(first + (CHUNK_BYTES_MAX / 8) as u64) {
+                    bytes.extend_from_slice(&self.memory.hash_page(dunlin_core::units::Gfn(gfn))?.to_le_bytes());
+                }
+                self.message(&Message::Hashes {
+                    first: dunlin_core::units::Gfn(first),
+                    bytes: &bytes,
+                })?;
+            }
+        }
+        self.message(&Message::HashesEnd)
+    }
+
+    fn heartbeat(&mut self) {
+        if self.last_sent.elapsed() < HEARTBEAT {
+            return;
+        }
+        self.last_sent = Instant::now();
+        let wait = Wait::within(self.link.patience, &self.run.handle.cancel);
+        if let Some(sender) = &mut self.migration
+            && let Err(error) = sender.heartbeat(wait)
+        {
+            self.link_failed(&error);
+        }
+    }
+
+    pub(super) fn result(
+        self,
+        outcome: SourceOutcome,
+        started: Instant,
+        steps_before: u64,
+        session: SessionId,
+    ) -> SourceResult {
+        let source = self.shared.lock();
+        let migration = self.link.migration.pages.load(Ordering::Relaxed);
+        let control = [&self.link.migration, &self.link.fault].map(|counts| counts.control.load(Ordering::Relaxed));
+        let source_gap = self.run.guest.progress().longest_gap;
+        SourceResult {
+            session,
+            outcome,
+            rounds: self.rounds,
+            mode: source.mode(),
+            total_time: started.elapsed(),
+            downtime: source.downtime().map(|time| Duration::from_nanos(time.0)),
+            gap_before_pause: self.gap_before_pause,
+            source_gap,
+            target: source.target_report().copied(),
+            migration_bytes: migration,
+            fault_bytes: self.link.fault.pages.load(Ordering::Relaxed),
+            control_bytes: control.iter().sum(),
+            postcopy_bytes: self.bytes_at_running.map_or(0, |at| migration - at),
+            steps_before,
+            trouble: self.shared.trouble(),
+        }
+    }
+}
+
+/// Exponentially smoothed rate of a growing count.
+pub(super) struct RateMeter {
+    last: Instant,
+    bytes: u64,
+    rate: u64,
+}
+
+impl RateMeter {
+    pub(super) fn new() -> Self {
+        Self {
+            last: Instant::now(),
+            bytes: 0,
+            rate: 0,
+        }
+    }
+
+    fn update(&mut self, bytes: u64) -> BytesPerSec {
+        let elapsed = u64::try_from(self.last.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if elapsed >= 50_000 {
+            let now = (bytes - self.bytes).saturating_mul(1_000_000) / elapsed;
+            self.rate = if self.rate == 0 { now } else { (self.rate * 3 + now) / 4 };
+            (self.last, self.bytes) = (Instant::now(), bytes);
+        }
+        BytesPerSec(self.rate)
+    }
+}

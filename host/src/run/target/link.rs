@@ -1,0 +1,219 @@
+//! The target's connections: what a new connection wants, and who sends on the present ones.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dunlin_core::message::{Hello, Message, Refusal, Regions, SessionId, VmId};
+
+use crate::channel::{
+    ByteCounts, Cancel, ChannelError, FrameError, FrameReceiver, FrameSender, Listener, Stream, TokenBucket, Wait,
+    first_message,
+};
+
+/// How long a new connection may take to say what it wants.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// How long a message of this side may take to leave.
+const SEND: Duration = Duration::from_secs(3);
+
+/// What a new connection wants.
+#[derive(Debug)]
+pub enum Incoming {
+    /// To migrate a VM here.
+    Hello(Link, Box<OwnedHello>),
+    /// To be the fault channel of a session.
+    Attach(Link, SessionId),
+    /// To take up a session again.
+    Resume {
+        /// The new migration channel.
+        link: Link,
+        /// The session.
+        session: SessionId,
+        /// The VM.
+        vm: VmId,
+        /// The source's record says given-up.
+        given_up: bool,
+    },
+}
+
+/// A connection, ready for frames.
+#[derive(Debug)]
+pub struct Link {
+    /// Its receiving half.
+    pub receiver: FrameReceiver,
+    /// Its sending half.
+    pub sender: FrameSender,
+}
+
+/// A [`Hello`] that owns its bytes.
+#[derive(Clone, Debug)]
+pub struct OwnedHello {
+    cpuid: Vec<u8>,
+    config: Vec<u8>,
+    fixed: Hello<'static>,
+}
+
+impl OwnedHello {
+    fn new(hello: &Hello<'_>) -> Self {
+        Self {
+            cpuid: hello.cpuid.to_vec(),
+            config: hello.config.to_vec(),
+            fixed: Hello {
+                cpuid: &[],
+                config: &[],
+                regions: hello.regions.clone(),
+                ..*hello
+            },
+        }
+    }
+
+    /// As it came.
+    pub fn get(&self) -> Hello<'_> {
+        Hello {
+            cpuid: &self.cpuid,
+            config: &self.config,
+            ..self.fixed.clone()
+        }
+    }
+
+    /// The session it begins.
+    pub fn session(&self) -> SessionId {
+        self.fixed.session
+    }
+
+    /// The VM it wants to move.
+    pub fn vm(&self) -> VmId {
+        self.fixed.vm
+    }
+
+    /// The VM's RAM.
+    pub fn regions(&self) -> &Regions {
+        &self.fixed.regions
+    }
+}
+
+impl Link {
+    fn new(stream: Stream) -> Self {
+        let stream = Arc::new(stream);
+        let sender = FrameSender::new(
+            Arc::clone(&stream),
+            TokenBucket::new(None),
+            Arc::new(ByteCounts::default()),
+        );
+        Self {
+            receiver: FrameReceiver::new(stream, SEND, Cancel::new()),
+            sender,
+        }
+    }
+
+    /// Says something on a connection that nobody else uses.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn say(&mut self, message: &Message<'_>) -> Result<(), FrameError> {
+        self.sender.message(message, Wait::within(SEND, &Cancel::new()))
+    }
+}
+
+/// Accepts connections until `cancel` is raised and hands on what they want. What is no Dunlin, or says nothing, is
+/// refused by name and forgotten; at most `BUSY` may be undecided at a time.
+pub(in crate::run) fn accept(
+    listener: &Listener,
+    cancel: &Cancel,
+    to: &Sender<Incoming>,
+    log: &(dyn Fn(String) + Sync),
+) {
+    std::thread::scope(|scope| {
+        loop {
+            match listener.accept(Wait::forever(cancel)) {
+                Ok(stream) => {
+                    let to = to.clone();
+                    scope.spawn(move || {
+                        if let Err(error) = introduce(stream, &to) {
+                            log(format!("refused a connection: {}", crate::run::chain(&error)));
+                        }
+                    });
+                }
+                Err(ChannelError::Cancelled) => return,
+                Err(error) => {
+                    log(format!("could not accept a connection: {}", crate::run::chain(&error)));
+                    if !Wait::forever(cancel).sleep(Duration::from_millis(100)) {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+}
+
+fn introduce(stream: Stream, to: &Sender<Incoming>) -> Result<(), FrameError> {
+    let mut link = Link::new(stream);
+    enum Wish {
+        Hello(Box<OwnedHello>),
+        Attach(SessionId),
+        Resume(SessionId, VmId, bool),
+        Nonsense,
+    }
+    let wish = match first_message(&mut link.receiver, FIRST_MESSAGE) {
+        Ok(Message::Hello(hello)) => Wish::Hello(Box::new(OwnedHello::new(&hello))),
+        Ok(Message::Attach { session }) => Wish::Attach(session),
+        Ok(Message::Resume { session, vm, given_up }) => Wish::Resume(session, vm, given_up),
+        Ok(_) => Wish::Nonsense,
+        Err(error) => {
+            // The other side may understand why, if it is a Dunlin at all.
+            let _ = link.say(&Message::Refused(Refusal::NotHello));
+            return Err(error);
+        }
+    };
+    let incoming = match wish {
+        Wish::Hello(hello) => Incoming::Hello(link, hello),
+        Wish::Attach(session) => Incoming::Attach(link, session),
+        Wish::Resume(session, vm, given_up) => Incoming::Resume {
+            link,
+            session,
+            vm,
+            given_up,
+        },
+        Wish::Nonsense => return link.say(&Message::Refused(Refusal::NotHello)),
+    };
+    // Nobody takes connections any more: the process is about to end.
+    let _ = to.send(incoming);
+    Ok(())
+}
+
+/// The sending half of the migration channel, while there is one.
+#[derive(Debug, Default)]
+pub(super) struct Mouth {
+    sender: Mutex<Option<FrameSender>>,
+    cancel: Cancel,
+}
+
+impl Mouth {
+    fn lock(&self) -> MutexGuard<'_, Option<FrameSender>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn replace(&self, sender: Option<FrameSender>) {
+        let old = std::mem::replace(&mut *self.lock(), sender);
+        if let Some(old) = old {
+            old.stream().shutdown();
+        }
+    }
+
+    pub(super) fn say(&self, message: &Message<'_>) -> Result<(), FrameError> {
+        match &mut *self.lock() {
+            Some(sender) => sender.message(message, Wait::within(SEND, &self.cancel)),
+            None => Err(ChannelError::Closed {
+                peer: "the source".to_owned(),
+            }
+            .into()),
+        }
+    }
+
+    /// Failures show when the channel is read, too.
+    pub(super) fn heartbeat(&self) {
+        if let Some(sender) = &mut *self.lock() {
+            let _ = sender.heartbeat(Wait::within(SEND, &self.cancel));
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The target runner: carries out what [`Target`] decides.
+
+pub mod link;
+mod postcopy;
+mod worker;
+
+use worker::Worker;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+use dunlin_core::message::{
+    CHUNK_BYTES_MAX, Capabilities, Message, STATE_BYTES_MAX, SessionId, TargetReport, Violation, VmId, end_gfn,
+};
+use dunlin_core::migrate::{
+    Phase, Resolution, Target, TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome, TargetRecord,
+};
+use dunlin_core::pageset::{Run, words_needed};
+use dunlin_core::units::{Gfn, Nanos, PAGE_SIZE, Pages};
+use dunlin_core::wire::{FrameHeader, FrameKind};
+use twox_hash::XxHash3_64;
+
+use crate::channel::{FrameError, FrameReceiver};
+use crate::guest::{AnyGuest, Guest, GuestConfig, GuestError, GuestKind};
+use crate::memory::{FaultOrigin, GuestMemory, MemoryError, Userfaultfd, UserfaultfdError};
+use crate::run::Clock;
+use crate::run::clock::nanos;
+use link::{Incoming, Link, Mouth, OwnedHello};
+use postcopy::{FaultServer, Latencies};
+
+/// The runner looks at new connections, decisions and completion at least this often.
+const LOOK: Duration = Duration::from_millis(20);
+/// The same while the last missing page may come over the other channel.
+const LOOK_POST_COPY: Duration = Duration::from_millis(2);
+/// A source that hears nothing for longer gets a heartbeat.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Heartbeats come every half second: a shorter timeout would take a healthy link for lost.
+const SHORTEST_SILENCE: Nanos = Nanos::from_secs(1);
+/// Longest wait for the guest's first progress before the report is sent without it.
+const FIRST_PROGRESS: Duration = Duration::from_millis(50);
+
+/// Why something could not be done on the target.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The guest.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// Its memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Post-copy.
+    #[error(transparent)]
+    Userfaultfd(#[from] UserfaultfdError),
+    /// Pages that must be missing are there.
+    #[error("{0} pages that must be missing are present after discarding them; post-copy is not safe on this host")]
+    StillPresent(Pages),
+    /// The VM's memory is not laid out as this version does it.
+    #[error("The VM's memory regions differ from those of its configuration; use the same release on both hosts")]
+    Regions,
+}
+
+/// The way others reach a receiving attempt.
+#[derive(Debug, Default)]
+pub struct TargetHandle {
+    resolution: Mutex<Option<Resolution>>,
+    refused: AtomicBool,
+    snapshot: Mutex<Option<TargetSnapshot>>,
+}
+
+/// What a receiving attempt looks like at the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetSnapshot {
+    /// The attempt.
+    pub session: SessionId,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The round being received.
+    pub round: u32,
+    /// Pages that are missing while the guest runs.
+    pub missing: Pages,
+}
+
+impl TargetHandle {
+    /// Hands a person's decision to the attempt.
+    pub fn resolve(&self, resolution: Resolution) {
+        *self.resolution.lock().unwrap_or_else(PoisonError::into_inner) = Some(resolution);
+    }
+
+    /// The present state, once there is one.
+    pub fn snapshot(&self) -> Option<TargetSnapshot> {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes hand-over records; does nothing without a state directory.
+pub trait TargetRecorder: Send {
+    /// Makes the record durable.
+    ///
+    /// # Errors
+    /// Whatever kept it from being written; already in words that say what to do.
+    fn record(&mut self, record: TargetRecord, session: SessionId, vm: VmId) -> Result<(), Box<dyn std::error::Error>>;
+}
+
+/// One attempt to receive a VM that has been accepted.
+pub struct TargetRun<'a> {
+    /// What the source wants to move.
+    pub hello: Box<OwnedHello>,
+    /// The protocol version agreed on.
+    pub protocol: u16,
+    /// The migration channel.
+    pub link: Link,
+    /// Further connections.
+    pub incoming: &'a Receiver<Incoming>,
+    /// Where records go.
+    pub recorder: &'a mut dyn TargetRecorder,
+    /// How others reach it.
+    pub handle: &'a TargetHandle,
+    /// Told once the guest runs here.
+    pub running: &'a dyn Fn(&Arc<AnyGuest>),
+}
+
+/// How an attempt ended.
+pub struct TargetResult {
+    /// What the machine says.
+    pub outcome: TargetOutcome,
+    /// The guest, if it runs here.
+    pub guest: Option<Arc<AnyGuest>>,
+    /// What was measured.
+    pub report: TargetReport,
+    /// What went wrong, in words, if something did.
+    pub trouble: Option<String>,
+    /// A connection that begins the next attempt.
+    pub leftover: Option<Incoming>,
+}
+
+/// The state machine, shared by the runner and the fault server.
+pub(super) struct SharedTarget<'w> {
+    target: Mutex<Target<'w>>,
+    clock: Clock,
+    /// Hash of every page as installed, if the source will ask.
+    hashes: Vec<AtomicU64>,
+    trouble: Mutex<Option<String>>,
+    /// The fault channel after the last fault.
+    fault_link: Mutex<Option<Link>>,
+}
+
+impl<'w> SharedTarget<'w> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Target<'w>> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    pub(super) fn note(&self, error: &dyn std::error::Error) {
+        let text = crate::run::chain(error);
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(text);
+    }
+
+    pub(super) fn keep_hash(&self, gfn: Gfn, page: &[u8]) {
+        if let Some(hash) = self.hashes.get(gfn.0 as usize) {
+            hash.store(XxHash3_64::oneshot(page), Ordering::Relaxed);
+        }
+    }
+
+    fn feed(&self, event: TargetEvent<'_>) {
+        self.lock().on(self.now(), event);
+    }
+}
+
+impl TargetRun<'_> {
+    /// Runs the attempt to its end.
+    pub fn run(self) -> TargetResult {
+        let clock = Clock::start();
+        let regions = self.hello.regions().clone();
+        let pages = end_gfn(&regions);
+        let words = words_needed(Pages(pages.0));
+        let (mut received, mut missing) = (vec![0; words], vec![0; words]);
+        let hello = self.hello.get();
+        let verify = hello.capabilities.contains(Capabilities::VERIFY);
+        let config = TargetConfig {
+            session: hello.session,
+            vm: hello.vm,
+            regions,
+            protocol: self.protocol,
+            verify,
+            network_timeout: hello.network_timeout.max(SHORTEST_SILENCE),
+        };
+        let target = Target::new(config, &mut received, &mut missing, clock.now())
+            .expect("storage is sized by words_needed for these regions");
+        let zero = XxHash3_64::oneshot(&[0; PAGE_SIZE as usize]);
+        let hashed = if verify { pages.0 as usize } else { 0 };
+        let shared = SharedTarget {
+            target: Mutex::new(target),
+            clock,
+            hashes: (0..hashed).map(|_| AtomicU64::new(zero)).collect(),
+            trouble: Mutex::new(None),
+            fault_link: Mutex::new(None),
+        };
+        let (mouth, over, uffd, latencies) = (
+            Mouth::default(),
+            AtomicBool::new(false),
+            Mutex::new(None),
+            Latencies::new(),
+        );
+        let stop_faults = AtomicBool::new(false);
+        let Link { receiver, sender } = self.link;
+        mouth.replace(Some(sender));
+        let (fault_links, fault_channels) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let heart = scope.spawn(|| {
+                while !over.load(Ordering::Acquire) {
+                    std::thread::park_timeout(HEARTBEAT);
+                    mouth.heartbeat();
+                }
+            });
+            let mut worker = Worker {
+                hello: &self.hello,
+                incoming: self.incoming,
+                recorder: self.recorder,
+                handle: self.handle,
+                announce_running: self.running,
+                shared: &shared,
+                mouth: &mouth,
+                receiver: Some(receiver),
+                guest: None,
+                uffd: &uffd,
+                state: Vec::new(),
+                wanted_hashes: Vec::new(),
+                fault_links,
+                fault_channels: Some(fault_channels),
+                latencies: &latencies,
+                stop_faults: &stop_faults,
+                scope,
+                started_running: None,
+                post_copy_done: None,
+                report: TargetReport::default(),
+                leftover: None,
+            };
+            let outcome = worker.work();
+            let result = worker.result(outcome);
+            over.store(true, Ordering::Release);
+            stop_faults.store(true, Ordering::Release);
+            heart.thread().unpark();
+            mouth.replace(None);
+            result
+        })
+    }
+}
+
+/// Ends the process: the guest must never see memory that is not its own, and nobody can give it the right one any more.
+fn fatal(error: &dyn std::error::Error) -> ! {
+    eprintln!("dunlin: {}; the guest cannot go on", crate::run::chain(error));
+    std::process::abort();
+}

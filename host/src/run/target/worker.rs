@@ -1,0 +1,528 @@
+//! One attempt at work: actions of the machine, frames of the source.
+
+use super::*;
+
+pub(super) struct Worker<'s, 'e, 'a, 'w> {
+    pub(super) hello: &'e OwnedHello,
+    pub(super) incoming: &'a Receiver<Incoming>,
+    pub(super) recorder: &'a mut dyn TargetRecorder,
+    pub(super) handle: &'a TargetHandle,
+    pub(super) announce_running: &'a dyn Fn(&Arc<AnyGuest>),
+    pub(super) shared: &'e SharedTarget<'w>,
+    pub(super) mouth: &'e Mouth,
+    pub(super) receiver: Option<FrameReceiver>,
+    pub(super) guest: Option<Arc<AnyGuest>>,
+    pub(super) uffd: &'e Mutex<Option<Arc<Userfaultfd>>>,
+    pub(super) state: Vec<u8>,
+    pub(super) wanted_hashes: Vec<u64>,
+    pub(super) fault_links: Sender<Link>,
+    pub(super) fault_channels: Option<Receiver<Link>>,
+    pub(super) latencies: &'e Latencies,
+    pub(super) stop_faults: &'e AtomicBool,
+    pub(super) scope: &'s Scope<'s, 'e>,
+    pub(super) started_running: Option<Instant>,
+    pub(super) post_copy_done: Option<Instant>,
+    pub(super) report: TargetReport,
+    pub(super) leftover: Option<Incoming>,
+}
+
+impl<'w> Worker<'_, '_, '_, 'w> {
+    pub(super) fn work(&mut self) -> TargetOutcome {
+        loop {
+            self.connections();
+            let action = {
+                let mut target = self.shared.lock();
+                if let Some(resolution) = self
+                    .handle
+                    .resolution
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take()
+                {
+                    let resolved = target.resolve(resolution);
+                    self.handle.refused.store(resolved.is_err(), Ordering::Release);
+                }
+                let action = target.poll(self.shared.now());
+                self.show(&target);
+                action
+            };
+            match action {
+                TargetAction::Finish(outcome) => return outcome,
+                TargetAction::Wait { until } => self.listen(until),
+                action => self.perform(action),
+            }
+        }
+    }
+
+    fn show(&self, target: &Target<'_>) {
+        let snapshot = TargetSnapshot {
+            session: target.config().session,
+            phase: target.phase(),
+            round: target.round().0,
+            missing: if target.running() {
+                target.missing().len()
+            } else {
+                Pages::ZERO
+            },
+        };
+        *self.handle.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+    }
+
+    /// New connections: the session's own, or others that must be turned away.
+    fn connections(&mut self) {
+        while let Ok(incoming) = self.incoming.try_recv() {
+            match incoming {
+                Incoming::Attach(mut link, session) if session == self.hello.session() => {
+                    if link.say(&Message::Attached).is_ok() {
+                        // The fault server may not run yet; it finds the channel when it does.
+                        let _ = self.fault_links.send(link);
+                    }
+                }
+                Incoming::Resume {
+                    link,
+                    session,
+                    vm,
+                    given_up,
+                } if session == self.hello.session() && vm == self.hello.vm() => {
+                    self.lose_link();
+                    self.mouth.replace(Some(link.sender));
+                    self.receiver = Some(link.receiver);
+                    self.wanted_hashes.clear();
+                    self.shared.feed(TargetEvent::Reconnected { given_up });
+                }
+                Incoming::Hello(link, hello) if hello.vm() == self.hello.vm() && self.unknown() => {
+                    // Only who runs the VM says hello for it: the hand-over that this side waits for is off.
+                    self.leftover = Some(Incoming::Hello(link, hello));
+                    self.shared.feed(TargetEvent::Reconnected { given_up: false });
+                }
+                Incoming::Hello(mut link, _) => {
+                    let _ = link.say(&Message::Refused(dunlin_core::message::Refusal::Busy));
+                }
+                // Another session's channel: closing it says enough.
+                Incoming::Attach(..) | Incoming::Resume { .. } => {}
+            }
+        }
+    }
+
+    fn unknown(&self) -> bool {
+        self.shared.lock().phase() == Phase::HandOverUnknown
+    }
+
+    fn lose_link(&mut self) {
+        if let Some(receiver) = self.receiver.take() {
+            receiver.stream().shutdown();
+            self.mouth.replace(None);
+            self.shared.feed(TargetEvent::LinkLost);
+        }
+    }
+
+    /// Takes one frame from the migration channel, or waits for whatever else may happen.
+    fn listen(&mut self, until: Option<Nanos>) {
+        let (post_copy, linked) = {
+            let target = self.shared.lock();
+            (target.running(), target.linked())
+        };
+        if !linked && let Some(receiver) = self.receiver.take() {
+            // The fault server lost its channel: both are opened anew, together.
+            receiver.stream().shutdown();
+            self.mouth.replace(None);
+        }
+        let look = if post_copy { LOOK_POST_COPY } else { LOOK };
+        let patience = until.map_or(look, |until| self.shared.clock.until(until).min(look));
+        let Some(mut receiver) = self.receiver.take() else {
+            return std::thread::sleep(patience);
+        };
+        let heard = receiver.header(patience).and_then(|header| match header {
+            Some(header) => self.frame(&mut receiver, &header),
+            None => Ok(()),
+        });
+        match heard {
+            Ok(()) => self.receiver = Some(receiver),
+            Err(error) => {
+                self.shared.note(&error);
+                receiver.stream().shutdown();
+                self.failed(&error);
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &FrameError) {
+        let event = match error {
+            FrameError::Channel(_) => TargetEvent::LinkLost,
+            FrameError::Wire { .. } => TargetEvent::Violation(Violation::Frame),
+            FrameError::PageChecksum { .. } => TargetEvent::Violation(Violation::PageChecksum),
+            FrameError::Memory(_) => TargetEvent::Violation(Violation::PageOutside),
+        };
+        let link_is_gone = event == TargetEvent::LinkLost;
+        self.shared.feed(event);
+        // What is wrong with the content can still be said; the connection itself is of no more use.
+        if !link_is_gone && self.shared.lock().phase() == Phase::Aborted {
+            return;
+        }
+        self.mouth.replace(None);
+        self.shared.feed(TargetEvent::LinkLost);
+    }
+
+    fn frame(&mut self, receiver: &mut FrameReceiver, header: &FrameHeader) -> Result<(), FrameError> {
+        let run = Run::new(header.first, Pages(u64::from(header.count)));
+        match header.kind {
+            FrameKind::Heartbeat => self.shared.feed(TargetEvent::Heard),
+            FrameKind::Control => {
+                let message = receiver.message(header)?;
+                self.keep(&message);
+                self.shared.feed(TargetEvent::Message(&message));
+            }
+            FrameKind::PageRequest => return Err(FrameError::unexpected(receiver.stream().peer())),
+            FrameKind::Pages | FrameKind::Zero | FrameKind::Announce => {
+                let Some(guest) = &self.guest else {
+                    return Err(FrameError::unexpected(receiver.stream().peer()));
+                };
+                let memory = Arc::clone(guest.memory());
+                memory.check(run)?;
+                if self.shared.lock().running() {
+                    self.install(receiver, header, run)?;
+                } else if self.shared.lock().accepts_pages() {
+                    self.receive(receiver, &memory, header, run)?;
+                } else {
+                    return Err(FrameError::unexpected(receiver.stream().peer()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Before the guest runs here: straight into memory.
+    fn receive(
+        &mut self,
+        receiver: &mut FrameReceiver,
+        memory: &GuestMemory,
+        header: &FrameHeader,
+        run: Run,
+    ) -> Result<(), FrameError> {
+        let known = self.shared.lock().received().count_run(run);
+        match header.kind {
+            FrameKind::Pages => {
+                if known < run.count {
+                    memory.populate(run)?;
+                }
+                receiver.pages_into(memory, header)?;
+            }
+            // Fresh memory is zero already.
+            FrameKind::Zero if known > Pages::ZERO => memory.discard(run)?,
+            FrameKind::Zero => {}
+            _ => return Ok(memory.populate(run)?),
+        }
+        if !self.shared.hashes.is_empty() {
+            for gfn in run.first.0..run.end().0 {
+                self.shared.hashes[gfn as usize].store(memory.hash_page(Gfn(gfn))?, Ordering::Relaxed);
+            }
+        }
+        self.shared.feed(TargetEvent::Received(run));
+        Ok(())
+    }
+
+    /// While the guest runs here: installed if absent.
+    fn install(&mut self, receiver: &mut FrameReceiver, header: &FrameHeader, run: Run) -> Result<(), FrameError> {
+        let Some(uffd) = self.uffd.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
+            return Err(FrameError::unexpected(receiver.stream().peer()));
+        };
+        let installed = match header.kind {
+            FrameKind::Pages => {
+                let pages = receiver.pages(header)?;
+                for (index, page) in pages.chunks_exact(PAGE_SIZE as usize).enumerate() {
+                    self.shared.keep_hash(Gfn(run.first.0 + index as u64), page);
+                }
+                uffd.copy(run.first, pages)
+            }
+            FrameKind::Zero => {
+                for gfn in run.first.0..run.end().0 {
+                    self.shared.keep_hash(Gfn(gfn), &[0; PAGE_SIZE as usize]);
+                }
+                uffd.zero(run)
+            }
+            _ => return Ok(()),
+        };
+        if let Err(error) = installed {
+            // The guest waits for these pages and nothing else can bring them.
+            fatal(&error);
+        }
+        self.shared.feed(TargetEvent::Installed { run, demanded: false });
+        Ok(())
+    }
+
+    /// Keeps the bytes of state and hashes; the machine says whether they fit.
+    fn keep(&mut self, message: &Message<'_>) {
+        match message {
+            Message::State { offset, bytes } => {
+                let fits = self.state.len() + bytes.len() <= STATE_BYTES_MAX as usize;
+                if *offset as usize == self.state.len() && fits {
+                    self.state.extend_from_slice(bytes);
+                }
+            }
+            Message::Hashes { first, bytes } => {
+                self.wanted_hashes.resize(self.shared.hashes.len(), 0);
+                for (index, word) in bytes.as_chunks::<8>().0.iter().enumerate() {
+                    if let Some(hash) = self.wanted_hashes.get_mut((first.0 as usize).saturating_add(index)) {
+                        *hash = u64::from_le_bytes(*word);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn perform(&mut self, action: TargetAction) {
+        let event = match action {
+            TargetAction::Send(message) => self.send(message),
+            TargetAction::SendMissing => self.send_missing(),
+            TargetAction::CreateGuest => self.create(),
+            TargetAction::Record(record) => {
+                let recorded = self.recorder.record(record, self.hello.session(), self.hello.vm());
+                self.event(recorded.map_err(|error| crate::run::chain(error.as_ref())))
+            }
+            TargetAction::PrepareMissing => {
+                let prepared = self.prepare_missing();
+                self.outcome(prepared)
+            }
+            TargetAction::RestoreState => {
+                let restored = self
+                    .guest
+                    .as_ref()
+                    .map_or(Ok(()), |guest| guest.restore_state(&self.state));
+                self.outcome(restored)
+            }
+            TargetAction::RunGuest => self.run_guest(),
+            TargetAction::FinishPostCopy => self.finish_post_copy(),
+            TargetAction::CompareHashes => self.compare(),
+            TargetAction::Discard => {
+                *self.uffd.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.guest = None;
+                TargetEvent::Done
+            }
+            TargetAction::Wait { .. } | TargetAction::Finish(_) => return,
+        };
+        self.shared.feed(event);
+    }
+
+    fn outcome<E: std::error::Error>(&self, done: Result<(), E>) -> TargetEvent<'static> {
+        self.event(done.map_err(|error| crate::run::chain(&error)))
+    }
+
+    fn event(&self, done: Result<(), String>) -> TargetEvent<'static> {
+        match done {
+            Ok(()) => TargetEvent::Done,
+            Err(trouble) => {
+                self.shared
+                    .trouble
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(trouble);
+                TargetEvent::Failed
+            }
+        }
+    }
+
+    fn send(&mut self, message: TargetMessage) -> TargetEvent<'static> {
+        let message = match message {
+            TargetMessage::Welcome { protocol } => Message::Welcome { protocol },
+            TargetMessage::RoundReached { round } => Message::RoundReached { round },
+            TargetMessage::Ready => Message::Ready,
+            TargetMessage::Running => Message::Running,
+            TargetMessage::Abort(reason) => Message::Abort(reason),
+            TargetMessage::Resumed(standing) => Message::Resumed(standing),
+            TargetMessage::Complete { verified } => {
+                self.measure(verified);
+                Message::Complete(self.report)
+            }
+        };
+        self.said(self.mouth.say(&message))
+    }
+
+    fn said(&self, said: Result<(), FrameError>) -> TargetEvent<'static> {
+        match said {
+            Ok(()) => TargetEvent::Done,
+            Err(error) => {
+                self.shared.note(&error);
+                self.mouth.replace(None);
+                TargetEvent::LinkLost
+            }
+        }
+    }
+
+    fn send_missing(&self) -> TargetEvent<'static> {
+        let (words, pages) = {
+            let target = self.shared.lock();
+            let words: Vec<u8> = target
+                .missing()
+                .words()
+                .iter()
+                .flat_map(|word| word.to_le_bytes())
+                .collect();
+            (words, target.missing().len())
+        };
+        let chunks = words
+            .chunks(CHUNK_BYTES_MAX)
+            .enumerate()
+            .filter(|(_, chunk)| chunk.iter().any(|byte| *byte != 0));
+        let mut said = Ok(());
+        for (index, words) in chunks {
+            let first_word = (index * CHUNK_BYTES_MAX / 8) as u64;
+            said = said.and_then(|()| self.mouth.say(&Message::Missing { first_word, words }));
+        }
+        self.said(said.and_then(|()| self.mouth.say(&Message::MissingEnd { pages })))
+    }
+
+    fn create(&mut self) -> TargetEvent<'static> {
+        let created = self.try_create();
+        self.outcome(created)
+    }
+
+    fn try_create(&mut self) -> Result<(), TargetError> {
+        let hello = self.hello.get();
+        let config = GuestConfig::decode(hello.config)?;
+        let kind = config.kind;
+        let guest = Arc::new(AnyGuest::create_incoming(config, crate::run::vm::machine(&hello))?);
+        let memory = guest.memory();
+        if crate::run::vm::regions(memory.layout()) != hello.regions {
+            return Err(TargetError::Regions);
+        }
+        if hello.capabilities.contains(Capabilities::POST_COPY) {
+            // Opened now, so that whatever forbids it shows before anything is at stake.
+            let origin = if kind == GuestKind::Kvm {
+                FaultOrigin::All
+            } else {
+                FaultOrigin::UserMode
+            };
+            let uffd = Userfaultfd::open(Arc::clone(memory), origin)?;
+            *self.uffd.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(uffd));
+        }
+        self.guest = Some(guest);
+        Ok(())
+    }
+
+    fn prepare_missing(&mut self) -> Result<(), TargetError> {
+        let uffd = self.uffd.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (Some(guest), Some(uffd), Some(channels)) = (&self.guest, uffd, self.fault_channels.take()) else {
+            return Err(TargetError::Regions);
+        };
+        let missing: Vec<Run> = self.shared.lock().missing().runs().collect();
+        for run in &missing {
+            guest.memory().discard(*run)?;
+        }
+        uffd.register_missing()?;
+        for run in &missing {
+            let present = guest.memory().present_pages(*run)?;
+            if present > Pages::ZERO {
+                return Err(TargetError::StillPresent(present));
+            }
+        }
+        let (shared, latencies, stop) = (self.shared, self.latencies, self.stop_faults);
+        self.scope.spawn(move || {
+            let server = FaultServer {
+                shared,
+                uffd: &uffd,
+                channels,
+                stop,
+                latencies,
+            };
+            match server.serve() {
+                Ok(link) => *shared.fault_link.lock().unwrap_or_else(PoisonError::into_inner) = link,
+                Err(error) => fatal(&error),
+            }
+        });
+        Ok(())
+    }
+
+    fn run_guest(&mut self) -> TargetEvent<'static> {
+        let Some(guest) = self.guest.clone() else {
+            return TargetEvent::Failed;
+        };
+        guest.mark();
+        self.started_running = Some(Instant::now());
+        let resumed = guest.resume();
+        if resumed.is_ok() {
+            (self.announce_running)(&guest);
+        }
+        self.outcome(resumed)
+    }
+
+    fn finish_post_copy(&mut self) -> TargetEvent<'static> {
+        self.post_copy_done = Some(Instant::now());
+        let uffd = self.uffd.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(uffd) = uffd
+            && let Err(error) = uffd.unregister()
+        {
+            // Without it absent zero pages would wait for ever once the fault server is gone.
+            fatal(&error);
+        }
+        self.stop_faults.store(true, Ordering::Release);
+        TargetEvent::Done
+    }
+
+    fn compare(&self) -> TargetEvent<'static> {
+        let regions = self.hello.regions();
+        let (mut pages, mut mismatches) = (0, 0);
+        for region in regions {
+            for gfn in region.first.0..region.first.0 + region.pages.0 {
+                let found = self
+                    .shared
+                    .hashes
+                    .get(gfn as usize)
+                    .map(|hash| hash.load(Ordering::Relaxed));
+                pages += 1;
+                mismatches += u64::from(found != self.wanted_hashes.get(gfn as usize).copied());
+            }
+        }
+        TargetEvent::Compared { pages, mismatches }
+    }
+
+    fn measure(&mut self, verified: Option<(u64, u64)>) {
+        let (Some(guest), Some(started)) = (&self.guest, self.started_running) else {
+            return;
+        };
+        let first = |guest: &AnyGuest| {
+            let vcpus = guest.progress().vcpus;
+            let running = vcpus.iter().filter(|vcpu| vcpu.halted.is_none());
+            running.map(|vcpu| vcpu.first_since_resume).collect::<Option<Vec<_>>>()
+        };
+        while started.elapsed() < FIRST_PROGRESS && first(guest).is_none() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let first_gap = first(guest).map_or(started.elapsed(), |first| {
+            first
+                .into_iter()
+                .max()
+                .map_or(Duration::ZERO, |last| last.saturating_duration_since(started))
+        });
+        let (p50, p99) = self.latencies.percentiles();
+        let progress = guest.progress();
+        self.report = TargetReport {
+            first_progress_gap: nanos(first_gap),
+            guest_gap: nanos(progress.longest_gap),
+            steps: progress.steps(),
+            postcopy_duration: self.post_copy_done.map_or(Nanos::ZERO, |done: Instant| {
+                nanos(done.saturating_duration_since(started))
+            }),
+            fault_p50: Nanos(p50),
+            fault_p99: Nanos(p99),
+            verified,
+            ..TargetReport::default()
+        };
+        self.shared.lock().totals().fill(&mut self.report);
+    }
+
+    pub(super) fn result(&mut self, outcome: TargetOutcome) -> TargetResult {
+        TargetResult {
+            outcome,
+            guest: self.guest.take(),
+            report: self.report,
+            trouble: self
+                .shared
+                .trouble
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+            leftover: self.leftover.take(),
+        }
+    }
+}
