@@ -336,10 +336,16 @@ mod tests {
     fn of_many_that_find_a_stale_socket_one_wins() {
         let dir = tempfile::tempdir().unwrap();
         let address = unix(&dir, "socket");
-        for _ in 0..20 {
+        const RACERS: usize = 8;
+        for _ in 0..100 {
             drop(UnixListener::bind(dir.path().join("socket")).unwrap());
+            let start = std::sync::Barrier::new(RACERS);
+            let race = || {
+                start.wait();
+                Listener::bind(&address)
+            };
             let bound: Vec<_> = std::thread::scope(|scope| {
-                let racers: Vec<_> = (0..4).map(|_| scope.spawn(|| Listener::bind(&address))).collect();
+                let racers: Vec<_> = (0..RACERS).map(|_| scope.spawn(race)).collect();
                 racers.into_iter().map(|racer| racer.join().unwrap()).collect()
             });
             assert_eq!(bound.iter().filter(|result| result.is_ok()).count(), 1);

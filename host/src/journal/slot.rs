@@ -133,6 +133,15 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn any_flipped_bit_of_the_header_is_noticed() {
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut slot = encode(None).unwrap();
+            slot[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&slot), Slot::Invalid, "bit {bit}");
+        }
+    }
+
+    #[test]
     fn another_format_is_not_garbage() {
         let mut slot = encode(None).unwrap();
         assert_eq!(decode(&slot), Slot::Valid(None));

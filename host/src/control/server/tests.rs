@@ -38,15 +38,7 @@ impl Handler for Pretender {
         if request.strategy == "impossible" {
             return Err(ControlError::refused("not with this one"));
         }
-        let news = Progress {
-            phase: State::PreCopy,
-            round: 1,
-            total_pages: 10,
-            remaining_pages: 5,
-            remaining_bytes: 5 * 4096,
-            rate: 1,
-            eta_us: None,
-        };
+        let news = some_progress();
         let outcome = loop {
             progress(&news);
             self.news.fetch_add(1, Ordering::AcqRel);
@@ -135,6 +127,18 @@ impl Scene {
     }
 }
 
+fn some_progress() -> Progress {
+    Progress {
+        phase: State::PreCopy,
+        round: 1,
+        total_pages: 10,
+        remaining_pages: 5,
+        remaining_bytes: 5 * 4096,
+        rate: 1,
+        eta_us: None,
+    }
+}
+
 fn request(strategy: &str) -> MigrateRequest {
     MigrateRequest::new("host:7".parse().unwrap(), strategy)
 }
@@ -212,15 +216,66 @@ fn a_client_that_reads_nothing_delays_nothing_and_gets_whole_lines_later() {
 }
 
 #[test]
+fn news_that_do_not_fit_are_dropped_in_whole_lines() {
+    let cancel = Cancel::new();
+    let wait = Wait::within(FOREVER_FOR_A_TEST, &cancel);
+    // Unlike a unix socket, TCP takes parts of lines.
+    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+    let near = crate::channel::connect(listener.address(), wait).unwrap();
+    let far = listener.accept(wait).unwrap();
+    let mut news = News {
+        stream: &near,
+        cancel: &cancel,
+        pending: Vec::new(),
+        gone: false,
+    };
+    let mut progress = some_progress();
+    let mut torn = 0;
+    for round in 0..200_000 {
+        progress.round = round;
+        news.offer(&progress);
+        torn += usize::from(!news.pending.is_empty());
+    }
+    assert!(torn > 0, "more news than the sockets hold");
+    let pending = std::mem::take(&mut news.pending);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            near.write_all(&pending, wait).unwrap();
+            near.finish();
+        });
+        let mut lines = LineReader::new(1000);
+        let mut last = None;
+        while let Some(line) = lines.next(&far, wait).unwrap() {
+            match serde_json::from_slice(&line).unwrap() {
+                Response::Progress(progress) => assert!(last.replace(progress.round) < Some(progress.round)),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(last.is_some());
+    });
+    drop(far);
+    news.pending.clear();
+    while !news.gone {
+        news.offer(&progress);
+    }
+}
+
+#[test]
 fn closing_lets_a_migration_answer() {
     let mut scene = Scene::new();
     let mut migrating = scene.migrating_client();
     let mut idle = scene.client();
     idle.status(scene.wait()).unwrap();
-    scene.complete.send(()).unwrap();
-    scene.server.take().unwrap().close(FOREVER_FOR_A_TEST);
-    assert!(!scene.path().exists());
-    assert_eq!(outcome(&mut migrating, scene.wait()), Outcome::Completed);
+    let server = scene.server.take().unwrap();
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| server.close(FOREVER_FOR_A_TEST));
+        while scene.path().exists() {
+            thread::yield_now();
+        }
+        scene.complete.send(()).unwrap();
+        assert_eq!(outcome(&mut migrating, scene.wait()), Outcome::Completed);
+        closing.join().unwrap();
+    });
     let lost = idle.status(scene.wait()).unwrap_err();
     assert!(matches!(lost, ControlError::Lost { .. }), "{lost}");
     let absent = Client::connect(&scene.path(), scene.wait()).unwrap_err();
