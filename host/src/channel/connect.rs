@@ -49,8 +49,8 @@ pub fn connect(address: &Address, wait: Wait<'_>) -> Result<Stream, ChannelError
     }
 }
 
-/// The addresses of `host`. The resolver knows no deadline, so it works in a thread of its own, which is left behind if it
-/// takes too long.
+/// The addresses of `host`. The resolver knows no deadline, so it works in a thread of its own, which is left behind if
+/// it takes too long.
 pub(super) fn resolve(host: &str, port: u16, wait: Wait<'_>) -> Result<Vec<SocketAddr>, ChannelError> {
     if let Ok(address) = host.parse() {
         return Ok(vec![SocketAddr::new(address, port)]);

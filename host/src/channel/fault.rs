@@ -1,8 +1,9 @@
-//! A link with faults, for tests: a proxy between two ends that cuts, stalls, corrupts, swallows or fragments what passes.
+//! A link with faults, for tests: a proxy between two ends that cuts, stalls, corrupts, swallows or fragments what
+//! passes.
 //!
-//! A proxy rather than a wrapper around [`Stream`], because the ends move guest memory with system calls of their own on the
-//! bare socket, and because they may be other processes. Faults are set by byte offsets, so that a test hits the same place of
-//! the protocol each time.
+//! A proxy rather than a wrapper around [`Stream`], because the ends move guest memory with system calls of their own
+//! on the bare socket, and because they may be other processes. Faults are set by byte offsets, so that a test hits the
+//! same place of the protocol each time.
 
 use super::{Address, Cancel, ChannelError, Listener, Stream, Wait, connect};
 use std::{

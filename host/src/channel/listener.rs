@@ -64,8 +64,8 @@ impl Listener {
     /// Waits for the next connection.
     ///
     /// # Errors
-    /// [`ChannelError::Cancelled`], [`ChannelError::TimedOut`], [`ChannelError::Io`] (no descriptors left, for example; the
-    /// listener stays usable).
+    /// [`ChannelError::Cancelled`], [`ChannelError::TimedOut`], [`ChannelError::Io`] (no descriptors left, for example;
+    /// the listener stays usable).
     pub fn accept(&self, wait: Wait<'_>) -> Result<Stream, ChannelError> {
         let fd = match &self.socket {
             Socket::Tcp(socket) => socket.as_fd(),
@@ -216,16 +216,16 @@ fn bind_error(address: &Address, source: io::Error) -> ChannelError {
     }
 }
 
-/// Two processes that both find the same stale socket must not remove each other's new one: who looks at a socket file and
-/// replaces it holds its directory's lock meanwhile.
+/// Two processes that both find the same stale socket must not remove each other's new one: who looks at a socket file
+/// and replaces it holds its directory's lock meanwhile.
 struct DirectoryTurn {
     /// Closing it releases the lock.
     _locked: OwnedFd,
 }
 
 impl DirectoryTurn {
-    /// Waits for the turn, a second at most: a directory that cannot be locked (a network file system, somebody's long-held
-    /// lock) must not keep a socket from being served.
+    /// Waits for the turn, a second at most: a directory that cannot be locked (a network file system, somebody's
+    /// long-held lock) must not keep a socket from being served.
     fn take(path: &Path) -> Option<Self> {
         let directory = path
             .parent()
@@ -266,7 +266,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Not if somebody has put another socket there since. Failure leaves a stale file, which the next bind replaces.
+        // Not if somebody has put another socket there since. Failure leaves a stale file, which the next bind
+        // replaces.
         if identity(&self.path).is_ok_and(|now| now == self.identity) {
             let _ = std::fs::remove_file(&self.path);
         }

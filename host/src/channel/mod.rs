@@ -1,8 +1,8 @@
 //! Byte streams between hosts: addresses, listeners, streams, shaping.
 //!
-//! Everything blocks, and everything that blocks takes a [`Wait`]: a deadline, and a [`Cancel`] flag that another thread may
-//! raise. Sockets are non-blocking inside; a raised flag is noticed within [`CANCEL_LATENCY`], also in the middle of a large
-//! write to a peer that reads nothing.
+//! Everything blocks, and everything that blocks takes a [`Wait`]: a deadline, and a [`Cancel`] flag that another
+//! thread may raise. Sockets are non-blocking inside; a raised flag is noticed within [`CANCEL_LATENCY`], also in the
+//! middle of a large write to a peer that reads nothing.
 #![forbid(unsafe_code)]
 
 mod address;

@@ -1,9 +1,10 @@
 //! Rate limiting.
 //!
-//! The limit is a clock that counts bytes: at rate R it shows R·t bytes after t seconds. Who wants to send n bytes reserves
-//! the next n of that clock and waits until it has shown them, as a link of that rate would have carried them. So the
-//! average over any time is the rate, however late a busy host wakes the sender: the next reservation starts where the last
-//! one ended, not where the sender woke. Only what an idle sender did not use is lost, except for a burst of 5 ms.
+//! The limit is a clock that counts bytes: at rate R it shows R·t bytes after t seconds. Who wants to send n bytes
+//! reserves the next n of that clock and waits until it has shown them, as a link of that rate would have carried them.
+//! So the average over any time is the rate, however late a busy host wakes the sender: the next reservation starts
+//! where the last one ended, not where the sender woke. Only what an idle sender did not use is lost, except for a
+//! burst of 5 ms.
 
 use super::{ChannelError, Wait};
 use dunlin_core::units::{BytesPerSec, Nanos};
@@ -16,7 +17,7 @@ use std::{
 const BURST: Duration = Duration::from_millis(5);
 
 /// How late a sender may wake and still catch up in full. Longer is not the scheduler's lateness but a stalled host.
-const CATCH_UP: Duration = Duration::from_millis(50);
+const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// How long a sender sleeps before it looks again whether rate or flag have changed.
 const SLICE: Duration = Duration::from_millis(20);
@@ -89,7 +90,8 @@ impl TokenBucket {
         }
     }
 
-    /// Charges `bytes` that were sent without waiting: everybody who waits for the limit afterwards waits for these too.
+    /// Charges `bytes` that were sent without waiting: everybody who waits for the limit afterwards waits for these
+    /// too.
     pub fn charge(&self, bytes: u64) {
         let now = self.now();
         self.lock().reserve(bytes, now);
@@ -114,7 +116,8 @@ pub struct Schedule {
     anchor_bytes: u64,
     /// The end of the last reservation.
     reserved: u64,
-    /// How far the clock had passed a reservation when its owner woke; the next reservation may start that much earlier.
+    /// How far the clock had passed a reservation when its owner woke; the next reservation may start that much
+    /// earlier.
     lateness: u64,
 }
 
@@ -275,8 +278,8 @@ mod tests {
     }
 
     proptest! {
-        /// A sender that always has more to send, and that the host wakes up to 30 ms late, gets its rate to 2 % in any 0.5 s or
-        /// more, in whatever pieces it sends.
+        /// A sender that always has more to send, and that the host wakes up to 30 ms late, gets its rate to 2 % in any
+        /// 0.5 s or more, in whatever pieces it sends.
         #[test]
         fn the_average_is_the_rate(
             rate in 1_000_000u64..10_000_000_000,

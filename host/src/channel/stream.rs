@@ -22,8 +22,8 @@ use std::{
 /// One connection. All methods take `&self`: one thread may read while another writes, and a third may
 /// [`shutdown`](Self::shutdown) to end both.
 ///
-/// The descriptor is non-blocking. Whoever moves data over [`as_fd`](AsFd::as_fd) with own system calls (guest memory goes
-/// out by `writev` straight from where it lies) waits with [`wait_writable`](Self::wait_writable) and
+/// The descriptor is non-blocking. Whoever moves data over [`as_fd`](AsFd::as_fd) with own system calls (guest memory
+/// goes out by `writev` straight from where it lies) waits with [`wait_writable`](Self::wait_writable) and
 /// [`wait_readable`](Self::wait_readable), and names failures with [`error`](Self::error).
 #[derive(Debug)]
 pub struct Stream {
@@ -39,7 +39,8 @@ enum Transport {
 }
 
 impl Stream {
-    /// Takes over a TCP connection and switches Nagle's delay off: requests for single pages must not wait for more data.
+    /// Takes over a TCP connection and switches Nagle's delay off: requests for single pages must not wait for more
+    /// data.
     ///
     /// # Errors
     /// [`ChannelError::Io`] when the socket takes no options.
@@ -108,8 +109,8 @@ impl Stream {
     /// Fills `buffer`.
     ///
     /// # Errors
-    /// [`ChannelError`]; an unknown part of the buffer is filled then, so that the stream is of no more use to a protocol.
-    /// [`ChannelError::Closed`] when the peer ends the stream first.
+    /// [`ChannelError`]; an unknown part of the buffer is filled then, so that the stream is of no more use to a
+    /// protocol. [`ChannelError::Closed`] when the peer ends the stream first.
     pub fn read_exact(&self, mut buffer: &mut [u8], wait: Wait<'_>) -> Result<(), ChannelError> {
         while !buffer.is_empty() {
             // Even a peer that never stops sending must not outrun a cancellation.
@@ -198,8 +199,8 @@ impl Stream {
         })
     }
 
-    /// Keeps at most about `bytes` waiting in this host's socket, so that what is urgent on another connection of the same
-    /// link is not queued behind much bulk data (`TCP_NOTSENT_LOWAT` of tcp(7); the send buffer of a unix socket).
+    /// Keeps at most about `bytes` waiting in this host's socket, so that what is urgent on another connection of the
+    /// same link is not queued behind much bulk data (`TCP_NOTSENT_LOWAT` of tcp(7); the send buffer of a unix socket).
     ///
     /// # Errors
     /// [`ChannelError::Io`] when the system does not know the option.
@@ -212,7 +213,8 @@ impl Stream {
         .map_err(|source| self.error("limit the backlog to", source))
     }
 
-    /// Names a failed system call on this stream. `action` is an infinitive with a preposition, "read from" for example.
+    /// Names a failed system call on this stream. `action` is an infinitive with a preposition, "read from" for
+    /// example.
     pub fn error(&self, action: &'static str, source: io::Error) -> ChannelError {
         match source.kind() {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {

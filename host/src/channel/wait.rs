@@ -16,7 +16,8 @@ use std::{
 /// The longest time until a blocked operation notices a raised [`Cancel`].
 pub const CANCEL_LATENCY: Duration = Duration::from_millis(50);
 
-/// How long a thread sleeps between two looks at the flag: well under [`CANCEL_LATENCY`], because a busy host wakes it late.
+/// How long a thread sleeps between two looks at the flag: well under [`CANCEL_LATENCY`], because a busy host wakes it
+/// late.
 const SLICE: Duration = Duration::from_millis(20);
 
 /// A flag, shared between threads, that ends blocking operations.
@@ -52,8 +53,8 @@ impl From<Arc<AtomicBool>> for Cancel {
     }
 }
 
-/// The patience of one operation. The deadline covers the operation as a whole; to bound the silence between two pieces of a
-/// long transfer instead, transfer it in pieces.
+/// The patience of one operation. The deadline covers the operation as a whole; to bound the silence between two pieces
+/// of a long transfer instead, transfer it in pieces.
 #[derive(Clone, Copy, Debug)]
 pub struct Wait<'a> {
     started: Instant,
@@ -113,7 +114,8 @@ impl<'a> Wait<'a> {
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// The whole time this wait was ready to take, in milliseconds' resolution; without a deadline, what it took so far.
+    /// The whole time this wait was ready to take, in milliseconds' resolution; without a deadline, what it took so
+    /// far.
     pub(super) fn patience(&self) -> Duration {
         let whole = self.deadline.map_or_else(
             || self.elapsed(),
@@ -149,10 +151,12 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// Waits for one of `events` on `fd`. Errors and hang-ups count as readiness: the next system call on `fd` names them.
+    /// Waits for one of `events` on `fd`. Errors and hang-ups count as readiness: the next system call on `fd` names
+    /// them.
     pub(super) fn poll(&self, fd: BorrowedFd<'_>, events: PollFlags) -> Result<Result<(), Ended>, Errno> {
         loop {
-            // The descriptor is looked at once even when the deadline has passed: a zero patience is a test for readiness.
+            // The descriptor is looked at once even when the deadline has passed: a zero patience is a test for
+            // readiness.
             let slice = match self.slice() {
                 Ok(slice) => slice,
                 Err(Ended::TimedOut) => Duration::ZERO,

@@ -33,8 +33,8 @@ pub(super) struct Args {
 
     /// How to move: precopy, postcopy, hybrid:N, as-hybrid, or a composition
     ///
-    /// A composition is key=value,…, possibly after a preset: hybrid:2,cut=fail. Keys: first, filter, switch, push, cut,
-    /// slow, clear; a wrong value is answered with those there are.
+    /// A composition is key=value,…, possibly after a preset: hybrid:2,cut=fail. Keys: first, filter, switch, push,
+    /// cut, slow, clear; a wrong value is answered with those there are.
     #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy)]
     strategy: String,
 

@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand.
 //!
-//! Results go to stdout, progress and messages to stderr. Exit codes: 0 done; 1 ran, but the goal was not met; 2 wrong usage or
-//! environment. A reader that closes stdout early (`| head`) has what it wanted, so that is no error.
+//! Results go to stdout, progress and messages to stderr. Exit codes: 0 done; 1 ran, but the goal was not met; 2 wrong
+//! usage or environment. A reader that closes stdout early (`| head`) has what it wanted, so that is no error.
 #![forbid(unsafe_code)]
 
 mod cancel;
@@ -101,7 +101,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli.command,
         Err(error) => {
-            // Help goes to stdout, where a closed pipe is no error; usage errors to stderr, where nothing better can be done.
+            // Help goes to stdout, where a closed pipe is no error; usage errors to stderr, where nothing better can be
+            // done.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }

@@ -1,5 +1,5 @@
-//! Options of the command line's contract that nothing in this version can honour. Ignoring them would be a lie, so they
-//! are refused by name.
+//! Options of the command line's contract that nothing in this version can honour. Ignoring them would be a lie, so
+//! they are refused by name.
 
 use super::CliError;
 

@@ -25,7 +25,8 @@ impl LineReader {
         }
     }
 
-    /// The next line without its end; `None` when the peer has ended the stream, whatever it sent of an unfinished line.
+    /// The next line without its end; `None` when the peer has ended the stream, whatever it sent of an unfinished
+    /// line.
     pub(super) fn next(&mut self, stream: &Stream, wait: Wait<'_>) -> Result<Option<Vec<u8>>, ControlError> {
         loop {
             if let Some(found) = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n') {

@@ -1,9 +1,9 @@
 //! The control socket: one JSON object per line, in both directions.
 //!
 //! A client sends `{"command":"status"}`, `{"command":"cancel"}`, `{"command":"resolve","resolution":"give-up"}` or
-//! `{"command":"migrate","to":"host:7000","strategy":"precopy",…}`, and reads lines: `{"progress":{…}}` as often as there is
-//! news, then `{"result":{…}}` or `{"error":{"message":"…","exit_code":2}}`. Then it may send the next request. The socket
-//! belongs to the user who started the process; nobody else can open it.
+//! `{"command":"migrate","to":"host:7000","strategy":"precopy",…}`, and reads lines: `{"progress":{…}}` as often as
+//! there is news, then `{"result":{…}}` or `{"error":{"message":"…","exit_code":2}}`. Then it may send the next
+//! request. The socket belongs to the user who started the process; nobody else can open it.
 #![forbid(unsafe_code)]
 
 mod client;

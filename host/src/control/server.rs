@@ -41,11 +41,12 @@ pub trait Handler: Send + Sync {
     /// What the process is doing.
     fn status(&self) -> Status;
 
-    /// Moves the VM, calling `progress` when there is news. Goes on to its end whether or not the client is still there.
+    /// Moves the VM, calling `progress` when there is news. Goes on to its end whether or not the client is still
+    /// there.
     ///
     /// # Errors
-    /// [`ControlError::Failed`] when there is nothing to report: no VM here, or a migration going on already. A migration
-    /// that was begun ends in a report, whatever becomes of it.
+    /// [`ControlError::Failed`] when there is nothing to report: no VM here, or a migration going on already. A
+    /// migration that was begun ends in a report, whatever becomes of it.
     fn migrate(
         &self,
         request: MigrateRequest,
@@ -114,8 +115,8 @@ impl Server {
         &self.path
     }
 
-    /// Takes no more requests, waits for the answers of those that are being worked on, and removes the socket. Clients that
-    /// get no answer within `patience` see their connection end.
+    /// Takes no more requests, waits for the answers of those that are being worked on, and removes the socket. Clients
+    /// that get no answer within `patience` see their connection end.
     pub fn close(mut self, patience: Duration) {
         self.end(patience);
     }

@@ -75,7 +75,8 @@ impl Journal {
     /// Writes a record and waits until the disk has it.
     ///
     /// # Errors
-    /// [`JournalError`]: after a crash, this record or the one before may be read. The next write tries the same slot again.
+    /// [`JournalError`]: after a crash, this record or the one before may be read. The next write tries the same slot
+    /// again.
     pub fn write(&mut self, hand_over: HandOver) -> Result<&Record, JournalError> {
         let io = |source| JournalError::io("write", &self.path, source);
         self.sequence += 1;
@@ -188,7 +189,8 @@ fn open_existing(path: &Path) -> Result<Option<File>, JournalError> {
     }
 }
 
-/// Makes the file of a VM that has none. It appears under its name complete or not at all, and never replaces another's.
+/// Makes the file of a VM that has none. It appears under its name complete or not at all, and never replaces
+/// another's.
 fn create(directory: &Path, path: &Path, vm_name: &str) -> Result<(), JournalError> {
     check_directory(directory)?;
     let io = |source| JournalError::io("create", path, source);
@@ -448,8 +450,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
-        /// Whatever a crash leaves of the last write (any part of the new bytes over the old ones, or noise in that slot), the
-        /// record before it is read, or the new one in full; and writing goes on from there.
+        /// Whatever a crash leaves of the last write (any part of the new bytes over the old ones, or noise in that
+        /// slot), the record before it is read, or the new one in full; and writing goes on from there.
         #[test]
         fn a_torn_write_leaves_the_record_before(
             records in prop::collection::vec(any_hand_over(), 1..6),

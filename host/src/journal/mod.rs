@@ -1,9 +1,9 @@
 //! Hand-over records: who may run a VM, on disk, whatever dies when.
 //!
-//! Each VM has one file, `NAME.record` in the state directory, that the process which holds the VM keeps locked. The file is
-//! two slots of 4 KiB. Each record overwrites the older slot and is synced before [`Journal::write`] returns: a write that a
-//! crash tears leaves the other slot, and with it the record before. The file is never extended after its creation, so that a
-//! directory that fills up later cannot stop a hand-over.
+//! Each VM has one file, `NAME.record` in the state directory, that the process which holds the VM keeps locked. The
+//! file is two slots of 4 KiB. Each record overwrites the older slot and is synced before [`Journal::write`] returns: a
+//! write that a crash tears leaves the other slot, and with it the record before. The file is never extended after its
+//! creation, so that a directory that fills up later cannot stop a hand-over.
 #![forbid(unsafe_code)]
 
 mod file;

@@ -1,7 +1,7 @@
 //! One slot: a record as bytes that show whether they were written in full.
 //!
-//! Layout, little-endian: magic (7 bytes), format version (1), CRC-32 of everything else in the slot (4), payload length
-//! (4), payload (postcard), zeros.
+//! Layout, little-endian: magic (7 bytes), format version (1), CRC-32 of everything else in the slot (4), payload
+//! length (4), payload (postcard), zeros.
 
 use super::record::Record;
 

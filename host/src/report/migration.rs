@@ -125,7 +125,8 @@ impl ByteCounts {
 pub struct GuestImpact {
     /// Steps per second of the whole guest in the second before the migration.
     pub steps_before: u64,
-    /// 1000 − 1000 · (steps per second during the migration) ÷ `steps_before`; `None` for a guest that did nothing before.
+    /// 1000 − 1000 · (steps per second during the migration) ÷ `steps_before`; `None` for a guest that did nothing
+    /// before.
     pub slowdown_milli: Option<i64>,
 }
 
