@@ -100,11 +100,16 @@ impl fmt::Display for Finished {
         for line in &self.lines {
             write!(f, "\n  stdout: {line}")?;
         }
-        for line in self.stderr.lines() {
-            write!(f, "\n  stderr: {line}")?;
-        }
-        Ok(())
+        f.write_str(&last_lines(&self.stderr))
     }
+}
+
+/// The end of what was written to stderr: progress before it is of no interest.
+fn last_lines(stderr: &str) -> String {
+    const SHOWN: usize = 20;
+    let hidden = stderr.lines().count().saturating_sub(SHOWN);
+    let lines = stderr.lines().skip(hidden).map(|line| format!("\n  stderr: {line}"));
+    lines.collect()
 }
 
 /// A running `dunlin` command.
@@ -207,8 +212,8 @@ impl Dunlin {
             }
             ensure!(
                 Instant::now() < deadline,
-                "{self} did not end within {limit:?}; stderr: {}",
-                self.stderr()
+                "{self} did not end within {limit:?}{}",
+                last_lines(&self.stderr())
             );
             thread::sleep(Duration::from_millis(2));
         };

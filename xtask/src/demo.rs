@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// One JSON object on stdout instead of a table
     #[arg(long)]
     json: bool,
+    /// Guests that are threads of a process, even where there is KVM
+    #[arg(long)]
+    threads: bool,
 }
 
 /// Small enough that one copy of it takes about a second at [`BANDWIDTH`].
@@ -48,7 +51,7 @@ struct Run {
 
 /// Moves guests and shows what it cost. Fails when a migration did, or when a byte differs.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let kind = choose_kind()?;
+    let kind = if options.threads { Kind::Thread } else { choose_kind()? };
     let loads = [
         Load {
             name: "steady, load 0.5",
