@@ -386,8 +386,8 @@ mod tests {
             one.1.set_vcpu_events(&events).unwrap();
             if irqchip {
                 let mut lapic = empty.lapic.unwrap();
-                // Task priority.
-                lapic.regs[0x80] = 0x20;
+                // Divide configuration: moves with the local APIC only.
+                lapic.regs[0x3e0] = 0x0b;
                 one.1.set_lapic(&lapic).unwrap();
             }
 
