@@ -4,7 +4,7 @@ use dunlin_core::workload::layout::{BOOT_BLOCK, PAYLOAD, WORKLOAD};
 
 #[test]
 fn the_same_guest_twice_ends_with_the_same_memory() {
-    for config in shapes("uniform", 3000) {
+    for config in shapes("uniform", 800) {
         let first = undisturbed(&config);
         assert_eq!(first, undisturbed(&config), "{}", shape(&config));
         assert_ne!(
@@ -21,7 +21,7 @@ fn the_same_guest_twice_ends_with_the_same_memory() {
 
 #[test]
 fn random_fill_is_part_of_what_a_guest_is() {
-    for config in shapes("zipf:0.9,ws=4MiB", 500) {
+    for config in shapes("zipf:0.9,ws=4MiB", 300) {
         let config = GuestConfig {
             fill: Fill::Random,
             ..config
@@ -35,10 +35,10 @@ fn random_fill_is_part_of_what_a_guest_is() {
 
 #[test]
 fn pauses_leave_no_trace_in_memory() {
-    for config in shapes("phases:(seq,rate=20000)*1000+(uniform)*1000", 3000) {
+    for config in shapes("phases:(seq,rate=20000)*300+(uniform)*300", 1200) {
         let guest = AnyGuest::create(config.clone()).unwrap();
         assert_eq!(guest.progress().state, RunState::Paused);
-        let total = 3000 * u64::from(config.vcpus);
+        let total = 1200 * u64::from(config.vcpus);
         for part in 1..=12 {
             guest.resume().unwrap();
             wait_for_steps(&guest, total * part / 13);
@@ -96,7 +96,7 @@ fn a_pause_does_not_wait_for_a_sleeping_vcpu() {
 
 #[test]
 fn a_held_guest_stops_by_itself_and_can_go_on() {
-    for config in shapes("uniform", 20_000) {
+    for config in shapes("uniform", 4000) {
         let guest = AnyGuest::create(config.clone()).unwrap();
         for _ in 0..5 {
             guest.resume().unwrap();
@@ -107,7 +107,7 @@ fn a_held_guest_stops_by_itself_and_can_go_on() {
             assert!(Instant::now() < deadline, "it does not stop");
             std::thread::yield_now();
         }
-        assert!(guest.progress().steps() < 20_000);
+        assert!(!guest.progress().all_halted());
         assert_eq!(finish(&guest), undisturbed(&config), "{}", shape(&config));
     }
 }
@@ -143,7 +143,7 @@ fn eight_gibibytes_work_on_both_sides_of_the_hole() {
     }
     let config = GuestConfig {
         memory: Bytes(8192 * MIB),
-        ..config(GuestKind::Kvm, 2, "uniform", 2000)
+        ..config(GuestKind::Kvm, 2, "uniform", 1200)
     };
     let guest = AnyGuest::create(config).unwrap();
     finish(&guest);
@@ -153,7 +153,7 @@ fn eight_gibibytes_work_on_both_sides_of_the_hole() {
     };
     for region in [low, high] {
         assert!(
-            memory.present_pages(*region).unwrap() > Pages(500),
+            memory.present_pages(*region).unwrap() > Pages(400),
             "{region} has been written"
         );
     }

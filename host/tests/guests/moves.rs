@@ -14,8 +14,8 @@ fn moved(guest: AnyGuest) -> AnyGuest {
 /// Stops, moves and goes on many times, at points that fall into computing as well as into sleeping and log output.
 #[test]
 fn a_guest_that_is_moved_ends_as_if_it_never_was() {
-    let steps = 3000;
-    for config in shapes("phases:(uniform)*700+(seq,rate=30000)*300", steps) {
+    let steps = 1300;
+    for config in shapes("phases:(uniform)*300+(seq,rate=20000)*150", steps) {
         let mut guest = AnyGuest::create(config.clone()).unwrap();
         let total = steps * u64::from(config.vcpus);
         let moves = 12;
@@ -36,7 +36,7 @@ fn a_guest_that_is_moved_ends_as_if_it_never_was() {
 
 #[test]
 fn a_guest_that_has_ended_can_still_be_moved() {
-    for config in shapes("seq", 300) {
+    for config in shapes("seq", 100) {
         let guest = AnyGuest::create(config.clone()).unwrap();
         let digest = finish(&guest);
         let guest = moved(guest);
@@ -48,12 +48,12 @@ fn a_guest_that_has_ended_can_still_be_moved() {
 /// A vCPU that is on its way to its end, or has just reached it beside one that has not.
 #[test]
 fn a_guest_can_be_moved_while_it_ends() {
-    for config in shapes("seq", 200) {
+    for config in shapes("seq", 100) {
         let expected = undisturbed(&config);
-        for micros in (0..3000).step_by(150) {
+        for micros in (0..4000).step_by(500) {
             let guest = AnyGuest::create(config.clone()).unwrap();
             guest.resume().unwrap();
-            wait_for_steps(&guest, 150);
+            wait_for_steps(&guest, 60);
             std::thread::sleep(Duration::from_micros(micros));
             guest.pause().unwrap();
             assert_eq!(finish(&moved(guest)), expected, "{}", shape(&config));
