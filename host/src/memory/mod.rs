@@ -1,7 +1,7 @@
 //! Guest RAM: mapping, reading, sending, receiving, installing and dropping its pages.
 //!
-//! A guest writes its memory whenever it runs, so no reference to that memory is ever formed: everything goes through
-//! raw pointers, volatile accesses, or the kernel. A copy taken while the guest runs may be torn; whoever takes one
+//! A guest writes its memory whenever it runs, so while it can run no reference to that memory is formed: everything goes
+//! through raw pointers, volatile accesses, or the kernel. A copy taken while the guest runs may be torn; whoever takes one
 //! has cleared the page's dirty bit first, so the page is sent again.
 
 mod error;
@@ -9,6 +9,7 @@ mod fill;
 mod layout;
 pub(crate) mod pagemap;
 mod ram;
+mod residency;
 mod scan;
 mod transfer;
 mod userfaultfd;

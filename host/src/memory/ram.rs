@@ -1,13 +1,13 @@
-//! The mapping itself, single accesses, and what the kernel is asked to do with whole runs.
+//! The mapping itself, single accesses, copies in and out.
 
 use std::io;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dunlin_core::units::{Bytes, Gfn, PAGE_SIZE, Pages};
+use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
 
-use super::pagemap::{self, Pagemap};
+use super::pagemap::Pagemap;
 use super::{MemoryError, MemoryLayout, Run};
 
 pub(super) const PAGE: usize = PAGE_SIZE as usize;
@@ -26,8 +26,9 @@ pub struct GuestMemory {
     pagemap: OnceLock<Option<Pagemap>>,
 }
 
-// SAFETY: the mapping belongs to this value alone and lives as long as it does. All access goes through raw pointers
-// without forming references, bytes have no invariants, and a racing guest or thread can at worst make a copy torn.
+// SAFETY: the mapping belongs to this value alone and lives as long as it does. Access goes through raw pointers
+// (but for `hash_run`, which says why it may look at a stopped guest in place), bytes have no invariants, and a racing
+// guest or thread can at worst make a copy torn.
 unsafe impl Send for GuestMemory {}
 // SAFETY: as above; no method relies on exclusive access.
 unsafe impl Sync for GuestMemory {}
@@ -233,93 +234,7 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Gives the pages host memory now, zeroed where they had none. Must not be used on pages that userfaultfd watches:
-    /// it would wait for the fault handler; and pages so populated never fault again.
-    ///
-    /// # Errors
-    /// [`MemoryError::OutsideRam`]; [`MemoryError::Populate`] when the host has no memory left.
-    pub fn populate(&self, run: Run) -> Result<(), MemoryError> {
-        let pointer = self.run_pointer(run)?;
-        loop {
-            let result = advise(pointer, run, libc::MADV_POPULATE_WRITE);
-            match result {
-                Ok(()) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // Before Linux 5.14; the pages then come when they are written.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
-                Err(source) => {
-                    return Err(MemoryError::Populate {
-                        first: run.first,
-                        count: run.count,
-                        source,
-                    });
-                }
-            }
-        }
-    }
-
-    /// Drops the pages: they read as zero, or fault as missing where userfaultfd watches.
-    ///
-    /// # Errors
-    /// [`MemoryError::OutsideRam`], [`MemoryError::Kernel`].
-    pub fn discard(&self, run: Run) -> Result<(), MemoryError> {
-        let pointer = self.run_pointer(run)?;
-        advise(pointer, run, libc::MADV_DONTNEED).map_err(|source| MemoryError::Kernel {
-            call: "madvise(MADV_DONTNEED)",
-            first: run.first,
-            count: run.count,
-            source,
-        })
-    }
-
-    /// Allows transparent huge pages again, for memory that is complete.
-    ///
-    /// # Errors
-    /// [`MemoryError::Kernel`]. A kernel without transparent huge pages is no error.
-    pub fn allow_huge_pages(&self) -> Result<(), MemoryError> {
-        self.advise_mapping(libc::MADV_HUGEPAGE).or_else(|source| {
-            if source.raw_os_error() == Some(libc::EINVAL) {
-                return Ok(());
-            }
-            let count = Pages(self.end_gfn().0);
-            Err(MemoryError::Kernel {
-                call: "madvise(MADV_HUGEPAGE)",
-                first: Gfn(0),
-                count,
-                source,
-            })
-        })
-    }
-
-    /// How many pages of the run have host memory behind them, be it the shared zero page or swap: these would not
-    /// fault as missing. Costs nothing per page where whole page tables are empty. A page under the asynchronous write
-    /// protection of [`track`](crate::track) may count although it is absent.
-    ///
-    /// # Errors
-    /// [`MemoryError::OutsideRam`], [`MemoryError::Kernel`].
-    pub fn present_pages(&self, run: Run) -> Result<Pages, MemoryError> {
-        let pointer = self.run_pointer(run)?;
-        pagemap::present(self.pagemap(), pointer as u64, run.count).map_err(|(call, source)| MemoryError::Kernel {
-            call,
-            first: run.first,
-            count: run.count,
-            source,
-        })
-    }
-
-    /// RAM of the guest that has host memory behind it.
-    ///
-    /// # Errors
-    /// [`MemoryError::Kernel`].
-    pub fn resident(&self) -> Result<Bytes, MemoryError> {
-        let mut pages = Pages::ZERO;
-        for region in self.layout.regions() {
-            pages = pages.saturating_add(self.present_pages(*region)?);
-        }
-        Ok(pages.bytes())
-    }
-
-    fn advise_mapping(&self, advice: libc::c_int) -> io::Result<()> {
+    pub(super) fn advise_mapping(&self, advice: libc::c_int) -> io::Result<()> {
         // SAFETY: the range is exactly this value's mapping; the advice passed here only changes huge-page policy.
         succeeded(unsafe { libc::madvise(self.base.as_ptr().cast(), self.mapped, advice) })
     }
@@ -346,15 +261,7 @@ impl Drop for GuestMemory {
     }
 }
 
-/// `madvise` on a run whose pointer came from `run_pointer`.
-fn advise(pointer: *mut u8, run: Run, advice: libc::c_int) -> io::Result<()> {
-    let len = usize::try_from(run.count.bytes().0).expect("bounded by the layout");
-    // SAFETY: the caller's pointer and run were checked against the mapping. DONTNEED and POPULATE change the content
-    // of guest memory, of which no reference exists.
-    succeeded(unsafe { libc::madvise(pointer.cast(), len, advice) })
-}
-
-fn succeeded(result: libc::c_int) -> io::Result<()> {
+pub(super) fn succeeded(result: libc::c_int) -> io::Result<()> {
     if result == 0 {
         Ok(())
     } else {

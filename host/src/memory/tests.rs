@@ -218,6 +218,50 @@ fn discarded_pages_are_absent_and_zero() {
     assert!(!memory.is_zero(Gfn(30)).unwrap());
 }
 
+/// Scattered runs on both sides of the hole, more than fit one call.
+#[test]
+fn many_runs_are_discarded_and_found_absent_at_once() {
+    let memory = memory(4100 * MIB);
+    let ends = [(0, 6000), (0xfee40, 0xfee40 + 256)];
+    let runs: Vec<Run> = ends
+        .iter()
+        .flat_map(|(first, end)| (*first..*end).step_by(4))
+        .map(|gfn| run(gfn, 2))
+        .collect();
+    for (first, end) in ends {
+        memory.populate(run(first, end - first)).unwrap();
+    }
+    assert_eq!(memory.first_present(&runs).unwrap(), Some(Gfn(0)));
+    memory.discard_runs(&runs).unwrap();
+    assert_eq!(memory.first_present(&runs).unwrap(), None);
+    assert_eq!(memory.present_pages(run(0, 6000)).unwrap(), Pages(3000));
+    assert_eq!(memory.present_pages(run(0xfee40, 256)).unwrap(), Pages(128));
+    for present in [1, 2401, 0xfee40, 0xfee40 + 253] {
+        memory.write_u64(present * PAGE_SIZE, 1);
+        assert_eq!(
+            memory.first_present(&runs).unwrap(),
+            Some(Gfn(present)),
+            "page {present:#x}"
+        );
+        memory.discard(run(present, 1)).unwrap();
+    }
+    // Neighbours and empty runs are no matter.
+    assert_eq!(
+        memory
+            .first_present(&[run(2, 0), run(4, 2), run(6, 0), run(8, 0)])
+            .unwrap(),
+        None
+    );
+    assert_eq!(memory.first_present(&[run(4, 2), run(5, 2)]).unwrap(), Some(Gfn(6)));
+    assert_eq!(memory.first_present(&[]).unwrap(), None);
+    assert!(matches!(
+        memory.discard_runs(&[run(0, 1), run(0xfee00, 1)]),
+        Err(MemoryError::OutsideRam { .. })
+    ));
+    assert!(memory.first_present(&[run(0xfee00, 1)]).is_err());
+    assert!(memory.is_zero(Gfn(0)).unwrap());
+}
+
 /// A thread sleeps at missing pages until they are installed, in all three ways, and sees what was installed.
 #[test]
 fn missing_pages_wait_for_their_content() {
