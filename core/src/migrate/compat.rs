@@ -29,18 +29,23 @@ const TSC_TOLERANCE_PPM: u64 = 250;
 
 /// Which bits of which CPUID leaf are features: what the VM has there the target must have too. Everything else (topology, caches,
 /// names, sizes) is given to the guest as it was on the source.
-/// Source: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E.
-const FEATURES: [(u32, u32, [u32; 4]); 8] = [
+/// Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; Linux `Documentation/virt/kvm/x86/cpuid.rst` for leaf
+/// 0x40000001.
+const FEATURES: [(u32, u32, [u32; 4]); 11] = [
     // ecx without OSXSAVE, which follows the guest's CR4.
     (0x1, 0, [0, 0, !(1 << 27), !0]),
-    (0x7, 0, [0, !0, !0, !0]),
-    (0x7, 1, [!0, 0, 0, !0]),
+    // ecx without OSPKE, which follows it too.
+    (0x7, 0, [0, !0, !(1 << 4), !0]),
+    (0x7, 1, [!0; 4]),
     (0x7, 2, [0, 0, 0, !0]),
-    // Supported bits of XCR0 in eax and edx.
+    // Supported bits of XCR0 in eax and edx, of IA32_XSS in ecx and edx.
     (0xd, 0, [!0, 0, 0, !0]),
-    (0xd, 1, [!0, 0, 0, 0]),
+    (0xd, 1, [!0, 0, !0, !0]),
+    (0x4000_0001, 0, [!0, 0, 0, 0]),
     (0x8000_0001, 0, [0, 0, !0, !0]),
+    (0x8000_0007, 0, [0, 0, 0, !0]),
     (0x8000_0008, 0, [0, !0, 0, 0]),
+    (0x8000_0021, 0, [!0, 0, 0, 0]),
 ];
 
 /// Settles on a protocol version, or says why the VM cannot be taken.

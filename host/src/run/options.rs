@@ -37,6 +37,8 @@ pub struct ReceiveOptions {
     pub control: PathBuf,
     /// The largest guest to accept.
     pub max_memory: Bytes,
+    /// Populate all guest memory before the copy.
+    pub populate: bool,
     /// Where to write guest RAM when the guest has halted.
     pub dump_ram: Option<PathBuf>,
     /// Where the hand-over record is.

@@ -175,6 +175,7 @@ impl Receiving<'_> {
             protocol,
             link,
             incoming: self.incoming,
+            populate: self.options.populate,
             recorder: &mut recorder,
             handle: &handle,
             running: &|_guest: &Arc<AnyGuest>| eprintln!("dunlin: VM {name:?} runs here"),

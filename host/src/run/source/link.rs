@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dunlin_core::message::{Message, SessionId, Violation};
+use dunlin_core::message::{Message, SessionId, Violation, VmId};
 use dunlin_core::migrate::{FaultAnswer, Source, SourceEvent};
 use dunlin_core::wire::FrameKind;
 
@@ -17,6 +17,10 @@ use crate::run::Clock;
 
 /// How often a listening thread looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long, and how often, a target that could not be told of an abort is looked for.
+const TELL_FOR: Duration = Duration::from_secs(60);
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// The state machine, shared by the runner, the listeners and whoever cancels.
 pub(super) struct SharedSource<'w> {
@@ -199,4 +203,32 @@ pub(super) fn serve_faults(
             Err(error) => return shared.failed(generation, &error),
         }
     }
+}
+
+/// Tells a target that could not be told: the VM runs here, what it holds of it can go. Tries for a while in the background;
+/// without it the target keeps its copy, which it cannot run, until the next attempt or a person's word.
+pub(super) fn tell_it_is_over(link: LinkConfig, vm: VmId) {
+    std::thread::spawn(move || {
+        let (never, began) = (Cancel::new(), Instant::now());
+        while began.elapsed() < TELL_FOR {
+            let wait = Wait::within(link.patience, &never);
+            let message = Message::Resume {
+                session: link.session,
+                vm,
+                given_up: false,
+            };
+            let told = open_migration(&link, &never).and_then(|(stream, mut sender)| {
+                sender.message(&message, wait)?;
+                sender.stream().finish();
+                // Once the target has read it, it closes or answers.
+                Ok(FrameReceiver::new(stream, link.patience, never.clone())
+                    .header(link.patience)
+                    .map(drop))
+            });
+            if told.is_ok() {
+                return;
+            }
+            std::thread::sleep(TELL_EVERY);
+        }
+    });
 }

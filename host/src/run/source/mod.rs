@@ -27,7 +27,7 @@ use crate::guest::{Guest, GuestError};
 use crate::memory::GuestMemory;
 use crate::run::Clock;
 use crate::run::clock::nanos;
-use link::{LinkConfig, SharedSource, listen, open_fault, open_migration, serve_faults};
+use link::{LinkConfig, SharedSource, listen, open_fault, open_migration, serve_faults, tell_it_is_over};
 
 /// A heartbeat is due when nothing was sent for this long (DESIGN: every second).
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -200,7 +200,7 @@ impl SourceRun<'_> {
     /// [`SourceError`] if it cannot begin; everything later is in the result.
     pub fn run(self) -> Result<SourceResult, SourceError> {
         let clock = Clock::start();
-        let started = Instant::now();
+        let (started, vm) = (Instant::now(), self.vm);
         let (memory, config, steps_before) = self.describe()?;
         let session = config.session;
         let total = Pages(dunlin_core::message::end_gfn(&config.regions).0);
@@ -242,6 +242,15 @@ impl SourceRun<'_> {
             worker.close();
             worker.result(outcome, started, steps_before, session)
         });
+        if matches!(
+            result.outcome,
+            SourceOutcome::Aborted {
+                target_may_hold: true,
+                ..
+            }
+        ) {
+            tell_it_is_over(link, vm);
+        }
         Ok(result)
     }
 

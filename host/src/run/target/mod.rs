@@ -114,6 +114,8 @@ pub struct TargetRun<'a> {
     pub link: Link,
     /// Further connections.
     pub incoming: &'a Receiver<Incoming>,
+    /// Populate all memory before the copy.
+    pub populate: bool,
     /// Where records go.
     pub recorder: &'a mut dyn TargetRecorder,
     /// How others reach it.
@@ -224,6 +226,7 @@ impl TargetRun<'_> {
             let mut worker = Worker {
                 hello: &self.hello,
                 incoming: self.incoming,
+                populate: self.populate,
                 recorder: self.recorder,
                 handle: self.handle,
                 announce_running: self.running,

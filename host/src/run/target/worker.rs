@@ -5,6 +5,7 @@ use super::*;
 pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) hello: &'e OwnedHello,
     pub(super) incoming: &'a Receiver<Incoming>,
+    pub(super) populate: bool,
     pub(super) recorder: &'a mut dyn TargetRecorder,
     pub(super) handle: &'a TargetHandle,
     pub(super) announce_running: &'a dyn Fn(&Arc<AnyGuest>),
@@ -202,7 +203,7 @@ impl<'w> Worker<'_, '_, '_, 'w> {
         let known = self.shared.lock().received().count_run(run);
         match header.kind {
             FrameKind::Pages => {
-                if known < run.count {
+                if known < run.count && !self.populate {
                     memory.populate(run)?;
                 }
                 receiver.pages_into(memory, header)?;
@@ -395,6 +396,11 @@ impl<'w> Worker<'_, '_, '_, 'w> {
             };
             let uffd = Userfaultfd::open(Arc::clone(memory), origin)?;
             *self.uffd.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(uffd));
+        }
+        if self.populate {
+            for run in memory.layout().regions() {
+                memory.populate(*run)?;
+            }
         }
         self.guest = Some(guest);
         Ok(())
