@@ -199,6 +199,8 @@ impl<'w> Target<'w> {
                 self.last_heard = now;
                 self.message(message);
             }
+            TargetEvent::HostFailed if self.running || self.ready_sent => self.link_lost(AbortReason::TargetGuest),
+            TargetEvent::HostFailed => self.fail(AbortReason::TargetGuest),
             TargetEvent::Reconnected { given_up } => self.reconnected(now, given_up),
             TargetEvent::Violation(violation) => self.violation(violation),
         }

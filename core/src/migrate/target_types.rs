@@ -124,6 +124,8 @@ pub enum TargetEvent<'a> {
     Heard,
     /// A message came from the source. For state and hashes the host keeps the bytes, after this says they fit.
     Message(&'a Message<'a>),
+    /// This host cannot take what comes: it has no memory left, for example.
+    HostFailed,
     /// The source is back on a new connection.
     Reconnected {
         /// Its record says given-up; otherwise it runs the VM itself.

@@ -39,6 +39,27 @@ impl GuestMemory {
         }
     }
 
+    /// As [`populate`](Self::populate), with huge pages where the run covers them whole: for memory that will not be
+    /// watched by userfaultfd, which installs small pages.
+    ///
+    /// # Errors
+    /// As [`populate`](Self::populate).
+    pub fn populate_huge(&self, run: Run) -> Result<(), MemoryError> {
+        const HUGE: usize = 2 << 20;
+        let pointer = self.run_pointer(run)?;
+        let skipped = pointer.align_offset(HUGE);
+        let bytes = usize::try_from(run.count.bytes().0).expect("bounded by the layout");
+        if skipped < bytes && bytes - skipped >= HUGE {
+            let whole = Run {
+                first: Gfn(run.first.0 + skipped as u64 / PAGE_SIZE),
+                count: Pages((bytes - skipped) as u64 / HUGE as u64 * (HUGE as u64 / PAGE_SIZE)),
+            };
+            // A kernel without huge pages, or one that has enough of separate ranges, gives small pages.
+            let _ = advise(self.run_pointer(whole)?, whole, libc::MADV_HUGEPAGE);
+        }
+        self.populate(run)
+    }
+
     /// Drops the pages: they read as zero, or fault as missing where userfaultfd watches.
     ///
     /// # Errors

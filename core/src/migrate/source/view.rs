@@ -1,16 +1,21 @@
 //! What a source shows of itself.
 
-use super::{Source, Step};
+use super::{CHUNK, Source, Step};
 use crate::message::{Mode, TargetReport};
 use crate::migrate::Phase;
 use crate::migrate::source_types::{RoundReport, SourceConfig, SourceOutcome};
-use crate::pageset::PageSet;
+use crate::pageset::{PageSet, Run};
 use crate::units::{Nanos, Pages};
 
 impl<'w> Source<'w> {
     /// Pages the target does not have, or not as they are.
     pub fn pending(&self) -> &PageSet<'w> {
         &self.pending
+    }
+
+    /// What the next chunk of pages would be, as far as known: for hosts that make memory ready ahead of the data.
+    pub fn next_pages(&self) -> Option<Run> {
+        self.pending.next_run(self.cursor, CHUNK)
     }
 
     /// The configuration it was made with.
@@ -30,6 +35,7 @@ impl<'w> Source<'w> {
             | Step::TellAbort(_)
             | Step::RecordRunning(_) => Phase::Aborted,
             _ if self.peer_running && !self.link => Phase::PostCopyPaused,
+            _ if self.peer_running && self.mode == Some(Mode::StopCopy) => Phase::Complete,
             _ if self.peer_running => Phase::PostCopy,
             _ if self.given_up && !self.link => Phase::HandOverUnknown,
             _ if self.paused || matches!(self.step, Step::Pause(_)) => Phase::HandOver,

@@ -6,7 +6,7 @@ mod send;
 mod tests;
 
 pub use receive::{FrameReceiver, first_message};
-pub use send::FrameSender;
+pub use send::{FrameSender, classify};
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

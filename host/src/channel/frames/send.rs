@@ -2,14 +2,23 @@
 
 use super::*;
 
-/// The sending half of a stream.
+/// Frames up to this size are collected and leave together; larger ones leave straight from guest memory.
+const SMALL_BYTES: usize = 64 * 1024;
+/// Collected frames leave when they are this much: few system calls, and still in the cache.
+const COLLECTED_BYTES: usize = 256 * 1024;
+
+/// The sending half of a stream. Page frames may be collected; they leave with the next message, or by
+/// [`flush`](Self::flush).
 #[derive(Debug)]
 pub struct FrameSender {
     stream: Arc<Stream>,
     bucket: TokenBucket,
     counts: Arc<ByteCounts>,
     sequence: u32,
-    buffer: Vec<u8>,
+    /// For encoding messages.
+    message: Vec<u8>,
+    collected: Vec<u8>,
+    pieces: Vec<(Run, RunClass)>,
 }
 
 impl FrameSender {
@@ -20,7 +29,9 @@ impl FrameSender {
             bucket,
             counts,
             sequence: 0,
-            buffer: vec![0; CONTROL_PAYLOAD_MAX],
+            message: vec![0; CONTROL_PAYLOAD_MAX],
+            collected: Vec::new(),
+            pieces: Vec::new(),
         }
     }
 
@@ -34,9 +45,9 @@ impl FrameSender {
     /// # Errors
     /// [`FrameError::Channel`]; [`FrameError::Wire`] for a message that is too long.
     pub fn message(&mut self, message: &Message<'_>, wait: Wait<'_>) -> Result<(), FrameError> {
-        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut buffer = std::mem::take(&mut self.message);
         let result = self.encode_and_send(message, &mut buffer, wait);
-        self.buffer = buffer;
+        self.message = buffer;
         result
     }
 
@@ -63,7 +74,8 @@ impl FrameSender {
             let count = (run.end().0 - first.0).min(u64::from(ZERO_RUN_PAGES_MAX));
             let header = self.header(kind, Run::new(first, Pages(count)), None, round);
             self.bucket.charge(HEADER_BYTES as u64);
-            self.stream.write_all(&header, wait)?;
+            self.collected.extend_from_slice(&header);
+            self.leave_if_due(wait)?;
             self.counts.pages.fetch_add(HEADER_BYTES as u64, Ordering::Relaxed);
             first = Gfn(first.0 + count);
         }
@@ -92,10 +104,27 @@ impl FrameSender {
         checksum: Checksum,
         wait: Wait<'_>,
     ) -> Result<(Pages, Pages), FrameError> {
-        let mut pieces = Vec::with_capacity(8);
-        memory.classify_runs(run, |piece, class| pieces.push((piece, class)))?;
+        let mut pieces = std::mem::take(&mut self.pieces);
+        let classified = classify(memory, run, &mut pieces);
+        let sent = classified.and_then(|()| self.classified(memory, &pieces, round, checksum, wait));
+        self.pieces = pieces;
+        sent
+    }
+
+    /// As [`pages`](Self::pages), for pages whose kind is known already, by [`classify`].
+    ///
+    /// # Errors
+    /// [`FrameError`]; an unknown part was sent then.
+    pub fn classified(
+        &mut self,
+        memory: &GuestMemory,
+        pieces: &[(Run, RunClass)],
+        round: u32,
+        checksum: Checksum,
+        wait: Wait<'_>,
+    ) -> Result<(Pages, Pages), FrameError> {
         let (mut data, mut zero) = (Pages::ZERO, Pages::ZERO);
-        for (piece, class) in pieces {
+        for &(piece, class) in pieces {
             match class {
                 RunClass::Zero => {
                     self.bare(FrameKind::Zero, piece, round, wait)?;
@@ -142,7 +171,14 @@ impl FrameSender {
         wait: Wait<'_>,
     ) -> Result<(), FrameError> {
         self.bucket.charge(HEADER_BYTES as u64 + PAGE_SIZE);
-        self.data_frame(memory, Run::new(gfn, Pages(1)), 0, checksum, wait)
+        self.counts
+            .pages
+            .fetch_add(HEADER_BYTES as u64 + PAGE_SIZE, Ordering::Relaxed);
+        self.flush(wait)?;
+        let run = Run::new(gfn, Pages(1));
+        let header = self.gathered_header(memory, run, 0, checksum)?;
+        let total = HEADER_BYTES + PAGE_SIZE as usize;
+        self.gather(memory, &[Part::Host(&header), Part::Guest(run)], total, wait)
     }
 
     fn data_frame(
@@ -154,38 +190,78 @@ impl FrameSender {
         wait: Wait<'_>,
     ) -> Result<(), FrameError> {
         let bytes = run.count.bytes().0 as usize;
-        match checksum {
-            Checksum::None | Checksum::InPlace => {
-                let sum = if checksum == Checksum::InPlace {
-                    Some(memory.hash_run(run)?)
-                } else {
-                    None
-                };
-                let header = self.header(FrameKind::Pages, run, sum, round);
-                self.gather(
-                    memory,
-                    &[Part::Host(&header), Part::Guest(run)],
-                    HEADER_BYTES + bytes,
-                    wait,
-                )?;
-            }
-            Checksum::Copy => {
-                let mut copy = std::mem::take(&mut self.buffer);
-                copy.resize((HEADER_BYTES + bytes).max(CONTROL_PAYLOAD_MAX), 0);
-                let (head, body) = copy.split_at_mut(HEADER_BYTES);
-                let body = &mut body[..bytes];
-                let copied = memory.copy_run(run, body);
-                head.copy_from_slice(&self.header(FrameKind::Pages, run, Some(XxHash3_64::oneshot(body)), round));
-                let sent = self.stream.write_all(&copy[..HEADER_BYTES + bytes], wait);
-                self.buffer = copy;
-                copied?;
-                sent?;
-            }
-        }
         self.counts
             .pages
             .fetch_add((HEADER_BYTES + bytes) as u64, Ordering::Relaxed);
+        if checksum == Checksum::Copy || bytes <= SMALL_BYTES {
+            return self.collect(memory, run, round, checksum, wait);
+        }
+        self.flush(wait)?;
+        let header = self.gathered_header(memory, run, round, checksum)?;
+        self.gather(
+            memory,
+            &[Part::Host(&header), Part::Guest(run)],
+            HEADER_BYTES + bytes,
+            wait,
+        )
+    }
+
+    /// Copies pages behind their header; what is hashed is the copy, since the guest may write meanwhile.
+    fn collect(
+        &mut self,
+        memory: &GuestMemory,
+        run: Run,
+        round: u32,
+        checksum: Checksum,
+        wait: Wait<'_>,
+    ) -> Result<(), FrameError> {
+        let (start, bytes) = (self.collected.len(), run.count.bytes().0 as usize);
+        self.collected.resize(start + HEADER_BYTES + bytes, 0);
+        let body = &mut self.collected[start + HEADER_BYTES..];
+        memory.copy_run(run, body)?;
+        let sum = (checksum != Checksum::None).then(|| XxHash3_64::oneshot(body));
+        let header = self.header(FrameKind::Pages, run, sum, round);
+        self.collected[start..start + HEADER_BYTES].copy_from_slice(&header);
+        self.leave_if_due(wait)
+    }
+
+    /// Lets collected frames leave when they are enough. A shaped sender never holds anything back: its pieces are timed.
+    fn leave_if_due(&mut self, wait: Wait<'_>) -> Result<(), FrameError> {
+        if self.collected.len() >= COLLECTED_BYTES || self.bucket.rate().is_some() {
+            return self.flush(wait);
+        }
         Ok(())
+    }
+
+    /// Lets collected frames leave.
+    ///
+    /// # Errors
+    /// [`FrameError::Channel`]; an unknown part was sent then.
+    pub fn flush(&mut self, wait: Wait<'_>) -> Result<(), FrameError> {
+        if !self.collected.is_empty() {
+            self.stream.write_all(&self.collected, wait)?;
+            self.collected.clear();
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is collected.
+    pub fn is_empty(&self) -> bool {
+        self.collected.is_empty()
+    }
+
+    fn gathered_header(
+        &mut self,
+        memory: &GuestMemory,
+        run: Run,
+        round: u32,
+        checksum: Checksum,
+    ) -> Result<[u8; HEADER_BYTES], FrameError> {
+        let sum = match checksum {
+            Checksum::None => None,
+            Checksum::Copy | Checksum::InPlace => Some(memory.hash_run(run)?),
+        };
+        Ok(self.header(FrameKind::Pages, run, sum, round))
     }
 
     fn gather(&self, memory: &GuestMemory, parts: &[Part<'_>], total: usize, wait: Wait<'_>) -> Result<(), FrameError> {
@@ -205,7 +281,8 @@ impl FrameSender {
 
     fn control(&mut self, bytes: &[u8], wait: Wait<'_>) -> Result<(), FrameError> {
         self.bucket.charge(bytes.len() as u64);
-        self.stream.write_all(bytes, wait)?;
+        self.collected.extend_from_slice(bytes);
+        self.flush(wait)?;
         self.counts.control.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -242,4 +319,13 @@ impl FrameSender {
             source,
         }
     }
+}
+
+/// Splits a run into zero and other pages.
+///
+/// # Errors
+/// [`FrameError::Memory`].
+pub fn classify(memory: &GuestMemory, run: Run, into: &mut Vec<(Run, RunClass)>) -> Result<(), FrameError> {
+    into.clear();
+    Ok(memory.classify_runs(run, |piece, class| into.push((piece, class)))?)
 }

@@ -21,6 +21,7 @@ use dunlin_core::migrate::{
 use dunlin_core::pageset::{Run, words_needed};
 use dunlin_core::strategy::Strategy;
 use dunlin_core::units::{BytesPerSec, Nanos, PAGE_SIZE, Pages};
+use dunlin_core::wire::FrameKind;
 
 use crate::channel::{Address, ByteCounts, Cancel, Checksum, FrameError, FrameSender, Stream, TokenBucket, Wait};
 use crate::guest::{Guest, GuestError};
@@ -35,6 +36,8 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(20);
 /// Unsent bytes allowed in the socket while the other channel carries urgent pages.
 const SMALL_BACKLOG: usize = 128 * 1024;
+/// Runs shorter than this come into being fast enough when their data arrives.
+const ANNOUNCED_PAGES: Pages = Pages(16);
 /// Shortest time between two looks at the progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// Longest wait for the target to close its side in the end.
@@ -233,7 +236,7 @@ impl SourceRun<'_> {
                 bytes_at_round: 0,
                 bytes_at_running: None,
                 state: Vec::new(),
-                announced_to: dunlin_core::units::Gfn::ZERO,
+                ahead: (None, Vec::new()),
                 gap_before_pause: Duration::ZERO,
                 last_progress: Instant::now(),
                 rate: RateMeter::new(),

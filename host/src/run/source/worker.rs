@@ -1,6 +1,8 @@
 //! One attempt at work: actions of the machine, one after the other.
 
 use super::*;
+use crate::channel::classify;
+use crate::memory::RunClass;
 
 /// The runner's own state while it works.
 pub(super) struct Worker<'s, 'e, 'a, 'w> {
@@ -18,7 +20,7 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) bytes_at_running: Option<u64>,
     pub(super) state: Vec<u8>,
     pub(super) harvest: Vec<u64>,
-    pub(super) announced_to: dunlin_core::units::Gfn,
+    pub(super) ahead: (Option<Run>, Vec<(Run, RunClass)>),
     pub(super) gap_before_pause: Duration,
     pub(super) last_progress: Instant,
     pub(super) rate: RateMeter,
@@ -60,12 +62,15 @@ impl Worker<'_, '_, '_, '_> {
             self.show(&source);
             match action {
                 SourceAction::Finish(outcome) => return outcome,
-                SourceAction::Wait { until } => {
+                SourceAction::Wait { until } if self.all_sent() => {
                     let patience = until.map_or(LOOK, |until| self.shared.clock.until(until).min(LOOK));
                     self.shared.wait(source, patience);
                 }
                 action => {
                     drop(source);
+                    if !matches!(action, SourceAction::SendPages { .. } | SourceAction::PushPages(_)) {
+                        self.flush();
+                    }
                     self.perform(action);
                 }
             }
@@ -123,6 +128,9 @@ impl Worker<'_, '_, '_, '_> {
     fn link_failed(&mut self, error: &FrameError) {
         if !error.is_cancelled() {
             self.shared.note(error);
+        } else if self.run.handle.cancel_wanted.swap(false, Ordering::AcqRel) {
+            // A send was given up for it: the cancellation came first, the broken frame is its consequence.
+            self.shared.feed(SourceEvent::Cancel);
         }
         if let Some(sender) = self.migration.take() {
             sender.stream().shutdown();
@@ -134,7 +142,7 @@ impl Worker<'_, '_, '_, '_> {
         match message {
             SourceMessage::Hello => self.hello(),
             SourceMessage::RoundStart { round, pages } => {
-                self.announced_to = dunlin_core::units::Gfn::ZERO;
+                self.ahead.0 = None;
                 self.message(&Message::RoundStart { round, pages })
             }
             SourceMessage::RoundEnd { round } => self.message(&Message::RoundEnd { round }),
@@ -246,14 +254,43 @@ impl Worker<'_, '_, '_, '_> {
         }
     }
 
+    /// Collected page frames leave before anything else is done.
+    fn flush(&mut self) {
+        let wait = Wait::within(self.link.patience, &self.run.handle.cancel);
+        if let Some(sender) = &mut self.migration
+            && let Err(error) = sender.flush(wait)
+        {
+            self.link_failed(&error);
+        }
+    }
+
+    fn all_sent(&self) -> bool {
+        self.migration.as_ref().is_none_or(FrameSender::is_empty)
+    }
+
     fn send_pages(&mut self, run: Run, round: u32) {
         let checksum = self.checksum();
         let wait = Wait::within(self.send_patience(run), &self.run.handle.cancel);
+        let next = if round == 1 {
+            self.shared.lock().next_pages()
+        } else {
+            None
+        };
         let Some(sender) = &mut self.migration else {
             return self.shared.feed(SourceEvent::LinkLost);
         };
         self.last_sent = Instant::now();
-        match sender.pages(self.memory, run, round, checksum, wait) {
+        let known = std::mem::take(&mut self.ahead);
+        let mut pieces = known.1;
+        let mut sent = if known.0 == Some(run) {
+            Ok(())
+        } else {
+            classify(self.memory, run, &mut pieces)
+        };
+        if let Some(next) = next {
+            sent = sent.and_then(|()| announce(sender, self.memory, next, &mut self.ahead, wait));
+        }
+        match sent.and_then(|()| sender.classified(self.memory, &pieces, round, checksum, wait)) {
             Ok((data, zero)) => self.shared.feed(SourceEvent::PagesSent { data, zero }),
             Err(error) => self.link_failed(&error),
         }
@@ -459,4 +496,22 @@ impl RateMeter {
         }
         BytesPerSec(self.rate)
     }
+}
+
+/// Looks at the pages that come next and says so, for the target to make memory ready while others are on their way.
+/// What was found is kept: a page that changes later is dirty then, and sent again.
+fn announce(
+    sender: &mut FrameSender,
+    memory: &GuestMemory,
+    next: Run,
+    ahead: &mut (Option<Run>, Vec<(Run, RunClass)>),
+    wait: Wait<'_>,
+) -> Result<(), FrameError> {
+    classify(memory, next, &mut ahead.1)?;
+    ahead.0 = Some(next);
+    let worth_it = |piece: &&(Run, RunClass)| piece.1 == RunClass::Data && piece.0.count >= ANNOUNCED_PAGES;
+    for (piece, _) in ahead.1.iter().filter(worth_it) {
+        sender.bare(FrameKind::Announce, *piece, 1, wait)?;
+    }
+    Ok(())
 }

@@ -1,9 +1,11 @@
 //! The target runner: carries out what [`Target`] decides.
 
 pub mod link;
+mod populator;
 mod postcopy;
 mod worker;
 
+use populator::Populator;
 use worker::Worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -55,8 +57,8 @@ pub enum TargetError {
     #[error(transparent)]
     Userfaultfd(#[from] UserfaultfdError),
     /// Pages that must be missing are there.
-    #[error("{0} pages that must be missing are present after discarding them; post-copy is not safe on this host")]
-    StillPresent(Pages),
+    #[error("page {0} must be missing but is present after it was discarded; post-copy is not safe on this host")]
+    StillPresent(Gfn),
     /// The VM's memory is not laid out as this version does it.
     #[error("The VM's memory regions differ from those of its configuration; use the same release on both hosts")]
     Regions,
@@ -227,6 +229,7 @@ impl TargetRun<'_> {
                 hello: &self.hello,
                 incoming: self.incoming,
                 populate: self.populate,
+                populator: Populator::new(),
                 recorder: self.recorder,
                 handle: self.handle,
                 announce_running: self.running,

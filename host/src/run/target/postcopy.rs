@@ -148,12 +148,9 @@ impl FaultServer<'_, '_> {
 
     fn request(&self, link: &mut Option<Link>, gfn: Gfn, never: &Cancel) {
         let Some(open) = link else { return };
-        let sent = open.sender.bare(
-            FrameKind::PageRequest,
-            Run::new(gfn, Pages(1)),
-            0,
-            Wait::within(SEND, never),
-        );
+        let (wait, page) = (Wait::within(SEND, never), Run::new(gfn, Pages(1)));
+        let sent = open.sender.bare(FrameKind::PageRequest, page, 0, wait);
+        let sent = sent.and_then(|()| open.sender.flush(wait));
         if let Err(error) = sent {
             self.lost(link, &error);
         }

@@ -1,11 +1,13 @@
 //! One attempt at work: actions of the machine, frames of the source.
 
+use super::populator::Populator;
 use super::*;
 
 pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) hello: &'e OwnedHello,
     pub(super) incoming: &'a Receiver<Incoming>,
     pub(super) populate: bool,
+    pub(super) populator: Populator<'s>,
     pub(super) recorder: &'a mut dyn TargetRecorder,
     pub(super) handle: &'a TargetHandle,
     pub(super) announce_running: &'a dyn Fn(&Arc<AnyGuest>),
@@ -27,7 +29,7 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) leftover: Option<Incoming>,
 }
 
-impl<'w> Worker<'_, '_, '_, 'w> {
+impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     pub(super) fn work(&mut self) -> TargetOutcome {
         loop {
             self.connections();
@@ -152,6 +154,7 @@ impl<'w> Worker<'_, '_, '_, 'w> {
             FrameError::Channel(_) => TargetEvent::LinkLost,
             FrameError::Wire { .. } => TargetEvent::Violation(Violation::Frame),
             FrameError::PageChecksum { .. } => TargetEvent::Violation(Violation::PageChecksum),
+            FrameError::Memory(MemoryError::Populate { .. } | MemoryError::Kernel { .. }) => TargetEvent::HostFailed,
             FrameError::Memory(_) => TargetEvent::Violation(Violation::PageOutside),
         };
         let link_is_gone = event == TargetEvent::LinkLost;
@@ -203,7 +206,7 @@ impl<'w> Worker<'_, '_, '_, 'w> {
         let known = self.shared.lock().received().count_run(run);
         match header.kind {
             FrameKind::Pages => {
-                if known < run.count && !self.populate {
+                if known < run.count && !self.populate && !self.populator.is_told_of(run) {
                     memory.populate(run)?;
                 }
                 receiver.pages_into(memory, header)?;
@@ -211,7 +214,12 @@ impl<'w> Worker<'_, '_, '_, 'w> {
             // Fresh memory is zero already.
             FrameKind::Zero if known > Pages::ZERO => memory.discard(run)?,
             FrameKind::Zero => {}
-            _ => return Ok(memory.populate(run)?),
+            _ => {
+                if known == Pages::ZERO && !self.populate {
+                    self.populator.tell(run);
+                }
+                return Ok(());
+            }
         }
         if !self.shared.hashes.is_empty() {
             for gfn in run.first.0..run.end().0 {
@@ -296,6 +304,7 @@ impl<'w> Worker<'_, '_, '_, 'w> {
             TargetAction::FinishPostCopy => self.finish_post_copy(),
             TargetAction::CompareHashes => self.compare(),
             TargetAction::Discard => {
+                self.populator.finish();
                 *self.uffd.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 self.guest = None;
                 TargetEvent::Done
@@ -402,6 +411,8 @@ impl<'w> Worker<'_, '_, '_, 'w> {
                 memory.populate(*run)?;
             }
         }
+        let huge = !hello.capabilities.contains(Capabilities::POST_COPY);
+        self.populator.start(self.scope, Arc::clone(memory), huge);
         self.guest = Some(guest);
         Ok(())
     }
@@ -411,16 +422,13 @@ impl<'w> Worker<'_, '_, '_, 'w> {
         let (Some(guest), Some(uffd), Some(channels)) = (&self.guest, uffd, self.fault_channels.take()) else {
             return Err(TargetError::Regions);
         };
+        // A page that comes into being from now on would never fault.
+        self.populator.finish();
         let missing: Vec<Run> = self.shared.lock().missing().runs().collect();
-        for run in &missing {
-            guest.memory().discard(*run)?;
-        }
+        guest.memory().discard_runs(&missing)?;
         uffd.register_missing()?;
-        for run in &missing {
-            let present = guest.memory().present_pages(*run)?;
-            if present > Pages::ZERO {
-                return Err(TargetError::StillPresent(present));
-            }
+        if let Some(page) = guest.memory().first_present(&missing)? {
+            return Err(TargetError::StillPresent(page));
         }
         let (shared, latencies, stop) = (self.shared, self.latencies, self.stop_faults);
         self.scope.spawn(move || {
