@@ -339,3 +339,41 @@ impl Drop for KvmGuest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dunlin_core::units::{Bytes, Gfn};
+    use dunlin_core::workload::Fill;
+    use dunlin_tests::{Capability, require};
+
+    use super::*;
+
+    #[test]
+    fn memory_that_vanishes_under_a_guest_is_no_unknown_device() {
+        if !require(Capability::Kvm) {
+            return;
+        }
+        let config = GuestConfig {
+            name: "test".into(),
+            kind: GuestKind::Kvm,
+            memory: Bytes(16 << 20),
+            vcpus: 1,
+            workload: "seq,ws=4MiB".into(),
+            seed: 1,
+            steps: Some(1_000_000),
+            fill: Fill::Zero,
+            irqchip: false,
+        };
+        let guest = KvmGuest::create(config).unwrap();
+        let gone = Gfn(0x300);
+        // SAFETY: takes access away from 16 pages of the guest's RAM, which nobody but the guest touches afterwards.
+        let result = unsafe {
+            let address = guest.memory.host_address(gone) as *mut libc::c_void;
+            libc::mprotect(address, 16 * 4096, libc::PROT_NONE)
+        };
+        assert_eq!(result, 0);
+        guest.resume().unwrap();
+        let why = guest.wait_halted(Duration::from_secs(60)).unwrap_err().to_string();
+        assert!(why.contains("memory behind guest-physical 0x300") && why.contains("is gone"), "{why}");
+    }
+}
