@@ -1,5 +1,6 @@
 //! What the payload logs: defmt frames through a port, as lines on stderr.
 
+use std::io::{self, Write};
 use std::sync::OnceLock;
 
 use defmt_decoder::{DecodeError, StreamDecoder, Table};
@@ -27,7 +28,8 @@ impl std::fmt::Debug for Log {
 impl Log {
     pub(super) fn new(guest: &str, vcpu: u32) -> Self {
         Self {
-            guest: guest.to_owned(),
+            // The name may come from another host; it is no place for terminal commands.
+            guest: guest.replace(char::is_control, ""),
             vcpu,
             decoder: new_decoder(),
             pending: 0,
@@ -38,7 +40,8 @@ impl Log {
     /// the next one on.
     pub(super) fn put(&mut self, bytes: &[u8]) {
         for line in self.lines(bytes) {
-            eprintln!("{}: vCPU {}: {line}", self.guest, self.vcpu);
+            // A log that nobody can write is no reason to fail.
+            let _ = writeln!(io::stderr(), "{}: vCPU {}: {line}", self.guest, self.vcpu);
         }
     }
 

@@ -374,6 +374,9 @@ mod tests {
         assert_eq!(result, 0);
         guest.resume().unwrap();
         let why = guest.wait_halted(Duration::from_secs(60)).unwrap_err().to_string();
-        assert!(why.contains("memory behind guest-physical 0x300") && why.contains("is gone"), "{why}");
+        assert!(
+            why.contains("memory behind guest-physical 0x300") && why.contains("is gone"),
+            "{why}"
+        );
     }
 }
