@@ -262,7 +262,6 @@ impl<'w> Target<'w> {
             Step::RecordTaken => Step::Run,
             Step::Run => {
                 self.running = true;
-                self.totals.missing_at_start = self.missing.len();
                 Step::Running
             }
             Step::Running => self.after_running(),
@@ -327,7 +326,7 @@ impl<'w> Target<'w> {
             self.totals.pushed += removed.0;
         }
         debug_assert!(
-            !self.running
+            self.handover.is_none()
                 || self.totals.demanded + self.totals.pushed + self.missing.len().0 == self.totals.missing_at_start.0
         );
     }
@@ -414,6 +413,7 @@ impl<'w> Target<'w> {
             debug_assert!(self.missing.count_run(whole) >= final_in_region);
         }
         self.handover = Some(mode);
+        self.totals.missing_at_start = self.missing.len();
         self.step = if mode == Mode::PostCopy {
             Step::PrepareMissing
         } else {

@@ -223,6 +223,12 @@ impl World {
                 return self.tell_source(SourceEvent::LinkLost);
             }
         }
+        // The target may answer before this host comes to say that it has sent.
+        for _ in 0..self.below(12) {
+            self.deliver_to_target();
+            self.target_step();
+            self.deliver_to_source();
+        }
         self.tell_source(SourceEvent::Done);
     }
 

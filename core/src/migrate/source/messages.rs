@@ -7,6 +7,14 @@ use crate::units::{Nanos, Pages};
 
 impl Source<'_> {
     pub(super) fn message(&mut self, now: Nanos, message: &Message<'_>) {
+        // The answer may be faster than the host's word that the question has left.
+        let asked = matches!(
+            self.step,
+            Step::Hello | Step::RoundEnd | Step::HandOver(_) | Step::Commit | Step::SendResume
+        );
+        if asked {
+            self.done(now);
+        }
         match (message, self.step) {
             (Message::Welcome { .. }, Step::AwaitWelcome { .. }) => {
                 self.welcomed = true;

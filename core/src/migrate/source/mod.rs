@@ -357,7 +357,7 @@ impl<'w> Source<'w> {
         FaultAnswer::Send
     }
 
-    fn done(&mut self, now: Nanos) {
+    pub(super) fn done(&mut self, now: Nanos) {
         if !core::mem::take(&mut self.outstanding) {
             return;
         }
