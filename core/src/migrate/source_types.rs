@@ -67,6 +67,25 @@ pub enum SourceMessage {
     Bye,
 }
 
+impl SourceMessage {
+    /// The message itself, but for [`SourceMessage::Hello`], of which the host knows the better part.
+    pub fn message(self, config: &SourceConfig) -> Option<Message<'static>> {
+        Some(match self {
+            Self::Hello => return None,
+            Self::RoundStart { round, pages } => Message::RoundStart { round, pages },
+            Self::RoundEnd { round } => Message::RoundEnd { round },
+            Self::Commit => Message::Commit,
+            Self::Abort(reason) => Message::Abort(reason),
+            Self::Resume { given_up } => Message::Resume {
+                session: config.session,
+                vm: config.vm,
+                given_up,
+            },
+            Self::Bye => Message::Bye,
+        })
+    }
+}
+
 /// What a source's hand-over record must say, durably, when the action is reported done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SourceRecord {

@@ -49,6 +49,21 @@ pub enum TargetMessage {
     },
 }
 
+impl TargetMessage {
+    /// The message itself; `report` is what the host measured, for [`TargetMessage::Complete`].
+    pub fn message(self, report: &TargetReport) -> Message<'static> {
+        match self {
+            Self::Welcome { protocol } => Message::Welcome { protocol },
+            Self::RoundReached { round } => Message::RoundReached { round },
+            Self::Ready => Message::Ready,
+            Self::Running => Message::Running,
+            Self::Abort(reason) => Message::Abort(reason),
+            Self::Resumed(standing) => Message::Resumed(standing),
+            Self::Complete { verified } => Message::Complete(TargetReport { verified, ..*report }),
+        }
+    }
+}
+
 /// What a target's hand-over record must say, durably, when the action is reported done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TargetRecord {

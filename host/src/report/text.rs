@@ -57,7 +57,11 @@ pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text += &format!(": {error}");
+        let more = error.to_string();
+        // A transparent wrapper says the same as what it wraps.
+        if !text.ends_with(&more) {
+            text += &format!(": {more}");
+        }
         cause = error.source();
     }
     text

@@ -14,20 +14,4 @@ mod vm;
 
 pub use clock::Clock;
 
-use std::error::Error;
-
-/// An error with its causes, outermost first, on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        // Transparent wrappers say the same twice.
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
-}
+use crate::report::chain;

@@ -139,21 +139,13 @@ impl Worker<'_, '_, '_, '_> {
     }
 
     fn send(&mut self, message: SourceMessage) -> Result<(), FrameError> {
-        match message {
-            SourceMessage::Hello => self.hello(),
-            SourceMessage::RoundStart { round, pages } => {
-                self.ahead.0 = None;
-                self.message(&Message::RoundStart { round, pages })
-            }
-            SourceMessage::RoundEnd { round } => self.message(&Message::RoundEnd { round }),
-            SourceMessage::Commit => self.message(&Message::Commit),
-            SourceMessage::Abort(reason) => self.message(&Message::Abort(reason)),
-            SourceMessage::Resume { given_up } => self.message(&Message::Resume {
-                session: self.link.session,
-                vm: self.run.vm,
-                given_up,
-            }),
-            SourceMessage::Bye => self.message(&Message::Bye),
+        if let SourceMessage::RoundStart { .. } = message {
+            self.ahead.0 = None;
+        }
+        let plain = message.message(self.shared.lock().config());
+        match plain {
+            Some(plain) => self.message(&plain),
+            None => self.hello(),
         }
     }
 

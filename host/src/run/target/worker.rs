@@ -333,18 +333,10 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     }
 
     fn send(&mut self, message: TargetMessage) -> TargetEvent<'static> {
-        let message = match message {
-            TargetMessage::Welcome { protocol } => Message::Welcome { protocol },
-            TargetMessage::RoundReached { round } => Message::RoundReached { round },
-            TargetMessage::Ready => Message::Ready,
-            TargetMessage::Running => Message::Running,
-            TargetMessage::Abort(reason) => Message::Abort(reason),
-            TargetMessage::Resumed(standing) => Message::Resumed(standing),
-            TargetMessage::Complete { verified } => {
-                self.measure(verified);
-                Message::Complete(self.report)
-            }
-        };
+        if let TargetMessage::Complete { verified } = message {
+            self.measure(verified);
+        }
+        let message = message.message(&self.report);
         self.said(self.mouth.say(&message))
     }
 
