@@ -1,7 +1,7 @@
 //! Whether a target can take a VM: decided from the source's hello before anything is changed or allocated.
 
 use crate::message::{
-    CPUID_ENTRY_BYTES, Capabilities, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Refusal, check_regions,
+    CPUID_ENTRY_BYTES, Capabilities, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Refusal, check_regions, end_gfn,
 };
 use crate::units::{Bytes, PAGE_SIZE};
 
@@ -26,6 +26,10 @@ pub struct Offer<'a> {
 
 /// Rates closer than this count as equal, in parts per million (KVM's own tolerance, `arch/x86/kvm/x86.c`, `tsc_tolerance_ppm`).
 const TSC_TOLERANCE_PPM: u64 = 250;
+
+/// Most pages that a VM's holes may have together: 4 GiB, the hole below 4 GiB at its largest. Sets of pages are flat: without a
+/// limit a tiny VM at the end of the address space would ask for petabytes of them.
+const HOLES_MAX: u64 = 1 << 20;
 
 /// Which bits of which CPUID leaf are features: what the VM has there the target must have too. Everything else (topology, caches,
 /// names, sizes) is given to the guest as it was on the source.
@@ -77,6 +81,9 @@ pub fn check(hello: &Hello<'_>, offer: &Offer<'_>) -> Result<u16, Refusal> {
         });
     }
     check_regions(&hello.regions)?;
+    if end_gfn(&hello.regions).0 - hello.total_pages().0 > HOLES_MAX {
+        return Err(Refusal::Regions);
+    }
     let asked = hello.total_pages().bytes();
     if asked > offer.max_memory {
         return Err(Refusal::Memory {
@@ -210,6 +217,13 @@ mod tests {
     }
 
     #[test]
+    fn a_vm_with_holes_is_taken_if_they_are_small() {
+        let mut fitting = hello(&[]);
+        fitting.regions[0].first = Gfn(HOLES_MAX);
+        assert_eq!(check(&fitting, &offer(&[])), Ok(1));
+    }
+
+    #[test]
     fn a_fitting_vm_is_taken() {
         let wanted = [leaf(1, 0, [9, 9, 1 << 27 | 0b01, 1]), leaf(4, 0, [5; 4])].concat();
         let offered = leaf(1, 0, [0, 0, 0b11, 3]);
@@ -241,6 +255,10 @@ mod tests {
             Refusal::PageSize { expected: 4096 }
         );
         assert_eq!(refused(&|hello, _| hello.regions.clear()), Refusal::Regions);
+        assert_eq!(
+            refused(&|hello, _| hello.regions[0].first = Gfn(HOLES_MAX + 1)),
+            Refusal::Regions
+        );
         assert_eq!(
             refused(&|hello, _| hello.regions[0].pages = Pages(257)),
             Refusal::Memory {
