@@ -167,7 +167,7 @@ pub enum Refusal {
         /// The target's page size in bytes.
         expected: u32,
     },
-    /// Regions overlap, are out of order, empty, or overflow.
+    /// Regions overlap, are out of order, empty, overflow, or lie too far apart.
     Regions,
     /// More memory than the target gives.
     Memory {
@@ -228,7 +228,7 @@ impl fmt::Display for Refusal {
                 "the target lacks what this strategy needs (capability bits {lacking:#x}); run `dunlin doctor` there, or choose another strategy"
             ),
             Self::PageSize { expected } => write!(f, "the target uses pages of {expected} bytes"),
-            Self::Regions => f.write_str("the VM's memory regions are empty, overlap or overflow"),
+            Self::Regions => f.write_str("the VM's memory regions are empty, overlap, overflow or lie too far apart"),
             Self::Memory { asked, max } => write!(
                 f,
                 "the VM has {asked} bytes of memory, the target takes at most {max}; start `dunlin receive` with a larger --max-memory"
@@ -293,7 +293,7 @@ pub enum AbortReason {
     TargetGuest,
     /// A hand-over record could not be written.
     Record,
-    /// The target ended this attempt for its own reason (its log says which).
+    /// The other side ended this attempt for its own reason (its log says which).
     Peer,
     /// The target process was restarted and provably never ran the VM.
     TargetRestarted,
@@ -321,7 +321,7 @@ impl fmt::Display for AbortReason {
             Self::Record => f.write_str(
                 "a hand-over record could not be written; check space and permissions of the --state directories",
             ),
-            Self::Peer => f.write_str("the target ended the attempt; its log says why"),
+            Self::Peer => f.write_str("the other side ended the attempt; its log says why"),
             Self::TargetRestarted => {
                 f.write_str("the target process was restarted and never ran the VM; migrate again")
             }
@@ -355,6 +355,8 @@ pub enum Violation {
     PageChecksum,
     /// Verification hashes that are not contiguous or too many.
     Hashes,
+    /// A protocol version that was not offered.
+    Version,
 }
 
 impl fmt::Display for Violation {
@@ -370,6 +372,7 @@ impl fmt::Display for Violation {
             Self::Frame => "a frame that cannot be decoded",
             Self::PageChecksum => "pages whose checksum does not match",
             Self::Hashes => "verification hashes that are not contiguous",
+            Self::Version => "a protocol version that was not offered; use the same release on both hosts",
         })
     }
 }

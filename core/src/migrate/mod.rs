@@ -2,7 +2,9 @@
 //!
 //! A host owns one [`Source`] or one [`Target`] per attempt and repeats: `poll` for the next action, carry it out, report it
 //! with `on(Done)` (or what became of it), and feed whatever else happens (messages, a lost link, a person's wish) in
-//! between. `poll` never returns a new action while one is outstanding. The machines read no clock: every call carries the time.
+//! between. `poll` never returns a new action while one is outstanding. A machine may change its mind while the host carries
+//! out an action (the link is lost, a person cancels): the host still reports what became of it, before it polls again, and the
+//! report is ignored. The machines read no clock: every call carries the time.
 //!
 //! ```text
 //! source  Hello ─▶ rounds ─▶ Pause ─▶ harvest ─▶ state ─▶ (Ready) ─▶ record given-up ─▶ Commit ─▶ (Running) ─▶ push ─▶ (Complete)
@@ -18,6 +20,7 @@
 //!   run it in this session, so the source may.
 
 mod compat;
+mod regions;
 mod source;
 mod source_types;
 mod target;

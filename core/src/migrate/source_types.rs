@@ -126,9 +126,10 @@ pub enum SourceAction {
     PushPages(Run),
     /// Send the hash of every RAM page, then [`Message::HashesEnd`].
     SendHashes,
-    /// Let the guest run again.
+    /// Let the guest run again. Asked for after a pause that failed or was given up on the way, too: a guest that runs is left
+    /// alone.
     ResumeGuest,
-    /// Stop dirty tracking.
+    /// Stop dirty tracking; also if it may never have begun.
     StopTracking,
     /// Drop what is left of the connections and open the migration channel anew.
     Reconnect,
@@ -157,7 +158,8 @@ pub enum SourceEvent<'a> {
         /// Pages that travelled as zero runs.
         zero: Pages,
     },
-    /// The link is gone; if an action was outstanding, it failed for that.
+    /// The link is gone; if an action was outstanding, it failed for that. Only of the present connections, never of those before
+    /// the last [`SourceAction::Reconnect`].
     LinkLost,
     /// Something without meaning of its own was heard from the target.
     Heard,
@@ -174,7 +176,8 @@ pub enum SourceEvent<'a> {
 pub enum SourceOutcome {
     /// The guest runs on the target and nothing is missing.
     Completed,
-    /// The guest runs on the source.
+    /// The guest runs on the source, or nothing there could make it run again (reason
+    /// [`SourceGuest`](AbortReason::SourceGuest)).
     Aborted {
         /// Why.
         reason: AbortReason,

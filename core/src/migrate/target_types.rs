@@ -91,7 +91,7 @@ pub enum TargetAction {
     PrepareMissing,
     /// Load the vCPU and device state that was received.
     RestoreState,
-    /// Let the guest run.
+    /// Let the guest run. Failed means that not one instruction of it was executed.
     RunGuest,
     /// Send [`Target::missing`](super::Target::missing) and [`Message::MissingEnd`].
     SendMissing,
@@ -126,14 +126,15 @@ pub enum TargetEvent<'a> {
     },
     /// Pages stand in guest memory as the source sent them (before the guest runs here).
     Received(Run),
-    /// Pages were installed while the guest runs here; pages that were not missing any more do no harm.
+    /// Pages were installed that were missing when the guest was started; pages that were not missing any more do no harm.
     Installed {
         /// Which.
         run: Run,
         /// They answer a fault, rather than being pushed.
         demanded: bool,
     },
-    /// The link is gone; if an action was outstanding, it failed for that.
+    /// The link is gone; if an action was outstanding, it failed for that. Only of the present connections, never of those before
+    /// the last [`TargetEvent::Reconnected`].
     LinkLost,
     /// Something without meaning of its own was heard from the source.
     Heard,

@@ -1,106 +1,295 @@
-//! A link that can be cut or swallow everything, with frames on the way in both directions.
+//! Connections that can be cut or swallow everything, with frames on the way in both directions.
 
 use std::collections::VecDeque;
 
 use dunlin_core::units::Nanos;
 
+#[derive(Clone)]
 pub(crate) enum Frame {
     Control(Vec<u8>),
-    Pages {
-        first: u64,
-        values: Vec<u64>,
-        demanded: bool,
-    },
+    Pages { first: u64, values: Vec<u64> },
     Request(u64),
 }
 
-pub(crate) struct Link {
+/// What one end finds when it looks.
+pub(crate) enum Arrival {
+    Frame(Frame),
+    /// The connection is gone; told once.
+    Lost,
+    Nothing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Closed,
+    Open,
+    /// Takes everything, delivers nothing, tells nobody.
+    Swallowing,
+    Broken,
+}
+
+/// One connection. An end learns that it is broken when it has read what was on its way, or when it sends.
+pub(crate) struct Pipe {
+    state: State,
     to_target: VecDeque<Frame>,
     to_source: VecDeque<Frame>,
-    /// No connection until it is opened again, which cannot be before this time.
-    broken_until: Option<Nanos>,
-    swallows_until: Option<Nanos>,
+    source_is_told: bool,
+    target_is_told: bool,
+    source_is_deaf: bool,
+}
+
+impl Pipe {
+    fn closed() -> Self {
+        Self {
+            state: State::Closed,
+            to_target: VecDeque::new(),
+            to_source: VecDeque::new(),
+            source_is_told: true,
+            target_is_told: true,
+            source_is_deaf: false,
+        }
+    }
+
+    fn open() -> Self {
+        Self {
+            state: State::Open,
+            ..Self::closed()
+        }
+    }
+
+    /// It was open once, whatever became of it.
+    pub(crate) fn was_opened(&self) -> bool {
+        self.state != State::Closed
+    }
+
+    pub(crate) fn works(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Keeps a third, two thirds or all of what is on its way: what the kernel had already passed on.
+    pub(crate) fn cut(&mut self, keep_thirds: u64) {
+        if matches!(self.state, State::Open | State::Swallowing) {
+            let keep = |length: usize| length * (keep_thirds as usize + 1) / 3;
+            self.to_target.truncate(keep(self.to_target.len()));
+            self.to_source.truncate(keep(self.to_source.len()));
+            self.state = State::Broken;
+            (self.source_is_told, self.target_is_told) = (false, false);
+        }
+    }
+
+    /// What arrives at the source from now on is not heard.
+    pub(crate) fn source_stops_reading(&mut self) {
+        self.to_source.clear();
+        self.source_is_deaf = true;
+    }
+
+    fn swallow(&mut self) {
+        if self.state == State::Open {
+            self.to_target.clear();
+            self.to_source.clear();
+            self.state = State::Swallowing;
+        }
+    }
+
+    /// The source closes its end and hears no more; what it sent still arrives.
+    fn source_closes(&mut self) {
+        self.cut(2);
+        self.to_source.clear();
+        self.source_is_told = true;
+    }
+
+    /// The same for the target.
+    pub(crate) fn target_closes(&mut self) {
+        self.cut(2);
+        self.to_target.clear();
+        self.target_is_told = true;
+    }
+
+    /// False if the sender learns that the connection is gone. What is swallowed seems sent.
+    pub(crate) fn send_to_target(&mut self, frame: Frame) -> bool {
+        if self.state == State::Open {
+            self.to_target.push_back(frame);
+        }
+        matches!(self.state, State::Open | State::Swallowing)
+    }
+
+    pub(crate) fn send_to_source(&mut self, frame: Frame) -> bool {
+        if self.state == State::Open && !self.source_is_deaf {
+            self.to_source.push_back(frame);
+        }
+        matches!(self.state, State::Open | State::Swallowing)
+    }
+
+    pub(crate) fn next_for_target(&mut self) -> Arrival {
+        match self.to_target.pop_front() {
+            Some(frame) => Arrival::Frame(frame),
+            None if self.state == State::Broken && !core::mem::replace(&mut self.target_is_told, true) => Arrival::Lost,
+            None => Arrival::Nothing,
+        }
+    }
+
+    pub(crate) fn next_for_source(&mut self) -> Arrival {
+        match self.to_source.pop_front() {
+            Some(frame) => Arrival::Frame(frame),
+            None if self.state == State::Broken && !core::mem::replace(&mut self.source_is_told, true) => Arrival::Lost,
+            None => Arrival::Nothing,
+        }
+    }
+
+    fn has_for_target(&self) -> bool {
+        !self.to_target.is_empty() || !self.target_is_told
+    }
+
+    fn has_for_source(&self) -> bool {
+        !self.to_source.is_empty() || !self.source_is_told
+    }
+}
+
+/// One of the connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Migration,
+    Fault,
+    OldMigration,
+    OldFault,
+}
+
+/// All connections of the two processes.
+pub(crate) struct Link {
+    pub(crate) migration: Pipe,
+    pub(crate) fault: Pipe,
+    /// What the target still reads from until it hears of the connection that replaced it.
+    pub(crate) old_migration: Pipe,
+    pub(crate) old_fault: Pipe,
+    /// The target works on `old_migration` still.
+    pub(crate) target_is_on_old: bool,
+    down_until: Nanos,
 }
 
 impl Link {
     pub(crate) fn new() -> Self {
         Self {
-            to_target: VecDeque::new(),
-            to_source: VecDeque::new(),
-            broken_until: None,
-            swallows_until: None,
+            migration: Pipe::closed(),
+            fault: Pipe::closed(),
+            old_migration: Pipe::closed(),
+            old_fault: Pipe::closed(),
+            target_is_on_old: false,
+            down_until: Nanos::ZERO,
         }
     }
 
-    /// Keeps a third, two thirds or all of what is on its way to the target: what the kernel had already passed on.
-    pub(crate) fn cut(&mut self, keep_thirds: u64, until: Nanos) {
-        let keep = self.to_target.len() * (keep_thirds as usize + 1) / 3;
-        self.to_target.truncate(keep);
-        self.to_source.clear();
-        self.broken_until = Some(until);
+    /// Every connection breaks, and no new one comes about before that time.
+    pub(crate) fn cut(&mut self, keep_thirds: u64, down_until: Nanos) {
+        for pipe in [
+            &mut self.migration,
+            &mut self.fault,
+            &mut self.old_migration,
+            &mut self.old_fault,
+        ] {
+            pipe.cut(keep_thirds);
+        }
+        self.down_until = self.down_until.max(down_until);
     }
 
-    pub(crate) fn swallow(&mut self, until: Nanos) {
-        self.to_target.clear();
-        self.to_source.clear();
-        self.swallows_until = Some(until);
+    pub(crate) fn swallow(&mut self, down_until: Nanos) {
+        self.migration.swallow();
+        self.fault.swallow();
+        self.down_until = self.down_until.max(down_until);
     }
 
-    pub(crate) fn up(&self, now: Nanos) -> bool {
-        self.broken_until.is_none() && self.swallows_until.is_none_or(|until| now >= until)
+    pub(crate) fn is_up(&self, now: Nanos) -> bool {
+        now >= self.down_until
     }
 
-    /// A connection that lost something carries nothing any more until it is opened anew.
-    pub(crate) fn is_black_hole(&self) -> bool {
-        self.swallows_until.is_some()
+    pub(crate) fn repair(&mut self) {
+        self.down_until = Nanos::ZERO;
     }
 
-    pub(crate) fn reopen(&mut self, now: Nanos) -> bool {
-        if self.broken_until.is_some_and(|until| now < until) || self.swallows_until.is_some_and(|until| now < until) {
+    /// The source opens the migration channel anew; true if that worked.
+    pub(crate) fn connect(&mut self, now: Nanos) -> bool {
+        self.source_closes();
+        if !self.is_up(now) {
             return false;
         }
-        self.broken_until = None;
-        self.swallows_until = None;
-        self.to_target.clear();
-        self.to_source.clear();
+        if !self.target_is_on_old {
+            self.old_migration = core::mem::replace(&mut self.migration, Pipe::closed());
+            self.target_is_on_old = true;
+        }
+        self.migration = Pipe::open();
         true
     }
 
-    /// False if the sender learns that the link is gone. What is swallowed seems sent.
-    pub(crate) fn send_to_target(&mut self, frame: Frame) -> bool {
-        if self.broken_until.is_some() {
-            return false;
-        }
-        // A connection that swallowed something never delivers what comes after it.
-        if self.swallows_until.is_none() {
-            self.to_target.push_back(frame);
-        }
-        true
+    /// The target turns to the connection that the source opened last.
+    pub(crate) fn target_turns(&mut self) {
+        self.old_migration = Pipe::closed();
+        self.target_is_on_old = false;
     }
 
-    pub(crate) fn send_to_source(&mut self, frame: Frame) -> bool {
-        if self.broken_until.is_some() {
-            return false;
+    pub(crate) fn open_fault(&mut self, now: Nanos) -> bool {
+        let works = self.is_up(now) && self.migration.works();
+        if works {
+            // The target's fault server drops the channel it had.
+            self.old_fault = Pipe::closed();
+            self.fault = Pipe::open();
         }
-        if self.swallows_until.is_none() {
-            self.to_source.push_back(frame);
+        works
+    }
+
+    pub(crate) fn source_closes(&mut self) {
+        self.migration.source_closes();
+        self.fault.source_closes();
+        if self.fault.state == State::Broken {
+            self.old_fault = core::mem::replace(&mut self.fault, Pipe::closed());
         }
-        true
     }
 
-    pub(crate) fn next_for_target(&mut self) -> Option<Frame> {
-        self.to_target.pop_front()
+    pub(crate) fn target_closes(&mut self) {
+        for pipe in [&mut self.fault, &mut self.old_migration, &mut self.old_fault] {
+            pipe.target_closes();
+        }
+        if !self.target_is_on_old {
+            self.migration.target_closes();
+        }
     }
 
-    pub(crate) fn next_for_source(&mut self) -> Option<Frame> {
-        self.to_source.pop_front()
+    /// The connection that the target believes to be the migration channel.
+    pub(crate) fn migration_of_target(&mut self) -> &mut Pipe {
+        if self.target_is_on_old {
+            &mut self.old_migration
+        } else {
+            &mut self.migration
+        }
     }
 
-    pub(crate) fn has_for_target(&self) -> bool {
-        !self.to_target.is_empty()
+    /// The connections on which the target would find something.
+    pub(crate) fn for_target(&self) -> Vec<Lane> {
+        let lanes = [
+            (Lane::Migration, &self.migration),
+            (Lane::Fault, &self.fault),
+            (Lane::OldMigration, &self.old_migration),
+            (Lane::OldFault, &self.old_fault),
+        ];
+        let with_news = lanes.into_iter().filter(|(_, pipe)| pipe.has_for_target());
+        with_news.map(|(lane, _)| lane).collect()
+    }
+
+    /// The same for the source, which has closed its end of the old ones.
+    pub(crate) fn for_source(&self) -> Vec<Lane> {
+        let lanes = [(Lane::Migration, &self.migration), (Lane::Fault, &self.fault)];
+        let with_news = lanes.into_iter().filter(|(_, pipe)| pipe.has_for_source());
+        with_news.map(|(lane, _)| lane).collect()
+    }
+
+    pub(crate) fn pipe(&mut self, lane: Lane) -> &mut Pipe {
+        match lane {
+            Lane::Migration => &mut self.migration,
+            Lane::Fault => &mut self.fault,
+            Lane::OldMigration => &mut self.old_migration,
+            Lane::OldFault => &mut self.old_fault,
+        }
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
-        self.to_target.is_empty() && self.to_source.is_empty()
+        self.for_target().is_empty() && self.for_source().is_empty()
     }
 }

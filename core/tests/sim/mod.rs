@@ -1,15 +1,19 @@
-//! A world of one source, one target, one guest and a link that may fail.
+//! A world of one source, one target, one guest and connections that may fail.
+//!
+//! Hosts take their time: an action is asked for, carried out and reported at three different moments, and anything may
+//! happen in between.
 
 mod deliver;
+mod fault;
+mod guest;
 mod link;
 mod source_side;
 mod target_side;
 mod verdict;
 
-use std::collections::VecDeque;
-
 use dunlin_core::message::{
-    CHUNK_BYTES_MAX, Message, Mode, Region, Regions, SessionId, TargetReport, TargetStanding, VmId,
+    Capabilities, Hello, Message, Mode, Refusal, Region, Regions, SessionId, TargetReport, TargetStanding, Violation,
+    VmId,
 };
 use dunlin_core::migrate::{
     FaultAnswer, FaultDecision, Phase, Resolution, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage,
@@ -20,95 +24,94 @@ use dunlin_core::pageset::{PageSet, Run, words_needed};
 use dunlin_core::units::{Gfn, Nanos, Pages};
 use dunlin_core::wire::{decode_message, encode_message};
 
-use link::{Frame, Link};
+use fault::Faults;
+pub(crate) use fault::{Fault, Plan};
+use guest::Owner;
+use link::{Arrival, Frame, Lane, Link};
+use source_side::SourceReport;
+use target_side::TargetReply;
 
-/// What goes wrong, once.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fault {
-    /// Both ends learn at once that the link is gone; it works again later.
-    Cut,
-    /// The link swallows everything; the ends learn it from silence.
-    BlackHole,
-    /// A person cancels.
-    Cancel,
-    /// The target's process dies and is started anew with its record.
-    CrashTarget,
-    /// The source's process dies for good.
-    CrashSource,
-    /// One record write of the source fails.
-    SourceRecordFails,
-    /// One record write of the target fails.
-    TargetRecordFails,
-    /// The target cannot build, prepare or restore the guest.
-    TargetActionFails,
-}
+const STATE: &[u8] = b"registers";
+/// Silence that counts as a lost link.
+const NETWORK_TIMEOUT: Nanos = Nanos::from_secs(3);
+/// Heartbeats come this often.
+const HEARTBEAT: Nanos = Nanos::from_millis(500);
+/// Nothing new happens so long after the last trouble: what has not ended by then waits for a person.
+const PATIENCE: Nanos = Nanos::from_secs(150);
+/// Longest message between these small sides.
+const MESSAGE_BYTES_MAX: usize = 4096;
+/// Many times what any run takes.
+const STEPS_MAX: u64 = 400_000;
+
+/// The RAM of a VM: first page and length of each region.
+pub(crate) type Shape = &'static [(u64, u64)];
 
 /// Two regions with a hole between them.
-const REGIONS: [(u64, u64); 2] = [(0, 150), (192, 60)];
-const END: u64 = 252;
-/// A page that the target's host reads itself.
-const HOST_PAGE: u64 = 3;
-const STATE: &[u8] = b"registers";
+pub(crate) const HOLE: Shape = &[(0, 150), (192, 60)];
+/// Three regions without one.
+pub(crate) const ADJACENT: Shape = &[(0, 100), (100, 92), (192, 60)];
+/// The smallest VM.
+pub(crate) const ONE_PAGE: Shape = &[(0, 1)];
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Owner {
-    Source,
-    Nobody,
-    Target,
+/// Where an action stands.
+enum Doing<A, R> {
+    Wanted(A),
+    Done(R),
 }
 
 pub(crate) struct World {
     label: String,
+    traced: bool,
     random: u64,
     now: Nanos,
-    fault: Option<(Fault, u64)>,
-    boundary: u64,
-    happened: bool,
-    source: Option<Source<'static>>,
-    target: Option<Target<'static>>,
-    verify: bool,
+    last_beat: Nanos,
+    last_trouble: Nanos,
+    steps: u64,
+    faults: Faults,
     link: Link,
+    verify: bool,
+    config: SourceConfig,
+
+    shape: Shape,
     owner: Owner,
     /// What the guest wrote: the truth that whoever runs it must show.
     truth: Vec<u64>,
+    writes: u64,
+    write_rate: u64,
+
+    source: Option<Source<'static>>,
+    source_doing: Option<Doing<SourceAction, SourceReport>>,
     source_memory: Vec<u64>,
     dirty: Vec<bool>,
     tracking: bool,
+    source_record: SourceRecord,
+    source_outcome: Option<SourceOutcome>,
+    source_dead: bool,
+    /// The guest could not be let run again, or tracking not ended.
+    source_guest_broken: bool,
+    tracking_stuck: bool,
+
+    target: Option<Target<'static>>,
+    target_doing: Option<Doing<TargetAction, TargetReply>>,
     /// Absent pages are `None`.
     target_memory: Vec<Option<u64>>,
     installed_hash: Vec<u64>,
-    received_hash: Vec<u64>,
-    asked: VecDeque<u64>,
-    writes: u64,
-    source_record: SourceRecord,
+    wanted_hash: Vec<u64>,
+    /// Pages that vCPUs wait for.
+    waiting: Vec<u64>,
     target_record: Option<TargetRecord>,
-    source_outcome: Option<SourceOutcome>,
     target_outcome: Option<TargetOutcome>,
-    target_ran: bool,
-    verified: Option<(u64, u64)>,
-    source_dead: bool,
-    write_rate: u64,
-    steps: u64,
+    /// What a finished attempt reported, for a source that missed it.
+    report: TargetReport,
+    /// The next attempt, for which the present one has to end first.
+    next_hello: bool,
+    crashed_after_taking: bool,
+    /// An action of the target failed while it believed in its link.
+    target_failed_linked: bool,
 }
 
-fn storage() -> &'static mut [u64] {
-    vec![0; words_needed(Pages(END))].leak()
-}
-
-fn regions() -> Regions {
-    REGIONS
-        .iter()
-        .map(|&(first, pages)| Region {
-            first: Gfn(first),
-            pages: Pages(pages),
-        })
-        .collect()
-}
-
-fn is_ram(page: u64) -> bool {
-    REGIONS
-        .iter()
-        .any(|&(first, pages)| (first..first + pages).contains(&page))
+fn storage(pages: u64) -> &'static mut [u64] {
+    vec![0; words_needed(Pages(pages))].leak()
 }
 
 fn hash(value: u64) -> u64 {
@@ -116,56 +119,92 @@ fn hash(value: u64) -> u64 {
 }
 
 impl World {
-    pub(crate) fn new(strategy: &str, seed: u64, fault: Option<(Fault, u64)>) -> Self {
+    pub(crate) fn new(strategy: &str, seed: u64, plans: &[Plan]) -> Self {
+        Self::shaped(strategy, seed, HOLE, plans)
+    }
+
+    pub(crate) fn shaped(strategy: &str, seed: u64, shape: Shape, plans: &[Plan]) -> Self {
+        let (first, count) = *shape.last().expect("a region");
+        let end = (first + count) as usize;
+        let now = Nanos::from_secs(1);
         let config = SourceConfig {
             session: SessionId(seed.into()),
             vm: VmId(1),
-            regions: regions(),
+            regions: regions(shape),
             strategy: strategy.parse().expect("a strategy"),
             downtime: Nanos::from_millis(3),
             handover_cost: Nanos::from_millis(2),
             max_rounds: 6,
             min_round: Nanos::from_millis(20),
-            network_timeout: Nanos::from_secs(3),
+            network_timeout: NETWORK_TIMEOUT,
             handover_timeout: Nanos::from_secs(10),
-            verify: true,
-            host_pages: [Run::new(Gfn(HOST_PAGE), Pages(1))].into_iter().collect(),
+            verify: seed % 3 != 2,
+            host_pages: [Run::new(Gfn(guest::host_page(shape)), Pages(1))].into_iter().collect(),
         };
         let mut world = Self {
-            label: format!("strategy {strategy}, seed {seed}, fault {fault:?}"),
+            label: format!("World::shaped({strategy:?}, {seed}, &{shape:?}, &{plans:?})"),
+            traced: false,
             random: seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1,
-            now: Nanos::from_secs(1),
-            fault,
-            boundary: 0,
-            happened: false,
-            source: Some(Source::new(config, storage(), Nanos::from_secs(1)).expect("storage fits")),
-            target: None,
-            verify: true,
-            link: Link::new(),
-            owner: Owner::Source,
-            truth: vec![0; END as usize],
-            source_memory: vec![0; END as usize],
-            dirty: vec![false; END as usize],
-            tracking: false,
-            target_memory: vec![Some(0); END as usize],
-            installed_hash: vec![hash(0); END as usize],
-            received_hash: vec![0; END as usize],
-            asked: VecDeque::new(),
-            writes: 0,
-            source_record: SourceRecord::Running,
-            target_record: None,
-            source_outcome: None,
-            target_outcome: None,
-            target_ran: false,
-            verified: None,
-            source_dead: false,
-            write_rate: 1 + seed % 4,
+            now,
+            last_beat: now,
+            last_trouble: now,
             steps: 0,
+            faults: Faults::new(plans),
+            link: Link::new(),
+            verify: config.verify,
+            shape,
+            owner: Owner::Source,
+            truth: vec![0; end],
+            writes: 0,
+            write_rate: 1 + seed % 4,
+            source: Some(Source::new(config.clone(), storage(end as u64), now).expect("storage fits")),
+            config,
+            source_doing: None,
+            source_memory: vec![0; end],
+            dirty: vec![false; end],
+            tracking: false,
+            source_record: SourceRecord::Running,
+            source_outcome: None,
+            source_dead: false,
+            source_guest_broken: false,
+            tracking_stuck: false,
+            target: None,
+            target_doing: None,
+            target_memory: vec![Some(0); end],
+            installed_hash: vec![hash(0); end],
+            wanted_hash: vec![0; end],
+            waiting: Vec::new(),
+            target_record: None,
+            target_outcome: None,
+            report: TargetReport::default(),
+            next_hello: false,
+            crashed_after_taking: false,
+            target_failed_linked: false,
         };
         for _ in 0..120 {
             world.guest_writes();
         }
         world
+    }
+
+    /// A guest that never writes, in memory that is all zero.
+    pub(crate) fn silent(mut self) -> Self {
+        self.write_rate = 0;
+        self.truth.fill(0);
+        self.source_memory.fill(0);
+        self
+    }
+
+    /// Prints everything that goes in and out of the machines.
+    pub(crate) fn traced(mut self) -> Self {
+        self.traced = true;
+        self
+    }
+
+    fn trace(&self, what: &str, detail: &dyn core::fmt::Debug) {
+        if self.traced {
+            eprintln!("{:>9} us {what} {detail:?}", self.now.as_micros());
+        }
     }
 
     fn below(&mut self, limit: u64) -> u64 {
@@ -175,239 +214,166 @@ impl World {
         (self.random >> 11) % limit
     }
 
+    fn end(&self) -> u64 {
+        self.truth.len() as u64
+    }
+
+    /// Runs until both sides have ended, or wait for a person.
     pub(crate) fn run(&mut self) {
-        while self.steps < 60_000 && !self.settled() {
+        let mut idle = 0;
+        while !self.settled() && self.now < self.last_trouble.saturating_add(PATIENCE) {
             self.steps += 1;
-            match self.below(8) {
-                0 | 1 => self.source_step(),
-                2 | 3 => self.target_step(),
-                4 => self.deliver_to_target(),
-                5 => self.deliver_to_source(),
-                6 => self.faults_step(),
+            assert!(self.steps < STEPS_MAX, "{self}: never comes to rest");
+            let acted = match self.below(10) {
+                0..=2 => self.source_step(),
+                3..=5 => self.target_step(),
+                6 => self.deliver_to_target(),
+                7 => self.deliver_to_source(),
+                8 => self.ask_for_pages(),
                 _ => {
                     for _ in 0..self.write_rate {
                         self.guest_writes();
                     }
+                    false
                 }
-            }
-            self.now = self.now.saturating_add(Nanos(200_000 + self.below(200_000)));
-            if self.steps.is_multiple_of(64) {
-                self.now = self.now.saturating_add(Nanos::from_millis(100));
+            };
+            idle = if acted || !self.link.is_quiet() { 0 } else { idle + 1 };
+            let pause = if idle >= 40 {
+                Nanos::from_millis(100)
+            } else {
+                Nanos(50_000 + self.below(100_000))
+            };
+            self.now = self.now.saturating_add(pause);
+            if self.now.saturating_sub(self.last_beat) >= HEARTBEAT {
                 self.heartbeats();
             }
-            self.check();
         }
-        assert!(
-            self.settled(),
-            "{}: does not come to an end (source {:?})",
-            self.label,
-            self.source.as_ref().map(Source::phase)
-        );
-        self.settle_crash();
+        self.ask_a_person();
     }
 
-    /// Both sides came to their end, or what is left can only be decided by a person.
+    /// Both sides came to their end.
     fn settled(&self) -> bool {
-        let source = self.source_dead || self.source_outcome.is_some() || self.source_is_stuck();
-        let target = match &self.target {
-            None => true,
-            Some(target) => {
-                self.target_outcome.is_some()
-                    || (self.source_gone()
-                        && matches!(
-                            target.phase(),
-                            Phase::HandOverUnknown | Phase::PostCopyPaused | Phase::Complete
-                        ))
-                    || matches!(
-                        self.source_outcome,
-                        Some(SourceOutcome::Aborted {
-                            target_may_hold: true,
-                            ..
-                        })
-                    ) && target.phase() == Phase::HandOverUnknown
-            }
-        };
-        source && target && self.link.is_quiet()
-    }
-
-    fn source_gone(&self) -> bool {
-        self.source_dead || self.source_outcome.is_some()
-    }
-
-    /// The target was restarted after it took the VM: no protocol brings it back.
-    fn source_is_stuck(&self) -> bool {
-        self.happened
-            && self.target.is_none()
-            && matches!(self.target_record, Some(TargetRecord::Taken | TargetRecord::Complete))
-            && self.steps > 20_000
-    }
-
-    /// What a person does about a target whose source has died.
-    fn settle_crash(&mut self) {
-        if !self.source_dead {
-            return;
-        }
-        if let Some(target) = &mut self.target
-            && target.phase() == Phase::HandOverUnknown
-            && target.resolve(Resolution::RunHere).is_ok()
-        {
-            for _ in 0..20 {
-                self.target_step();
-                self.check();
-            }
-            assert!(
-                self.owner == Owner::Target,
-                "{}: run-here did not run the VM",
-                self.label
-            );
-        }
-    }
-
-    /// One fault, at the chosen boundary. True if the caller's action must fail.
-    fn boundary(&mut self, kinds: &[Fault]) -> bool {
-        let Some((fault, at)) = self.fault else { return false };
-        if self.happened || !kinds.contains(&fault) {
-            return false;
-        }
-        self.boundary += 1;
-        if self.boundary <= at {
-            return false;
-        }
-        self.happened = true;
-        let keep = self.below(3);
-        match fault {
-            Fault::Cut => {
-                self.link.cut(keep, self.now.saturating_add(Nanos::from_millis(300)));
-                if let Some(source) = &mut self.source {
-                    source.on(self.now, SourceEvent::LinkLost);
-                }
-                self.target_link_lost();
-            }
-            Fault::BlackHole => self.link.swallow(self.now.saturating_add(Nanos::from_secs(4))),
-            Fault::Cancel => {
-                if let Some(source) = &mut self.source {
-                    source.on(self.now, SourceEvent::Cancel);
-                }
-            }
-            Fault::CrashTarget => {
-                self.link.cut(0, self.now);
-                if let Some(source) = &mut self.source {
-                    source.on(self.now, SourceEvent::LinkLost);
-                }
-                self.target = None;
-                self.target_memory = vec![Some(0); END as usize];
-                if self.owner == Owner::Target {
-                    self.owner = Owner::Nobody;
-                }
-            }
-            Fault::CrashSource => {
-                self.link.cut(keep, Nanos(u64::MAX));
-                self.source_dead = true;
-                self.source = None;
-                if self.owner == Owner::Source {
-                    self.owner = Owner::Nobody;
-                }
-                self.target_link_lost();
-            }
-            Fault::SourceRecordFails | Fault::TargetRecordFails | Fault::TargetActionFails => return true,
-        }
-        false
-    }
-
-    fn target_link_lost(&mut self) {
-        // What was on its way may still arrive before the target notices.
-        while self.link.has_for_target() {
-            self.deliver_to_target();
-        }
-        if let Some(target) = &mut self.target {
-            target.on(self.now, TargetEvent::LinkLost);
-        }
-    }
-
-    fn guest_writes(&mut self) {
-        let page = (self.below(2) * 192 + self.below(60)) as usize;
-        self.writes += 1;
-        match self.owner {
-            Owner::Nobody => {}
-            Owner::Source => {
-                self.truth[page] = self.writes;
-                self.source_memory[page] = self.writes;
-                self.dirty[page] |= self.tracking;
-            }
-            Owner::Target => match self.target_memory[page] {
-                None => self.asked.push_back(page as u64),
-                Some(found) => {
-                    assert_eq!(
-                        found, self.truth[page],
-                        "{}: the guest read a stale page {page}",
-                        self.label
-                    );
-                    self.truth[page] = self.writes;
-                    self.target_memory[page] = Some(self.writes);
-                }
-            },
-        }
-    }
-
-    fn faults_step(&mut self) {
-        let Some(target) = &self.target else { return };
-        let Some(page) = self.asked.pop_front() else { return };
-        if self.target_memory[page as usize].is_some() {
-            return;
-        }
-        assert_eq!(
-            target.on_fault(Gfn(page)),
-            FaultDecision::Request,
-            "{}: absent but not missing",
-            self.label
-        );
-        if !self.link.send_to_source(Frame::Request(page)) {
-            self.asked.push_back(page);
-        }
+        let source = self.source_dead || self.source_outcome.is_some();
+        let target = self.target.is_none() || self.target_outcome.is_some();
+        source && target && self.source_doing.is_none() && self.link.is_quiet()
     }
 
     fn heartbeats(&mut self) {
-        if self.link.up(self.now) && !self.link.is_black_hole() && !self.source_dead {
-            if self.target.is_some() {
-                self.tell_source(SourceEvent::Heard);
-            }
+        self.last_beat = self.now;
+        if !self.link.migration.works() || self.link.target_is_on_old {
+            return;
+        }
+        if self.target.is_some() && self.target_outcome.is_none() {
+            self.tell_source(SourceEvent::Heard);
+        }
+        if self.source_outcome.is_none() && !self.source_dead {
             self.tell_target(TargetEvent::Heard);
         }
     }
 
-    /// What must hold at every instant.
-    fn check(&self) {
-        match self.owner {
-            Owner::Nobody => {}
-            Owner::Source => assert_eq!(
-                self.source_memory, self.truth,
-                "{}: the source shows other memory",
-                self.label
-            ),
-            Owner::Target => {
-                let wrong = (0..END as usize)
-                    .find(|page| self.target_memory[*page].is_some_and(|value| value != self.truth[*page]));
-                assert_eq!(wrong, None, "{}: stale page on the running target", self.label);
-                assert!(
-                    self.target_memory[HOST_PAGE as usize].is_some(),
-                    "{}: a host page is missing",
-                    self.label
-                );
-            }
+    /// What a person decides where no protocol can: the other process is dead, and provably so.
+    fn ask_a_person(&mut self) {
+        let source_waits = self.phase_of_source() == Some(Phase::HandOverUnknown);
+        if source_waits && self.target.is_none() && !self.crashed_after_taking {
+            self.resolve_source(Resolution::RunHere);
         }
+        // A source that had not given the VM up, or could not write so, may have let it run on before it died.
+        let given_up = self.source_record == SourceRecord::GivenUp && !self.faults.happened(Fault::SourceDiskFull);
+        if self.source_dead && given_up && self.target_waits() {
+            let missing = self.target.as_ref().is_some_and(|target| !target.missing().is_empty());
+            let resolved = self.target.as_mut().map(|target| target.resolve(Resolution::RunHere));
+            assert_eq!(
+                resolved.is_some_and(|resolved| resolved.is_ok()),
+                !missing,
+                "{self}: run-here"
+            );
+            self.finish_up(|world| !missing && world.target_outcome.is_none());
+            if !missing && self.target_waits() {
+                // It could not: the person mends what is broken, and says so again.
+                self.faults = Faults::new(&[]);
+                let resolved = self.target.as_mut().map(|target| target.resolve(Resolution::RunHere));
+                assert_eq!(resolved, Some(Ok(())), "{self}: run-here again");
+                self.finish_up(|world| world.target_outcome.is_none());
+            }
+            assert!(
+                missing || self.owner == Owner::Target || self.target.is_none(),
+                "{self}: run-here did not run the VM"
+            );
+        }
+    }
+
+    fn resolve_source(&mut self, resolution: Resolution) {
+        let resolved = self.source.as_mut().expect("it waits").resolve(resolution);
+        assert_eq!(resolved, Ok(()), "{self}: {resolution:?}");
+        self.finish_up(|world| world.source_outcome.is_none());
+    }
+
+    /// Goes on without trouble while there is something to do.
+    fn finish_up(&mut self, unfinished: impl Fn(&Self) -> bool) {
+        for _ in 0..2000 {
+            if !unfinished(self) {
+                return;
+            }
+            self.source_step();
+            self.target_step();
+            self.now = self.now.saturating_add(Nanos::from_millis(50));
+        }
+    }
+
+    /// A second attempt after a failed one, without trouble, must move the VM.
+    pub(crate) fn migrate_again(&mut self) {
+        assert!(
+            self.target.is_none() || self.target_outcome.is_some() || self.target_waits(),
+            "{self}: target hangs"
+        );
+        self.faults = Faults::new(&[]);
+        self.link.repair();
+        self.label.push_str(", again");
+        self.config.session = SessionId(self.config.session.0 + 1000);
+        let source = Source::new(self.config.clone(), storage(self.end()), self.now).expect("storage fits");
+        self.source = Some(source);
+        self.source_doing = None;
+        self.source_outcome = None;
+        (self.last_trouble, self.last_beat) = (self.now, self.now);
+        self.run();
+        self.assert_runs_whole_on_target();
+    }
+
+    fn target_waits(&self) -> bool {
+        self.phase_of_target() == Some(Phase::HandOverUnknown)
+    }
+
+    fn phase_of_target(&self) -> Option<Phase> {
+        self.target.as_ref().map(Target::phase)
+    }
+
+    fn phase_of_source(&self) -> Option<Phase> {
+        self.source.as_ref().map(Source::phase)
     }
 }
 
+impl core::fmt::Display for World {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+fn regions(shape: Shape) -> Regions {
+    let region = |&(first, pages): &(u64, u64)| Region {
+        first: Gfn(first),
+        pages: Pages(pages),
+    };
+    shape.iter().map(region).collect()
+}
+
 fn encode(message: &Message<'_>) -> Frame {
-    let mut buffer = vec![0; 2 * CHUNK_BYTES_MAX];
+    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
     let length = encode_message(message, &mut buffer).expect("fits");
     buffer.truncate(length);
     Frame::Control(buffer)
 }
 
 fn words_of(set: &PageSet<'_>) -> (Pages, Vec<u8>) {
-    (
-        set.len(),
-        set.words().iter().flat_map(|word| word.to_le_bytes()).collect(),
-    )
+    let words = set.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+    (set.len(), words)
 }

@@ -2,203 +2,203 @@
 
 use super::*;
 
+/// What became of an action.
+pub(super) enum SourceReport {
+    Done,
+    Failed,
+    LinkLost,
+    Harvested(Vec<u64>),
+    Sent { data: Pages, zero: Pages },
+}
+
 impl World {
-    pub(super) fn source_step(&mut self) {
-        let Some(source) = &mut self.source else { return };
-        let action = source.poll(self.now);
-        let before: &[Fault] = &[
-            Fault::Cut,
-            Fault::BlackHole,
-            Fault::Cancel,
-            Fault::CrashTarget,
-            Fault::CrashSource,
-        ];
-        if !matches!(action, SourceAction::Wait { .. } | SourceAction::Finish(_)) {
-            self.boundary(before);
-            // The machine may have changed its mind; the action that was under way is carried out all the same.
-            if self.source.is_none() {
-                return;
+    pub(super) fn source_step(&mut self) -> bool {
+        let now = self.now;
+        match self.source_doing.take() {
+            Some(Doing::Wanted(action)) => {
+                let report = self.perform_source(action);
+                self.source_doing = Some(Doing::Done(report));
+                self.boundary();
+            }
+            Some(Doing::Done(report)) => self.report_source(report),
+            None => {
+                let Some(source) = &mut self.source else { return false };
+                match source.poll(now) {
+                    SourceAction::Wait { .. } => return false,
+                    SourceAction::Finish(outcome) => {
+                        if self.source_outcome.is_some() {
+                            return false;
+                        }
+                        self.trace("source ends", &outcome);
+                        self.source_outcome = Some(outcome);
+                        // Its process closes the connections.
+                        self.link.source_closes();
+                    }
+                    action => {
+                        self.trace("source is to", &action);
+                        self.source_doing = Some(Doing::Wanted(action));
+                        self.boundary();
+                    }
+                }
             }
         }
-        if matches!(action, SourceAction::Record(_)) && self.boundary(&[Fault::SourceRecordFails]) {
-            return self.tell_source(SourceEvent::Failed);
-        }
-        self.perform_source(action);
-        if matches!(
-            action,
-            SourceAction::Send(_) | SourceAction::Record(_) | SourceAction::SendHandOver(_)
-        ) {
-            self.boundary(before);
+        true
+    }
+
+    fn report_source(&mut self, report: SourceReport) {
+        match report {
+            SourceReport::Done => self.tell_source(SourceEvent::Done),
+            SourceReport::Failed => self.tell_source(SourceEvent::Failed),
+            SourceReport::LinkLost => self.tell_source(SourceEvent::LinkLost),
+            SourceReport::Harvested(words) => self.tell_source(SourceEvent::Harvested(&words)),
+            SourceReport::Sent { data, zero } => self.tell_source(SourceEvent::PagesSent { data, zero }),
         }
     }
 
-    pub(super) fn perform_source(&mut self, action: SourceAction) {
+    fn perform_source(&mut self, action: SourceAction) -> SourceReport {
+        if let SourceAction::Record(record) = action {
+            return self.write_source_record(record);
+        }
+        if !self.strikes(Fault::SourceActionFails) {
+            return self.carry_out_source(action);
+        }
+        // A guest that cannot go on cannot be helped; everything else may have happened in spite of the failure.
+        self.source_guest_broken |= action == SourceAction::ResumeGuest;
+        self.tracking_stuck |= action == SourceAction::StopTracking;
+        if self.below(2) == 0 && action != SourceAction::ResumeGuest {
+            self.carry_out_source(action);
+        }
+        SourceReport::Failed
+    }
+
+    fn write_source_record(&mut self, record: SourceRecord) -> SourceReport {
+        if self.strikes(Fault::SlowSourceDisk) {
+            self.now = self.now.saturating_add(Nanos::from_secs(5));
+        }
+        let full = self.strikes(Fault::SourceDiskFull) || self.faults.happened(Fault::SourceDiskFull);
+        if !full || self.below(2) == 0 {
+            self.source_record = record;
+        }
+        if full { SourceReport::Failed } else { SourceReport::Done }
+    }
+
+    fn carry_out_source(&mut self, action: SourceAction) -> SourceReport {
         match action {
-            SourceAction::Wait { .. } => {}
-            SourceAction::Finish(outcome) => {
-                self.source_outcome = Some(outcome);
-                // Its process closes the connection.
-                self.target_link_lost();
-            }
-            SourceAction::Send(message) => {
-                let message = match message {
-                    SourceMessage::Hello => return self.connect(),
-                    SourceMessage::RoundStart { round, pages } => Message::RoundStart { round, pages },
-                    SourceMessage::RoundEnd { round } => Message::RoundEnd { round },
-                    SourceMessage::Commit => {
-                        assert_eq!(
-                            self.source_record,
-                            SourceRecord::GivenUp,
-                            "{}: commit without record",
-                            self.label
-                        );
-                        Message::Commit
-                    }
-                    SourceMessage::Abort(reason) => Message::Abort(reason),
-                    SourceMessage::Resume { given_up } => return self.resume(given_up),
-                    SourceMessage::Bye => Message::Bye,
-                };
-                self.send_to_target(&[message]);
-            }
-            SourceAction::OpenFaultChannel if self.link.up(self.now) => self.tell_source(SourceEvent::Done),
-            SourceAction::OpenFaultChannel => self.tell_source(SourceEvent::LinkLost),
+            SourceAction::Send(message) => return self.send_as_source(message),
+            SourceAction::OpenFaultChannel if self.link.open_fault(self.now) => {}
+            SourceAction::OpenFaultChannel => return SourceReport::LinkLost,
             SourceAction::StartTracking => {
                 self.tracking = true;
                 self.dirty.fill(false);
-                self.tell_source(SourceEvent::Done);
             }
-            SourceAction::StopTracking => {
-                self.tracking = false;
-                self.tell_source(SourceEvent::Done);
-            }
+            SourceAction::StopTracking => self.tracking = false,
             SourceAction::Harvest => {
-                let mut words = [0u64; 4];
+                let mut words = vec![0u64; self.dirty.len().div_ceil(64)];
                 for (page, dirty) in self.dirty.iter_mut().enumerate() {
                     words[page / 64] |= u64::from(core::mem::take(dirty)) << (page % 64);
                 }
-                self.tell_source(SourceEvent::Harvested(&words));
+                return SourceReport::Harvested(words);
             }
-            SourceAction::SendPages { run, .. } | SourceAction::PushPages(run) => self.send_pages(run),
+            SourceAction::SendPages { run, .. } => return self.send_pages(run),
+            SourceAction::PushPages(run) => {
+                let served = self.link.fault.was_opened() || !self.link.migration.works();
+                assert!(served, "{self}: push without fault channel");
+                return self.send_pages(run);
+            }
             SourceAction::Pause => {
-                assert_eq!(self.owner, Owner::Source, "{}: paused twice", self.label);
+                assert_eq!(self.owner, Owner::Source, "{self}: paused twice");
                 self.owner = Owner::Nobody;
-                self.tell_source(SourceEvent::Done);
             }
-            SourceAction::SendHandOver(mode) => self.send_hand_over(mode),
-            SourceAction::Record(record) => {
-                self.source_record = record;
-                self.tell_source(SourceEvent::Done);
-            }
-            SourceAction::SendHashes => {
-                let bytes: Vec<u8> = (0..END)
-                    .flat_map(|page| hash(self.source_memory[page as usize]).to_le_bytes())
-                    .collect();
-                let mut messages = Vec::new();
-                for (first, pages) in REGIONS {
-                    let at = first as usize * 8;
-                    messages.push(Message::Hashes {
-                        first: Gfn(first),
-                        bytes: &bytes[at..at + pages as usize * 8],
-                    });
-                }
-                messages.push(Message::HashesEnd);
-                self.send_to_target(&messages);
-            }
+            SourceAction::SendHandOver(mode) => return self.send_hand_over(mode),
+            SourceAction::SendHashes => return self.send_hashes(),
             SourceAction::ResumeGuest => {
-                assert_eq!(
+                assert_ne!(
                     self.owner,
-                    Owner::Nobody,
-                    "{}: the source runs a VM that runs already",
-                    self.label
+                    Owner::Target,
+                    "{self}: the source runs a VM that runs already"
                 );
                 self.owner = Owner::Source;
-                self.tell_source(SourceEvent::Done);
             }
-            SourceAction::Reconnect if self.link.reopen(self.now) => {
-                self.target_link_lost();
-                self.tell_source(SourceEvent::Done);
+            SourceAction::Reconnect if self.link.connect(self.now) => {}
+            SourceAction::Reconnect => return SourceReport::Failed,
+            SourceAction::Record(_) | SourceAction::Wait { .. } | SourceAction::Finish(_) => {
+                unreachable!("{self}: {action:?} is handled before")
             }
-            SourceAction::Reconnect => self.tell_source(SourceEvent::Failed),
         }
+        SourceReport::Done
     }
 
     pub(super) fn tell_source(&mut self, event: SourceEvent<'_>) {
+        self.trace("source hears", &event);
         if let Some(source) = &mut self.source {
             source.on(self.now, event);
         }
     }
 
-    pub(super) fn tell_target(&mut self, event: TargetEvent<'_>) {
-        if let Some(target) = &mut self.target {
-            target.on(self.now, event);
+    fn send_as_source(&mut self, message: SourceMessage) -> SourceReport {
+        if message == SourceMessage::Commit {
+            assert_eq!(
+                self.source_record,
+                SourceRecord::GivenUp,
+                "{self}: commit without record"
+            );
+        }
+        match message.message(&self.config) {
+            Some(message) => self.send_to_target(&[message]),
+            None => self.say_hello(),
         }
     }
 
-    pub(super) fn connect(&mut self) {
-        if !self.link.up(self.now) {
-            return self.tell_source(SourceEvent::LinkLost);
+    fn say_hello(&mut self) -> SourceReport {
+        if !self.link.connect(self.now) {
+            return SourceReport::LinkLost;
         }
-        let config = TargetConfig {
-            session: SessionId(1),
+        let hello = Message::Hello(Hello {
+            protocol_min: 1,
+            protocol_max: 1,
+            capabilities: Capabilities::empty(),
+            session: self.config.session,
             vm: VmId(1),
-            regions: regions(),
-            protocol: 1,
-            verify: self.verify,
-            network_timeout: Nanos::from_secs(3),
-        };
-        self.target = Some(Target::new(config, storage(), storage(), self.now).expect("storage fits"));
-        self.tell_source(SourceEvent::Done);
+            page_size: 4096,
+            regions: self.config.regions.clone(),
+            vcpus: 1,
+            tsc_khz: 0,
+            state_version: 1,
+            network_timeout: NETWORK_TIMEOUT,
+            cpuid: &[],
+            config: &[],
+        });
+        self.send_to_target(&[hello])
     }
 
-    /// What a target process does with a source that comes back.
-    pub(super) fn resume(&mut self, given_up: bool) {
-        if !self.link.up(self.now) {
-            return self.tell_source(SourceEvent::LinkLost);
-        }
-        self.tell_source(SourceEvent::Done);
-        if self.target.is_some() && self.target_outcome.is_none() {
-            return self.tell_target(TargetEvent::Reconnected { given_up });
-        }
-        let standing = match (&self.target_outcome, self.target_record) {
-            (Some(TargetOutcome::Completed { .. }), _) => TargetStanding::Complete,
-            (_, Some(TargetRecord::Receiving | TargetRecord::NeverTaken)) => TargetStanding::NeverTaken,
-            _ => TargetStanding::Unknown,
-        };
-        self.send_to_source(&[Message::Resumed(standing)]);
-        if standing == TargetStanding::Complete {
-            let report = TargetReport {
-                verified: self.verified,
-                ..TargetReport::default()
-            };
-            self.send_to_source(&[Message::Complete(report)]);
-        }
-    }
-
-    pub(super) fn send_pages(&mut self, run: Run) {
+    fn send_pages(&mut self, run: Run) -> SourceReport {
+        let inside = self
+            .shape
+            .iter()
+            .any(|&(first, pages)| run.first.0 >= first && run.end().0 <= first + pages);
+        assert!(inside && !run.is_empty(), "{self}: {run} is not in one region");
         let values: Vec<u64> = (run.first.0..run.end().0)
             .map(|page| self.source_memory[page as usize])
             .collect();
         let zero = values.iter().filter(|value| **value == 0).count() as u64;
-        if self.link.send_to_target(Frame::Pages {
+        let frame = Frame::Pages {
             first: run.first.0,
             values,
-            demanded: false,
-        }) {
-            self.tell_source(SourceEvent::PagesSent {
-                data: Pages(run.count.0 - zero),
-                zero: Pages(zero),
-            });
-        } else {
-            self.tell_source(SourceEvent::LinkLost);
+        };
+        if !self.link.migration.send_to_target(frame) {
+            return SourceReport::LinkLost;
+        }
+        SourceReport::Sent {
+            data: Pages(run.count.0 - zero),
+            zero: Pages(zero),
         }
     }
 
-    pub(super) fn send_hand_over(&mut self, mode: Mode) {
+    fn send_hand_over(&mut self, mode: Mode) -> SourceReport {
         let source = self.source.as_ref().expect("it acts");
-        let (final_dirty, words) = if mode == Mode::PostCopy {
-            words_of(source.pending())
-        } else {
-            (Pages(0), Vec::new())
+        let (final_dirty, words) = match mode {
+            Mode::PostCopy => words_of(source.pending()),
+            Mode::StopCopy => (Pages(0), Vec::new()),
         };
         self.send_to_target(&[
             Message::FinalSet {
@@ -207,33 +207,48 @@ impl World {
             },
             Message::State {
                 offset: 0,
-                bytes: STATE,
+                bytes: &STATE[..4],
+            },
+            Message::State {
+                offset: 4,
+                bytes: &STATE[4..],
             },
             Message::HandOver {
                 mode,
                 state_bytes: STATE.len() as u32,
                 final_dirty,
             },
-        ]);
+        ])
     }
 
-    pub(super) fn send_to_target(&mut self, messages: &[Message<'_>]) {
-        for message in messages {
-            if !self.link.send_to_target(encode(message)) {
-                return self.tell_source(SourceEvent::LinkLost);
+    fn send_hashes(&mut self) -> SourceReport {
+        let bytes: Vec<u8> = self
+            .source_memory
+            .iter()
+            .flat_map(|value| hash(*value).to_le_bytes())
+            .collect();
+        let mut messages: Vec<_> = self
+            .shape
+            .iter()
+            .map(|&(first, pages)| Message::Hashes {
+                first: Gfn(first),
+                bytes: &bytes[first as usize * 8..(first + pages) as usize * 8],
+            })
+            .collect();
+        messages.push(Message::HashesEnd);
+        self.send_to_target(&messages)
+    }
+
+    /// Several messages may be cut apart.
+    fn send_to_target(&mut self, messages: &[Message<'_>]) -> SourceReport {
+        for (index, message) in messages.iter().enumerate() {
+            if index > 0 {
+                self.boundary();
+            }
+            if !self.link.migration.send_to_target(encode(message)) {
+                return SourceReport::LinkLost;
             }
         }
-        // The target may answer before this host comes to say that it has sent.
-        for _ in 0..self.below(12) {
-            self.deliver_to_target();
-            self.target_step();
-            self.deliver_to_source();
-        }
-        self.tell_source(SourceEvent::Done);
-    }
-
-    /// True if the link took them.
-    pub(super) fn send_to_source(&mut self, messages: &[Message<'_>]) -> bool {
-        messages.iter().all(|message| self.link.send_to_source(encode(message)))
+        SourceReport::Done
     }
 }

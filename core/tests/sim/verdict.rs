@@ -3,101 +3,88 @@
 use super::*;
 
 impl World {
-    pub(crate) fn fault_happened(&self) -> bool {
-        self.happened
+    pub(crate) fn all_faults_happened(&self) -> bool {
+        self.faults.all_happened()
     }
 
-    /// Its record says so; whether it came to run the VM then is the same to everybody else.
-    pub(crate) fn target_took(&self) -> bool {
-        matches!(self.target_record, Some(TargetRecord::Taken | TargetRecord::Complete))
-    }
-
-    pub(crate) fn assert_verified(&self) {
-        let pages = REGIONS.iter().map(|(_, pages)| pages).sum();
-        assert_eq!(self.verified, Some((pages, 0)), "{}", self.label);
+    pub(crate) fn verified(&self) -> Option<(u64, u64)> {
         let report = self.source.as_ref().and_then(|source| source.target_report().copied());
-        assert_eq!(
-            report.and_then(|report| report.verified),
-            Some((pages, 0)),
-            "{}",
-            self.label
-        );
+        report.and_then(|report| report.verified)
+    }
+
+    /// Every page was compared and none differs, if that was asked for.
+    pub(crate) fn assert_verified(&self) {
+        let pages = self.shape.iter().map(|(_, pages)| pages).sum();
+        let expected = self.verify.then_some((pages, 0));
+        assert_eq!(self.verified(), expected, "{self}");
     }
 
     pub(crate) fn assert_runs_whole_on_target(&self) {
-        assert_eq!(
-            self.owner,
-            Owner::Target,
-            "{}: outcome {:?}",
-            self.label,
-            self.source_outcome
-        );
-        assert!(
-            self.target_memory.iter().all(Option::is_some),
-            "{}: pages are missing",
-            self.label
-        );
-        assert_eq!(self.source_outcome, Some(SourceOutcome::Completed), "{}", self.label);
+        assert_eq!(self.owner, Owner::Target, "{self}: {}", self.state());
+        let whole = self.target_memory.iter().all(Option::is_some);
+        assert!(whole, "{self}: pages are missing; {}", self.state());
+        assert_eq!(self.source_outcome, Some(SourceOutcome::Completed), "{self}");
     }
 
-    pub(crate) fn assert_runs_whole_on_source(&self) {
-        assert_eq!(
-            self.owner,
-            Owner::Source,
-            "{}: outcome {:?}",
-            self.label,
-            self.source_outcome
+    pub(crate) fn assert_runs_on_source(&self) {
+        assert_eq!(self.owner, Owner::Source, "{self}: {}", self.state());
+        assert!(!self.tracking || self.tracking_stuck, "{self}: tracking goes on");
+        let ended = matches!(
+            self.source_outcome,
+            Some(SourceOutcome::Aborted { .. } | SourceOutcome::Refused(_))
         );
-        assert!(!self.tracking, "{}: tracking goes on", self.label);
-        assert!(
-            matches!(self.source_outcome, Some(SourceOutcome::Aborted { .. })),
-            "{}: {:?}",
-            self.label,
-            self.source_outcome
-        );
+        assert!(ended, "{self}: {}", self.state());
     }
 
-    pub(crate) fn assert_runs_whole_somewhere(&self) {
+    /// One side runs the whole VM and both know; or it is lost, where nothing could have saved it.
+    pub(crate) fn assert_saved_or_unsavable(&mut self) {
         match self.owner {
-            Owner::Source => self.assert_runs_whole_on_source(),
-            _ => self.assert_runs_whole_on_target(),
-        }
-    }
-
-    pub(crate) fn assert_lost_with_target(&self) {
-        assert_eq!(
-            self.owner,
-            Owner::Nobody,
-            "{}: the source runs a VM that ran elsewhere",
-            self.label
-        );
-    }
-
-    /// The VM is gone only where nothing could have saved it: before the source gave it up, or with pages still missing.
-    pub(crate) fn assert_after_source_crash(&self) {
-        if !self.happened {
-            return self.assert_runs_whole_on_target();
-        }
-        let missing = self.target_memory.iter().filter(|page| page.is_none()).count();
-        match self.owner {
-            Owner::Source => panic!("{}: runs on a dead source", self.label),
-            Owner::Target => assert!(
-                missing == 0 || self.phase() == Some(Phase::PostCopyPaused),
-                "{}",
-                self.label
-            ),
-            Owner::Nobody => {
-                assert!(!self.target_ran, "{}: the target stopped a VM it had taken", self.label);
-                assert!(
-                    self.phase() != Some(Phase::HandOverUnknown) || missing > 0,
-                    "{}: savable, not saved",
-                    self.label
-                );
+            Owner::Source => {
+                assert!(!self.source_dead, "{self}: runs on a dead source");
+                self.assert_runs_on_source();
+                self.migrate_again();
             }
+            Owner::Target => {
+                let missing = self.target_memory.iter().any(Option::is_none);
+                let left_alone = self.source_dead || self.source_outcome == Some(SourceOutcome::Lost);
+                if !left_alone {
+                    self.assert_runs_whole_on_target();
+                } else if missing {
+                    assert_eq!(self.phase_of_target(), Some(Phase::PostCopyPaused), "{self}");
+                }
+                if !missing {
+                    let ended = matches!(self.target_outcome, Some(TargetOutcome::Completed { .. }));
+                    assert!(ended, "{self}: the target waits for nobody; {}", self.state());
+                }
+            }
+            Owner::Nobody => self.assert_unsavable(),
         }
     }
 
-    pub(super) fn phase(&self) -> Option<Phase> {
-        self.target.as_ref().map(Target::phase)
+    fn assert_unsavable(&self) {
+        let why = if self.crashed_after_taking {
+            // The process that ran the VM died.
+            true
+        } else if self.source_dead {
+            // It died with the VM, or with pages that the target lacks; otherwise a person has let the target run it.
+            let missing = self.target_memory.iter().any(Option::is_none);
+            let given_up = self.source_record == SourceRecord::GivenUp && !self.faults.happened(Fault::SourceDiskFull);
+            !self.target_waits() || missing || !given_up
+        } else {
+            self.source_guest_broken
+        };
+        assert!(why, "{self}: nobody runs the VM; {}", self.state());
+    }
+
+    fn state(&self) -> String {
+        format!(
+            "source {:?} {:?} {:?}, target {:?} {:?} {:?}",
+            self.source_record,
+            self.phase_of_source(),
+            self.source_outcome,
+            self.target_record,
+            self.phase_of_target(),
+            self.target_outcome,
+        )
     }
 }

@@ -1,29 +1,25 @@
 //! What a source makes of the target's messages.
 
 use super::{Source, Step};
-use crate::message::{AbortReason, Message, Mode, TargetStanding, Violation};
+use crate::message::{
+    AbortReason, Message, Mode, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, TargetReport, TargetStanding, Violation,
+};
+use crate::migrate::regions::remove_outside;
 use crate::migrate::source_types::SourceOutcome;
 use crate::units::{Nanos, Pages};
 
 impl Source<'_> {
     pub(super) fn message(&mut self, now: Nanos, message: &Message<'_>) {
-        // The answer may be faster than the host's word that the question has left.
-        let asked = matches!(
-            self.step,
-            Step::Hello | Step::RoundEnd | Step::HandOver(_) | Step::Commit | Step::SendResume
-        );
-        if asked {
+        if !self.link && !matches!(message, Message::Abort(_)) {
+            // Of a connection that is lost: whatever it says is asked again on the next. A promise stays one.
+            return;
+        }
+        if self.outstanding && answers(message, self.step) {
+            // It arrived, then, though the host has not said yet that it was sent.
             self.done(now);
         }
         match (message, self.step) {
-            (Message::Welcome { .. }, Step::AwaitWelcome { .. }) => {
-                self.welcomed = true;
-                self.step = if self.config.strategy.can_post_copy() {
-                    Step::OpenFaultChannel
-                } else {
-                    self.first_step()
-                };
-            }
+            (Message::Welcome { protocol }, Step::AwaitWelcome { .. }) => self.welcome(now, *protocol),
             (Message::Refused(refusal), Step::AwaitWelcome { .. }) => {
                 self.step = Step::Finished(SourceOutcome::Refused(*refusal));
             }
@@ -35,28 +31,13 @@ impl Source<'_> {
                 };
             }
             (Message::Ready, Step::AwaitReady { .. }) => self.step = Step::RecordGivenUp,
-            // A target that says Abort before it took the VM has promised never to run it.
             (Message::Abort(_), _) if self.peer_running => self.violation(now, Violation::UnexpectedMessage),
-            (Message::Abort(_), _) if self.given_up => self.take_back(AbortReason::Peer),
-            (Message::Abort(reason), _) => {
-                let reason = match reason {
-                    AbortReason::Protocol(violation) => AbortReason::Protocol(*violation),
-                    AbortReason::TargetGuest | AbortReason::Record => *reason,
-                    _ => AbortReason::Peer,
-                };
-                self.handover_sent = false;
-                self.abort(reason);
-            }
+            (Message::Abort(reason), _) => self.aborted_there(*reason),
             (Message::Running, Step::AwaitRunning { .. }) => {
                 self.running(now);
                 self.step = self.after_running();
             }
-            (Message::Complete(report), _) if self.peer_running => {
-                self.heard.report = Some(*report);
-                if self.mode == Some(Mode::PostCopy) && !self.pending.is_empty() {
-                    self.violation(now, Violation::PagesMissing);
-                }
-            }
+            (Message::Complete(report), _) if self.peer_running => self.complete(now, report),
             (Message::Resumed(standing), Step::AwaitResumed { .. }) => self.resumed(now, *standing),
             (Message::Missing { first_word, words }, Step::AwaitMissing { found }) => {
                 match self.missing(*first_word, words) {
@@ -69,35 +50,76 @@ impl Source<'_> {
                 }
             }
             (Message::MissingEnd { pages }, Step::AwaitMissing { found }) if *pages == found => {
-                self.step = Step::ReopenFaultChannel;
+                self.step = if remove_outside(&mut self.pending, &self.config.regions) == Pages::ZERO {
+                    Step::ReopenFaultChannel { commit: false }
+                } else {
+                    return self.violation(now, Violation::PageOutside);
+                };
             }
             _ => self.violation(now, Violation::UnexpectedMessage),
         }
     }
 
-    pub(super) fn running(&mut self, now: Nanos) {
+    fn welcome(&mut self, now: Nanos, protocol: u16) {
+        if !(PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(&protocol) {
+            return self.violation(now, Violation::Version);
+        }
+        self.welcomed = true;
+        self.step = if self.config.strategy.can_post_copy() {
+            Step::OpenFaultChannel
+        } else {
+            self.first_step()
+        };
+    }
+
+    /// A target that says so before it took the VM has promised never to run it.
+    fn aborted_there(&mut self, reason: AbortReason) {
+        let reason = match reason {
+            AbortReason::Protocol(_) | AbortReason::TargetGuest | AbortReason::Record => reason,
+            _ => AbortReason::Peer,
+        };
+        self.handover_sent = false;
+        if self.given_up && !self.leaving() {
+            self.take_back(reason);
+        } else {
+            self.abort(reason);
+        }
+    }
+
+    fn complete(&mut self, now: Nanos, report: &TargetReport) {
+        // What was on its way on a lost connection may have arrived after the target said what it lacked.
+        if self.mode == Some(Mode::PostCopy) && !self.pending.is_empty() && !self.resumed {
+            return self.violation(now, Violation::PagesMissing);
+        }
+        self.heard.report = Some(*report);
+    }
+
+    fn running(&mut self, now: Nanos) {
         self.peer_running = true;
         self.running_heard.get_or_insert(now);
     }
 
-    pub(super) fn resumed(&mut self, now: Nanos, standing: TargetStanding) {
+    fn resumed(&mut self, now: Nanos, standing: TargetStanding) {
         match standing {
-            TargetStanding::Ready if !self.peer_running => self.step = Step::Commit,
+            TargetStanding::Ready if !self.peer_running => {
+                // The fault channel went with the old connection.
+                self.step = if self.mode == Some(Mode::PostCopy) {
+                    Step::ReopenFaultChannel { commit: true }
+                } else {
+                    Step::Commit
+                };
+            }
             TargetStanding::Complete => {
                 self.running(now);
                 self.pending.clear();
                 // The target starts its comparison anew with a new connection.
                 self.hashes_sent = false;
-                self.final_pages = Pages::ZERO;
-                self.step = if self.config.verify {
-                    Step::Hashes
-                } else {
-                    Step::AwaitComplete
-                };
+                self.step = self.after_pages();
             }
             TargetStanding::PostCopy if self.mode == Some(Mode::PostCopy) => {
                 self.running(now);
                 self.pending.clear();
+                self.resumed = true;
                 self.hashes_sent = false;
                 self.step = Step::AwaitMissing { found: Pages::ZERO };
             }
@@ -107,7 +129,7 @@ impl Source<'_> {
         }
     }
 
-    pub(super) fn missing(&mut self, first_word: u64, words: &[u8]) -> Option<Pages> {
+    fn missing(&mut self, first_word: u64, words: &[u8]) -> Option<Pages> {
         let mut found = 0u64;
         let (chunks, rest) = words.as_chunks::<8>();
         if !rest.is_empty() {
@@ -120,4 +142,16 @@ impl Source<'_> {
         }
         Some(Pages(found))
     }
+}
+
+/// Whether a message answers what this step sends.
+fn answers(message: &Message<'_>, step: Step) -> bool {
+    matches!(
+        (message, step),
+        (Message::Welcome { .. } | Message::Refused(_), Step::Hello)
+            | (Message::RoundReached { .. }, Step::RoundEnd)
+            | (Message::Ready, Step::HandOver(_))
+            | (Message::Running, Step::Commit)
+            | (Message::Resumed(_), Step::SendResume)
+    )
 }

@@ -67,7 +67,10 @@ enum Step {
     AwaitMissing {
         found: Pages,
     },
-    ReopenFaultChannel,
+    /// On a new connection in post-copy, before whatever comes next.
+    ReopenFaultChannel {
+        commit: bool,
+    },
     /// The way out before the hand-over, or after the target said it never took the VM.
     RecordRunning(AbortReason),
     ResumeGuest(AbortReason),
@@ -101,7 +104,8 @@ pub struct Source<'w> {
     mode: Option<Mode>,
     handover_sent: bool,
     hashes_sent: bool,
-    fault_channel: bool,
+    /// What is pending comes from the target, after a lost connection.
+    resumed: bool,
     last_heard: Nanos,
     round: u32,
     round_started: Nanos,
@@ -155,7 +159,7 @@ impl<'w> Source<'w> {
             mode: None,
             handover_sent: false,
             hashes_sent: false,
-            fault_channel: false,
+            resumed: false,
             last_heard: now,
             round: 0,
             round_started: now,
@@ -204,7 +208,7 @@ impl<'w> Source<'w> {
                     .saturating_add(self.config.handover_timeout)
                     .min(self.silence_at()),
             ),
-            Step::OpenFaultChannel | Step::ReopenFaultChannel => SourceAction::OpenFaultChannel,
+            Step::OpenFaultChannel | Step::ReopenFaultChannel { .. } => SourceAction::OpenFaultChannel,
             Step::StartTracking => SourceAction::StartTracking,
             Step::RoundStart => {
                 self.begin_round(now);
@@ -249,11 +253,7 @@ impl<'w> Source<'w> {
             Step::Push => match self.next_chunk(None) {
                 Some(run) => SourceAction::PushPages(run),
                 None => {
-                    self.step = if self.config.verify && !self.hashes_sent {
-                        Step::Hashes
-                    } else {
-                        Step::AwaitComplete
-                    };
+                    self.step = self.after_pages();
                     return None;
                 }
             },
@@ -300,10 +300,13 @@ impl<'w> Source<'w> {
 
     /// Takes an event. What does not belong here ends the attempt (before the hand-over) or drops the link (after it).
     pub fn on(&mut self, now: Nanos, event: SourceEvent<'_>) {
+        if matches!(self.step, Step::Finished(_)) {
+            return;
+        }
         match event {
             SourceEvent::Done => self.done(now),
             SourceEvent::Failed => self.action_failed(now),
-            SourceEvent::Harvested(words) => self.harvested(words),
+            SourceEvent::Harvested(words) => self.harvested(now, words),
             SourceEvent::PagesSent { data, zero } => self.pages_sent(now, data, zero),
             SourceEvent::LinkLost => self.link_lost(now, AbortReason::LinkLost),
             SourceEvent::Heard => self.last_heard = now,
@@ -330,18 +333,16 @@ impl<'w> Source<'w> {
     /// # Errors
     /// [`NotResolvable`] where the protocol itself decides, and for running a VM here that has run on the target.
     pub fn resolve(&mut self, resolution: Resolution) -> Result<(), NotResolvable> {
-        let lost = self.given_up && !self.link && !matches!(self.step, Step::Finished(_));
+        let unknown = self.given_up && self.seeks_target();
         match resolution {
-            Resolution::RunHere if lost && !self.peer_running => {
-                self.outstanding = false;
+            Resolution::RunHere if unknown && !self.peer_running => {
                 self.step = Step::RecordRunning(AbortReason::Resolved);
             }
-            Resolution::GiveUp if lost => {
-                self.outstanding = false;
-                self.step = Step::Finished(SourceOutcome::GaveUp);
-            }
+            Resolution::GiveUp if unknown => self.step = Step::Finished(SourceOutcome::GaveUp),
             _ => return Err(NotResolvable),
         }
+        self.link = false;
+        self.forget_outstanding();
         Ok(())
     }
 
@@ -351,7 +352,8 @@ impl<'w> Source<'w> {
             return FaultAnswer::Refuse;
         }
         self.served += 1;
-        if self.pending.remove(gfn) {
+        // While the link is taken up again what was served before may be lost: only the target knows what it lacks.
+        if self.counts_served() && self.pending.remove(gfn) {
             self.served_first += 1;
         }
         FaultAnswer::Send
@@ -363,10 +365,7 @@ impl<'w> Source<'w> {
         }
         self.step = match self.step {
             Step::Hello => Step::AwaitWelcome { since: now },
-            Step::OpenFaultChannel => {
-                self.fault_channel = true;
-                self.first_step()
-            }
+            Step::OpenFaultChannel => self.first_step(),
             Step::StartTracking => {
                 self.tracking = true;
                 Step::RoundStart
@@ -406,7 +405,8 @@ impl<'w> Source<'w> {
                 Step::SendResume
             }
             Step::SendResume => Step::AwaitResumed { since: now },
-            Step::ReopenFaultChannel => self.after_running(),
+            Step::ReopenFaultChannel { commit: true } => Step::Commit,
+            Step::ReopenFaultChannel { commit: false } => self.after_running(),
             Step::RecordRunning(reason) => {
                 self.given_up = false;
                 Step::ResumeGuest(reason)
@@ -423,6 +423,10 @@ impl<'w> Source<'w> {
                 reason,
                 target_may_hold: false,
             }),
+            // These need an answer of their own: what became of the pages nobody knows.
+            Step::RoundPages | Step::FinalPages(_) | Step::Push | Step::RoundHarvest | Step::FinalHarvest(_) => {
+                return self.broken_law(now);
+            }
             step => step,
         };
     }
@@ -439,13 +443,18 @@ impl<'w> Source<'w> {
                 self.outstanding = true;
                 self.done(now);
             }
+            // Nothing else is left to try, and the target must hear of the end.
+            Step::ResumeGuest(_) => self.step = Step::StopTracking(AbortReason::SourceGuest),
             Step::Reconnect { .. } => {
                 self.step = Step::Reconnect {
                     not_before: now.saturating_add(RECONNECT_EVERY),
                 }
             }
             _ if self.given_up => self.link_lost(now, AbortReason::LinkLost),
-            _ => self.abort(AbortReason::SourceGuest),
+            step => {
+                self.may_have_happened(step);
+                self.abort(AbortReason::SourceGuest);
+            }
         }
     }
 }

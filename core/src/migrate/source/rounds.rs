@@ -2,26 +2,31 @@
 
 use super::{CHUNK, Source, Step};
 use crate::message::{AbortReason, Mode};
+use crate::migrate::regions::{remove_outside, room_in_region};
 use crate::migrate::source_types::RoundReport;
 use crate::pageset::Run;
 use crate::switch::{Decision, RoundEnd};
 use crate::units::{Gfn, Nanos, Pages};
 
 impl Source<'_> {
-    pub(super) fn harvested(&mut self, words: &[u64]) {
+    pub(super) fn harvested(&mut self, now: Nanos, words: &[u64]) {
         if !core::mem::take(&mut self.outstanding) {
             return;
         }
-        if self.pending.union_words(0, words).is_err() {
-            return self.abort(AbortReason::Internal);
-        }
         match self.step {
-            Step::RoundHarvest => self.end_round(),
-            Step::FinalHarvest(mode) => {
-                self.cursor = Gfn::ZERO;
-                self.step = Step::FinalPages(mode);
+            Step::RoundHarvest | Step::FinalHarvest(_) if self.pending.union_words(0, words).is_err() => {
+                return self.abort(AbortReason::Internal);
             }
-            _ => self.abort(AbortReason::Internal),
+            Step::RoundHarvest | Step::FinalHarvest(_) => {}
+            _ => return self.broken_law(now),
+        }
+        // A tracker may know nothing of holes.
+        remove_outside(&mut self.pending, &self.config.regions);
+        if let Step::FinalHarvest(mode) = self.step {
+            self.cursor = Gfn::ZERO;
+            self.step = Step::FinalPages(mode);
+        } else {
+            self.end_round();
         }
     }
 
@@ -112,7 +117,8 @@ impl Source<'_> {
             }
             run.count = run.count.min(Pages(within.end().0 - run.first.0));
         }
-        // A run never crosses a region's end: the gap is never pending.
+        // Neighbouring regions may be neighbours in the set, too; the target takes a run into one region.
+        run.count = run.count.min(room_in_region(&self.config.regions, run.first)?);
         self.pending.remove_run(run);
         if self.step == Step::Push {
             self.pushed_first += run.count.0;
@@ -149,8 +155,23 @@ impl Source<'_> {
                 self.pushed_first = 0;
                 Step::Push
             }
-            _ if self.config.verify && !self.hashes_sent => Step::Hashes,
-            _ => Step::AwaitComplete,
+            _ => self.after_pages(),
         }
+    }
+
+    /// What is left to do once the target has been sent every page.
+    pub(super) fn after_pages(&self) -> Step {
+        if self.config.verify && !self.hashes_sent {
+            Step::Hashes
+        } else {
+            Step::AwaitComplete
+        }
+    }
+
+    /// Pages served now are certain to be counted by both sides.
+    pub(super) fn counts_served(&self) -> bool {
+        self.link
+            && !self.seeks_target()
+            && !matches!(self.step, Step::AwaitMissing { .. } | Step::ReopenFaultChannel { .. })
     }
 }

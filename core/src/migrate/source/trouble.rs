@@ -1,46 +1,58 @@
 //! What a source does when something goes wrong.
 
-use super::{RECONNECT_FIRST, Source, Step};
+use super::{RECONNECT_EVERY, RECONNECT_FIRST, Source, Step};
 use crate::message::{AbortReason, Mode, Violation};
 use crate::migrate::source_types::SourceOutcome;
 use crate::units::Nanos;
 
 impl Source<'_> {
     pub(super) fn link_lost(&mut self, now: Nanos, reason: AbortReason) {
-        if matches!(self.step, Step::Finished(_)) {
-            return;
-        }
         self.link = false;
-        if self.step == Step::RecordGivenUp && self.outstanding {
+        match self.step {
             // The record is being written: its outcome decides, not the link.
-            return;
+            Step::RecordGivenUp if self.outstanding => return,
+            // It cannot be said any more.
+            Step::TellAbort(_) => self.outstanding = false,
+            // Of the connection before.
+            Step::Reconnect { .. } if !self.outstanding => return,
+            _ => {}
         }
         if !self.given_up {
             return self.abort(reason);
         }
-        self.outstanding = false;
-        self.last_chunk = None;
+        let pause = if self.seeks_target() {
+            RECONNECT_EVERY
+        } else {
+            RECONNECT_FIRST
+        };
         match self.step {
-            Step::Bye
-            | Step::RecordMovedAway
-            | Step::RecordRunning(_)
-            | Step::ResumeGuest(_)
-            | Step::StopTracking(_)
-            | Step::TellAbort(_) => {}
+            Step::RecordMovedAway | Step::RecordRunning(_) => return,
+            Step::Bye => {}
             _ if self.heard.report.is_some() => self.step = Step::RecordMovedAway,
             _ if self.peer_running && self.mode == Some(Mode::PostCopy) && !self.config.strategy.reconnects() => {
                 self.step = Step::Finished(SourceOutcome::Lost);
             }
             _ => {
                 self.step = Step::Reconnect {
-                    not_before: now.saturating_add(RECONNECT_FIRST),
+                    not_before: now.saturating_add(pause),
                 }
             }
         }
+        self.forget_outstanding();
+    }
+
+    /// What is reported of the action under way no longer matters.
+    pub(super) fn forget_outstanding(&mut self) {
+        self.outstanding = false;
+        self.last_chunk = None;
     }
 
     /// Before the hand-over the guest goes on here; afterwards the connection is not trusted any more.
     pub(super) fn violation(&mut self, now: Nanos, violation: Violation) {
+        if !self.link {
+            // It came on a connection that is lost anyway.
+            return;
+        }
         if self.given_up || (self.step == Step::RecordGivenUp && self.outstanding) {
             self.link_lost(now, AbortReason::Protocol(violation));
         } else {
@@ -48,35 +60,53 @@ impl Source<'_> {
         }
     }
 
+    /// The target will never run the VM in this session: it runs here again.
     pub(super) fn take_back(&mut self, reason: AbortReason) {
+        self.forget_outstanding();
         self.handover_sent = false;
         self.welcomed = false;
         self.step = Step::RecordRunning(reason);
     }
 
+    /// An action that failed, or whose outcome nobody waits for, may have had its effect all the same.
+    pub(super) fn may_have_happened(&mut self, step: Step) {
+        self.paused |= matches!(step, Step::Pause(_));
+        self.tracking |= step == Step::StartTracking;
+    }
+
     pub(super) fn abort(&mut self, reason: AbortReason) {
-        let leaving = matches!(
-            self.step,
-            Step::ResumeGuest(_)
-                | Step::StopTracking(_)
-                | Step::TellAbort(_)
-                | Step::RecordRunning(_)
-                | Step::Finished(_)
-        );
-        if leaving || self.given_up {
+        if self.leaving() || self.given_up {
             return;
         }
         if self.outstanding {
-            // The host reports an outstanding pause or start of tracking after all: assume that it happened.
-            self.paused |= matches!(self.step, Step::Pause(_));
-            self.tracking |= self.step == Step::StartTracking;
-            self.outstanding = false;
+            self.may_have_happened(self.step);
+            self.forget_outstanding();
         }
         self.step = if self.step == Step::RecordGivenUp {
             Step::RecordRunning(reason)
         } else {
             Step::ResumeGuest(reason)
         };
+    }
+
+    /// On the way out, with the guest on this side.
+    pub(super) fn leaving(&self) -> bool {
+        matches!(
+            self.step,
+            Step::ResumeGuest(_)
+                | Step::StopTracking(_)
+                | Step::TellAbort(_)
+                | Step::RecordRunning(_)
+                | Step::Finished(_)
+        )
+    }
+
+    /// Given up, and the target has not answered on a new connection yet.
+    pub(super) fn seeks_target(&self) -> bool {
+        matches!(
+            self.step,
+            Step::Reconnect { .. } | Step::SendResume | Step::AwaitResumed { .. }
+        )
     }
 
     pub(super) fn check_time(&mut self, now: Nanos) {

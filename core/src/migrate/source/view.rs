@@ -34,10 +34,12 @@ impl<'w> Source<'w> {
             | Step::StopTracking(_)
             | Step::TellAbort(_)
             | Step::RecordRunning(_) => Phase::Aborted,
-            _ if self.peer_running && !self.link => Phase::PostCopyPaused,
+            _ if self.peer_running && self.seeks_target() => Phase::PostCopyPaused,
             _ if self.peer_running && self.mode == Some(Mode::StopCopy) => Phase::Complete,
             _ if self.peer_running => Phase::PostCopy,
-            _ if self.given_up && !self.link => Phase::HandOverUnknown,
+            _ if self.seeks_target() => Phase::HandOverUnknown,
+            _ if self.peer_running => Phase::PostCopy,
+            _ if self.seeks_target() => Phase::HandOverUnknown,
             _ if self.paused || matches!(self.step, Step::Pause(_)) => Phase::HandOver,
             _ => Phase::PreCopy,
         }

@@ -1,0 +1,158 @@
+//! What a target does when something goes wrong, and when its source comes back.
+
+use super::{Answer, Outstanding, Step, TIMEOUTS_FOR_THE_END, Target};
+use crate::message::{AbortReason, Violation};
+use crate::units::{Gfn, Nanos};
+
+impl Target<'_> {
+    pub(super) fn action_failed(&mut self) {
+        if self.outstanding == Outstanding::Nothing {
+            return;
+        }
+        if self.outstanding != Outstanding::Step {
+            // Without its answer the source is of no use on this connection.
+            return self.link_lost(AbortReason::LinkLost);
+        }
+        match self.step {
+            // What was said may have arrived all the same.
+            Step::Welcome | Step::RoundReached | Step::Ready | Step::Running | Step::Complete => {
+                self.link_lost(AbortReason::LinkLost)
+            }
+            // The VM is whole and runs here, whatever the record says; and what never ran, never ran.
+            Step::FinishPostCopy
+            | Step::RecordComplete
+            | Step::RecordNeverTaken(_)
+            | Step::Discard(_)
+            | Step::Tell(_) => {
+                self.done();
+            }
+            Step::Compare => {
+                self.outstanding = Outstanding::Nothing;
+                self.step = Step::RecordComplete;
+            }
+            // Nobody is there to take the VM back: perhaps this is the last copy. It can be told to run it again.
+            Step::RecordTaken | Step::Run if !self.link => {
+                self.outstanding = Outstanding::Nothing;
+                self.step = Step::AwaitCommit;
+            }
+            Step::RecordReceiving | Step::RecordTaken => self.fail(AbortReason::Record),
+            _ => self.fail(AbortReason::TargetGuest),
+        }
+    }
+
+    /// The source is back on a new connection.
+    pub(super) fn reconnected(&mut self, now: Nanos, given_up: bool) {
+        if self.link {
+            // Nobody noticed the end of the old one.
+            self.link_lost(AbortReason::LinkLost);
+        }
+        if matches!(self.step, Step::Finished(_)) {
+            return;
+        }
+        self.last_heard = now;
+        if !given_up {
+            // The source runs the VM itself. Of a VM that runs here that cannot be true: it is not the source of this session.
+            let starting = self.step == Step::Run && self.outstanding == Outstanding::Step;
+            if !self.running && !starting {
+                self.fail(AbortReason::Peer);
+            }
+            return;
+        }
+        self.link = true;
+        if !self.committed() && self.step != Step::AwaitCommit {
+            // This side cannot have been ready. What became of it is told when it is on record.
+            return self.fail(AbortReason::Peer);
+        }
+        self.answer = Answer::Standing;
+        (self.hashed_to, self.hashes_ended) = (Gfn::ZERO, false);
+        match self.step {
+            // The answer says so.
+            Step::Running => self.step = self.after_running(),
+            // The host forgets the hashes it has; all of them come again.
+            Step::Compare => {
+                self.outstanding = Outstanding::Nothing;
+                self.step = Step::AwaitHashes;
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn link_lost(&mut self, reason: AbortReason) {
+        self.link = false;
+        self.answer = Answer::Nothing;
+        if matches!(self.outstanding, Outstanding::Standing(_) | Outstanding::Missing) {
+            self.outstanding = Outstanding::Nothing;
+        }
+        match self.step {
+            // Their outcome is known to the host alone.
+            Step::RecordTaken | Step::Run | Step::RecordComplete | Step::FinishPostCopy | Step::Compare => {}
+            Step::RecordNeverTaken(_) | Step::Discard(_) => {}
+            Step::AwaitCommit | Step::AwaitInstalled | Step::AwaitHashes | Step::Finished(_) => {}
+            // It may have arrived: the source may commit.
+            Step::Ready if self.outstanding == Outstanding::Step => {
+                self.outstanding = Outstanding::Nothing;
+                self.ready_sent = true;
+                self.step = Step::AwaitCommit;
+            }
+            Step::Running | Step::Complete | Step::Tell(_) => self.outstanding = Outstanding::Nothing,
+            Step::AwaitBye => self.step = self.completed(),
+            _ => self.fail(reason),
+        }
+    }
+
+    pub(super) fn violation(&mut self, violation: Violation) {
+        self.trouble(AbortReason::Protocol(violation));
+    }
+
+    /// Before the source can have heard that this side is ready the attempt ends; afterwards a new connection may mend it.
+    pub(super) fn trouble(&mut self, reason: AbortReason) {
+        let may_be_ready = self.ready_sent || (self.step == Step::Ready && self.outstanding == Outstanding::Step);
+        if self.running || may_be_ready {
+            self.link_lost(reason);
+        } else {
+            self.fail(reason);
+        }
+    }
+
+    /// Before the VM was taken: drop everything, record that, and say so. Order matters: the source may run the VM as soon as it hears.
+    pub(super) fn fail(&mut self, reason: AbortReason) {
+        let leaving = matches!(
+            self.step,
+            Step::RecordNeverTaken(_) | Step::Tell(_) | Step::Discard(_) | Step::Finished(_)
+        );
+        if !leaving {
+            self.answer = Answer::Nothing;
+            self.outstanding = Outstanding::Nothing;
+            self.step = Step::Discard(reason);
+        }
+    }
+
+    pub(super) fn check_time(&mut self, now: Nanos) {
+        if self.patience().is_none_or(|until| now < until) {
+            return;
+        }
+        if self.link {
+            self.link_lost(AbortReason::Silence);
+        } else if self.step == Step::AwaitHashes {
+            self.step = Step::RecordComplete;
+        } else {
+            self.step = self.completed();
+        }
+    }
+
+    /// Until when to wait for the source: while the link is believed in, for any sign of life; afterwards, with nothing missing, for
+    /// its return.
+    pub(super) fn patience(&self) -> Option<Nanos> {
+        let timeouts = match self.step {
+            Step::AwaitPages | Step::AwaitCommit | Step::AwaitInstalled | Step::AwaitHashes | Step::AwaitBye
+                if self.link =>
+            {
+                1
+            }
+            Step::AwaitHashes | Step::Complete if !self.link => TIMEOUTS_FOR_THE_END,
+            _ => return None,
+        };
+        let patience = Nanos(self.config.network_timeout.0.saturating_mul(timeouts));
+        Some(self.last_heard.saturating_add(patience))
+    }
+}
