@@ -109,8 +109,7 @@ impl BootBlock {
             put(at + 8, &phase.ws.map_or(0, |ws| ws.0).to_le_bytes());
             put(at + 16, &phase.steps.to_le_bytes());
         }
-        let sum = checksum(&bytes[..Self::BYTES - 8]);
-        bytes[Self::BYTES - 8..].copy_from_slice(&sum.to_le_bytes());
+        seal(&mut bytes);
         bytes
     }
 
@@ -241,6 +240,12 @@ fn half(bytes: &[u8], offset: usize) -> u32 {
     bytes[offset..]
         .first_chunk()
         .map_or(0, |chunk| u32::from_le_bytes(*chunk))
+}
+
+/// Makes the checksum right.
+pub(super) fn seal(bytes: &mut [u8; BootBlock::BYTES]) {
+    let (content, sum) = bytes.split_at_mut(BootBlock::BYTES - 8);
+    sum.copy_from_slice(&checksum(content).to_le_bytes());
 }
 
 /// Finds a boot block that was cut off or overwritten; no protection against intent.

@@ -133,10 +133,13 @@ impl Generator {
         let (cursor, counter) = (state.cursor, state.counter);
         let possible = state.step < 1 << 63
             && match other.pattern {
+                Pattern::Seq => cursor < other.own && counter == 0,
                 Pattern::Lmbench => cursor < other.own && counter < 5,
                 Pattern::Memcached => cursor == 0 && counter <= other.own,
                 Pattern::Kernel => cursor <= other.own && counter <= other.own - cursor,
-                _ => cursor < other.own && counter == 0,
+                Pattern::Idle | Pattern::Uniform | Pattern::Zipf(_) | Pattern::Hotset(_) | Pattern::Shared(_) => {
+                    cursor == 0 && counter == 0
+                }
             };
         if possible {
             other.state = state;

@@ -1,0 +1,312 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::{Memory, boot, specs};
+use crate::units::Bytes;
+use crate::workload::layout::{HOLE, PROGRESS};
+use crate::workload::{BootBlock, Fill, Progress, Ram, ResumeError, Runner, RunnerState, Spec};
+
+/// Runs all vCPUs to their end, one after the other.
+fn run(boot: &BootBlock) -> Memory {
+    let mut memory = Memory::new(boot);
+    for vcpu in 0..boot.vcpus {
+        let mut runner = Runner::new(boot, vcpu).expect("fits");
+        while !runner.finished() {
+            runner.run_batch(&mut memory).expect("nothing is damaged");
+        }
+    }
+    memory
+}
+
+/// Remembers who wrote which line.
+struct Watched<'a> {
+    memory: &'a mut Memory,
+    vcpu: u32,
+    writers: &'a mut BTreeMap<u64, u32>,
+}
+
+impl Ram for Watched<'_> {
+    fn read_u64(&self, address: u64) -> u64 {
+        self.memory.read_u64(address)
+    }
+
+    fn write_u64(&mut self, address: u64, value: u64) {
+        let writer = *self.writers.entry(address / 64).or_insert(self.vcpu);
+        assert_eq!(writer, self.vcpu, "two vCPUs write the line of {address:#x}");
+        self.memory.write_u64(address, value);
+    }
+}
+
+#[test]
+fn a_vcpu_stops_after_its_steps() {
+    for (spec, steps) in [
+        ("seq", 1),
+        ("uniform", 1000),
+        ("idle", 129),
+        ("phases:(seq)*5+(idle)*6", 100),
+    ] {
+        let boot = BootBlock { steps, ..boot(spec, 2) };
+        let mut memory = run(&boot);
+        for vcpu in 0..2 {
+            assert_eq!(Progress::read(vcpu, &memory).steps, steps, "{spec}");
+        }
+        let mut runner = Runner::new(&boot, 0).expect("fits");
+        while !runner.finished() {
+            assert!(runner.batch() > 0);
+            runner.run_batch(&mut Memory::new(&boot)).expect("first touches only");
+        }
+        assert_eq!((runner.batch(), runner.steps()), (0, steps));
+        assert_eq!(runner.run_batch(&mut memory), Ok(0));
+        assert_eq!(runner.step(&mut memory), Ok(()));
+        assert_eq!(runner.steps(), steps, "{spec}");
+    }
+}
+
+#[test]
+fn without_a_goal_it_never_stops() {
+    let boot = boot("idle,rate=4000M", 1);
+    let mut memory = Memory::new(&boot);
+    let mut runner = Runner::new(&boot, 0).expect("fits");
+    for _ in 0..5000 {
+        assert_eq!(runner.run_batch(&mut memory), Ok(1024));
+    }
+    assert!(!runner.finished());
+}
+
+#[test]
+fn idle_writes_its_progress_only() {
+    let memory = run(&BootBlock {
+        steps: 1000,
+        ..boot("idle", 2)
+    });
+    assert!(memory.words.keys().copied().eq([PROGRESS, PROGRESS + 64]));
+}
+
+#[test]
+fn seed_and_fill_are_part_of_what_decides() {
+    let boot = BootBlock {
+        steps: 500,
+        ..boot("uniform", 1)
+    };
+    let first = run(&boot);
+    assert_eq!(first.words, run(&boot).words);
+    assert_ne!(
+        first.words,
+        run(&BootBlock {
+            seed: 2,
+            ..boot.clone()
+        })
+        .words
+    );
+    let random = run(&BootBlock {
+        fill: Fill::Random,
+        ..boot
+    });
+    assert_eq!(
+        first.words, random.words,
+        "a workload overwrites fill, but does not copy it"
+    );
+}
+
+#[test]
+fn pages_on_both_sides_of_the_hole_are_written() {
+    // Few pages behind the hole, so that a small working set could not reach them: each vCPU's part is cut from all.
+    let memory = (HOLE.start.0 + 100) * 4096;
+    for (spec, vcpus) in [("seq", 4), ("shared:1", 2)] {
+        let boot = BootBlock {
+            memory: Bytes(memory),
+            ..boot(spec, vcpus)
+        };
+        let plan = boot.plan().expect("fits");
+        let mut memory = Memory::new(&boot);
+        let last = plan.ws().0 - 1;
+        let part = plan.part(vcpus - 1);
+        let mut runner = Runner::new(&boot, vcpus - 1).expect("fits");
+        if spec == "seq" {
+            // Not through a million pages: from a state shortly before the end of the part.
+            let skipped = part.end - part.start - 200;
+            let state = std::format!(
+                "{{\"generator\":{{\"step\":{skipped},\"random\":1,\"cursor\":{skipped},\"counter\":0}}}}"
+            );
+            let state = serde_json::from_str(&state).expect("numbers");
+            runner = Runner::resume(&boot, vcpus - 1, state).expect("reachable");
+        }
+        let mut pages = BTreeSet::new();
+        let steps = if spec == "seq" { 200 } else { 60_000 };
+        for _ in 0..steps {
+            runner.step(&mut memory).expect("nothing is damaged");
+        }
+        pages.extend(
+            memory
+                .words
+                .keys()
+                .map(|address| address / 4096)
+                .filter(|gfn| *gfn >= plan.gfn(0).0),
+        );
+        assert!(
+            pages.iter().all(|gfn| !(HOLE.start.0..HOLE.end.0).contains(gfn)),
+            "{spec}"
+        );
+        assert!(pages.iter().all(|gfn| *gfn <= plan.gfn(last).0), "{spec}");
+        if spec == "seq" {
+            let expected = (last - 199..=last).map(|page| plan.gfn(page).0);
+            assert!(pages.into_iter().eq(expected));
+        } else {
+            assert!(
+                pages.range(HOLE.end.0..).next().is_some(),
+                "of 60 000 draws some are behind the hole"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_memory_without_16_bit_access_gets_it() {
+    let boot = boot("seq", 1);
+    let mut memory = Memory::new(&boot);
+    memory.write_u64(0x20_0000, 0x4444_3333_2222_1111);
+    for (address, value) in [(0x20_0000, 0x1111), (0x20_0002, 0x2222), (0x20_0006, 0x4444)] {
+        assert_eq!(memory.read_u16(address), value);
+    }
+    memory.write_u16(0x20_0004, 0xabcd);
+    assert_eq!(memory.read_u64(0x20_0000), 0x4444_abcd_2222_1111);
+}
+
+#[test]
+fn a_state_beyond_the_goal_is_refused() {
+    let endless = boot("seq", 1);
+    let mut runner = Runner::new(&endless, 0).expect("fits");
+    runner.run_batch(&mut Memory::new(&endless)).expect("fine");
+    let state = runner.state();
+    assert!(
+        Runner::resume(
+            &BootBlock {
+                steps: 64,
+                ..endless.clone()
+            },
+            0,
+            state
+        )
+        .is_ok()
+    );
+    let refused = Runner::resume(&BootBlock { steps: 63, ..endless }, 0, state).map(|_| ());
+    assert_eq!(refused, Err(ResumeError::State));
+}
+
+fn boots() -> impl Strategy<Value = BootBlock> {
+    (specs(4), any::<u64>(), 1u64..400, 1u32..=4, any::<bool>()).prop_map(|(spec, seed, steps, vcpus, random)| {
+        let spec = match spec.ws() {
+            Some(_) => spec,
+            None => spec.with_ws(Some(crate::units::Pages(300))),
+        };
+        let fill = if random { Fill::Random } else { Fill::Zero };
+        BootBlock {
+            spec,
+            seed,
+            steps,
+            vcpus,
+            memory: Bytes(4 << 20),
+            fill,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The heart of it: however the vCPUs take turns, RAM ends up the same, and no line has two writers.
+    #[test]
+    fn any_interleaving_gives_the_same_memory(
+        boot in boots(),
+        turns in proptest::collection::vec((0u32..4, 1u8..100), 0..200),
+    ) {
+        let mut memory = Memory::new(&boot);
+        let mut writers = BTreeMap::new();
+        let mut runners: std::vec::Vec<Runner> =
+            (0..boot.vcpus).map(|vcpu| Runner::new(&boot, vcpu).expect("fits")).collect();
+        let rest = (0..boot.vcpus).map(|vcpu| (vcpu, u8::MAX)).cycle();
+        for (vcpu, steps) in turns.into_iter().chain(rest) {
+            if runners.iter().all(Runner::finished) {
+                break;
+            }
+            let vcpu = vcpu % boot.vcpus;
+            let runner = &mut runners[vcpu as usize];
+            let mut ram = Watched { memory: &mut memory, vcpu, writers: &mut writers };
+            if steps % 2 == 0 {
+                runner.run_batch(&mut ram).expect("nothing is damaged");
+            } else {
+                for _ in 0..steps {
+                    runner.step(&mut ram).expect("nothing is damaged");
+                }
+                Progress::write_steps(runner.steps(), vcpu, &mut ram);
+            }
+        }
+        prop_assert_eq!(memory.words, run(&boot).words);
+    }
+
+    #[test]
+    fn a_run_can_be_cut_anywhere(boot in boots(), cut in 0u64..400) {
+        let mut memory = Memory::new(&boot);
+        for vcpu in 0..boot.vcpus {
+            let mut runner = Runner::new(&boot, vcpu).expect("fits");
+            while !runner.finished() && runner.steps() < cut {
+                runner.step(&mut memory).expect("nothing is damaged");
+            }
+            Progress::write_steps(runner.steps(), vcpu, &mut memory);
+            let state = serde_json::to_string(&runner.state()).expect("numbers");
+            let state: RunnerState = serde_json::from_str(&state).expect("just written");
+            let mut runner = Runner::resume(&boot, vcpu, state).expect("its own state");
+            while !runner.finished() {
+                runner.run_batch(&mut memory).expect("nothing is damaged");
+            }
+        }
+        prop_assert_eq!(memory.words, run(&boot).words);
+    }
+
+    #[test]
+    fn everything_written_lies_where_the_plan_says(boot in boots()) {
+        let plan = boot.plan().expect("fits");
+        for address in run(&boot).words.into_keys() {
+            let gfn = crate::units::Gfn(address / 4096);
+            let in_ledger = (0..boot.vcpus).any(|vcpu| {
+                let (start, entries) = plan.ledger(vcpu);
+                (start..start + 2 * (entries.end - entries.start)).contains(&address)
+            });
+            let in_ws = plan.ws_frames().into_iter().any(|frames| frames.contains(&gfn));
+            let in_progress = (PROGRESS..PROGRESS + 64 * u64::from(boot.vcpus)).contains(&address);
+            prop_assert!(in_ledger || in_ws || in_progress, "{:#x}", address);
+        }
+    }
+
+    #[test]
+    fn no_state_makes_it_panic(
+        boot in boots(),
+        (step, random) in any::<(u64, u64)>(),
+        cursor in prop_oneof![0u64..500, any::<u64>()],
+        counter in prop_oneof![0u64..500, any::<u64>()],
+    ) {
+        let step = if step % 2 == 0 { step } else { step % 400 };
+        let state = std::format!(
+            "{{\"generator\":{{\"step\":{step},\"random\":{random},\"cursor\":{cursor},\"counter\":{counter}}}}}"
+        );
+        let state = serde_json::from_str(&state).expect("any numbers");
+        if let Ok(mut runner) = Runner::resume(&boot, 0, state) {
+            let mut memory = Memory::new(&boot);
+            while !runner.finished() {
+                runner.run_batch(&mut memory).expect("first touches, and what it wrote itself");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vcpu_whose_pages_are_all_shared_can_resume() {
+    let boot = BootBlock {
+        spec: "shared:1,ws=4KiB".parse::<Spec>().expect("a workload"),
+        ..boot("seq", 1)
+    };
+    let mut runner = Runner::new(&boot, 0).expect("fits");
+    runner.run_batch(&mut Memory::new(&boot)).expect("fine");
+    assert!(Runner::resume(&boot, 0, runner.state()).is_ok());
+}
