@@ -17,7 +17,9 @@ mod log;
 mod machine;
 
 use dunlin_core::workload::layout::{HALT_BOOT, HALT_DONE, HALT_STAMP, PORT_PACE};
-use dunlin_core::workload::{BootBlock, Progress, Runner, State};
+use dunlin_core::workload::{
+    BootBlock, BootError, Milli, Pattern, Phase, PlanError, Progress, Runner, StampErrorKind, State,
+};
 use machine::{Ram, out32};
 
 /// How a vCPU ends: what it tells the host, and the state that its progress line then shows.
@@ -45,7 +47,7 @@ fn start(vcpu: u32) -> Option<Runner> {
     let boot = match BootBlock::decode(machine::boot_block()) {
         Ok(boot) => boot,
         Err(error) => {
-            defmt::error!("vCPU {=u32}: boot block: {}", vcpu, error);
+            defmt::error!("vCPU {=u32}: boot block: {=str}", vcpu, describe_boot(error));
             return None;
         }
     };
@@ -59,13 +61,17 @@ fn start(vcpu: u32) -> Option<Runner> {
                 runner.plan().ws().0,
                 boot.seed
             );
-            for phase in boot.spec.phases().iter().filter(|_| vcpu == 0) {
-                defmt::info!("phase: {}", phase);
+            if vcpu == 0 {
+                boot.spec.phases().iter().for_each(log_phase);
             }
             Some(runner)
         }
         Err(error) => {
-            defmt::error!("vCPU {=u32}: the workload does not fit: {}", vcpu, error);
+            defmt::error!(
+                "vCPU {=u32}: the workload does not fit: {=str}",
+                vcpu,
+                describe_plan(error)
+            );
             None
         }
     }
@@ -84,7 +90,15 @@ fn work(vcpu: u32, runner: &mut Runner) -> Halt {
         match runner.run_batch(&mut ram) {
             Ok(steps) => out32(PORT_PACE, steps),
             Err(error) => {
-                defmt::error!("vCPU {=u32}: step {=u64}: {}", vcpu, runner.steps(), error);
+                defmt::error!(
+                    "vCPU {=u32}: step {=u64}: page {=u64:#x} is {=str}: {=u64:#x} instead of {=u64:#x}",
+                    vcpu,
+                    runner.steps(),
+                    error.gfn.0,
+                    describe_stamp(error.kind),
+                    error.found,
+                    error.expected
+                );
                 return Halt {
                     code: HALT_STAMP,
                     state: State::StampError,
@@ -104,6 +118,59 @@ fn work(vcpu: u32, runner: &mut Runner) -> Halt {
     Halt {
         code: HALT_DONE,
         state: State::Done,
+    }
+}
+
+fn log_phase(phase: &Phase) {
+    let (name, Milli(argument)) = match phase.pattern {
+        Pattern::Idle => ("idle", Milli(0)),
+        Pattern::Seq => ("seq", Milli(0)),
+        Pattern::Uniform => ("uniform", Milli(0)),
+        Pattern::Zipf(exponent) => ("zipf", exponent),
+        Pattern::Hotset(fraction) => ("hotset", fraction),
+        Pattern::Lmbench => ("lmbench", Milli(0)),
+        Pattern::Memcached => ("memcached", Milli(0)),
+        Pattern::Kernel => ("kernel", Milli(0)),
+        Pattern::Shared(fraction) => ("shared", fraction),
+    };
+    defmt::info!(
+        "phase: {=str}, argument {=u16}/1000, {=u32} steps/s (0: unpaced), {=u64} steps (0: endless)",
+        name,
+        argument,
+        phase.rate,
+        phase.steps
+    );
+}
+
+fn describe_boot(error: BootError) -> &'static str {
+    match error {
+        BootError::Short => "too short",
+        BootError::NotABootBlock => "there is none",
+        BootError::Version { .. } => "of another version",
+        BootError::Checksum => "wrong checksum",
+        BootError::Field { .. } => "a field has no meaning",
+    }
+}
+
+fn describe_plan(error: PlanError) -> &'static str {
+    match error {
+        PlanError::Vcpus { .. } => "number of vCPUs",
+        PlanError::NoSuchVcpu { .. } => "this vCPU is not in the boot block",
+        PlanError::Unaligned { .. } => "memory is not made of whole pages",
+        PlanError::MemoryTooSmall { .. } => "memory too small",
+        PlanError::MemoryTooLarge { .. } => "memory too large",
+        PlanError::WorkingSetTooLarge { .. } => "working set too large",
+        PlanError::WorkingSetTooSmall { .. } => "working set too small",
+        PlanError::PhaseTooLarge { .. } => "working set of a phase too large",
+    }
+}
+
+fn describe_stamp(kind: StampErrorKind) -> &'static str {
+    match kind {
+        StampErrorKind::Stale => "stale",
+        StampErrorKind::Torn => "torn",
+        StampErrorKind::Swapped => "swapped",
+        StampErrorKind::Corrupt => "corrupt",
     }
 }
 
