@@ -31,10 +31,7 @@ impl Random {
     /// The next 64 bits, the upper ones random.
     #[inline(always)]
     pub(super) const fn next_bits(&mut self) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(2_093_139_581).wrapping_add(1_540_483_477);
         self.0
     }
 
