@@ -74,6 +74,11 @@ pub(crate) fn run_with(check: bool, test: impl FnOnce(&Path) -> anyhow::Result<(
     Ok(())
 }
 
+/// Why the payload cannot be built here, if it cannot.
+pub(crate) fn obstacle() -> Option<anyhow::Error> {
+    Toolchain::find("").err()
+}
+
 /// A compiler that has the source of its library, the linker that goes with it, and cargo.
 struct Toolchain {
     rustc: PathBuf,

@@ -1,6 +1,7 @@
 //! The project's tasks, one file each. `cargo xtask --help` lists them.
 
 mod bench;
+mod build;
 mod command;
 mod demo;
 mod setup;
@@ -25,6 +26,12 @@ enum Task {
     Demo(demo::Options),
     /// Measure every figure of README beside its baseline
     Bench(bench::Options),
+    /// Build the bare-metal guest payload and put it in its place
+    Build {
+        /// Compare with the committed payload instead, changing nothing
+        #[arg(long)]
+        check: bool,
+    },
     /// Format, lints, documentation, builds without std, all tests, a short fuzz run
     Test(test::Options),
 }
@@ -33,6 +40,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup => setup::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::Build { check } => build::run(check).map(|()| ExitCode::SUCCESS),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
     };

@@ -7,6 +7,7 @@ use dunlin_tests::Capability;
 use dunlin_tests::capability::{self, BAREMETAL_TARGET};
 
 use super::tally::Tally;
+use crate::build;
 use crate::command::{cargo, cargo_of, describe, succeeds, succeeds_with_lines};
 
 /// What a step may want to know.
@@ -51,6 +52,11 @@ pub(crate) const STEPS: &[Step] = &[
         name: "baremetal",
         purpose: "core needs no operating system",
         run: baremetal,
+    },
+    Step {
+        name: "prebuilt",
+        purpose: "the committed guest payload is what the source gives",
+        run: prebuilt,
     },
     Step {
         name: TESTS,
@@ -149,6 +155,16 @@ fn baremetal(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn prebuilt(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    if let Some(obstacle) = build::obstacle() {
+        skip_or_fail(tally, "prebuilt", Capability::Baremetal, &obstacle.to_string());
+        return Ok(());
+    }
+    build::run(true)?;
+    tally.pass();
+    Ok(())
+}
+
 fn tests(context: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     let mut command = cargo(&["test", "--no-fail-fast"]);
     if let Some(filter) = context.test_filter {
@@ -208,15 +224,20 @@ fn run(tally: &mut Tally, name: &str, command: &mut Command) -> anyhow::Result<(
     Ok(())
 }
 
-/// True when the machine lacks `capability` and may; fails the step when `DUNLIN_REQUIRE` lists it.
+/// True when the machine lacks `capability`.
 fn is_skipped(tally: &mut Tally, name: &str, capability: Capability) -> bool {
     let Err(why) = capability.probe() else { return false };
+    skip_or_fail(tally, name, capability, &why);
+    true
+}
+
+/// A named skip, or a failure when `DUNLIN_REQUIRE` lists the capability.
+fn skip_or_fail(tally: &mut Tally, name: &str, capability: Capability, why: &str) {
     if capability.is_required() {
         tally.fail(name, &format!("{} demands {capability}: {why}", capability::REQUIRE));
     } else {
         tally.skip(name, &format!("needs {capability}: {why}"));
     }
-    true
 }
 
 /// Every subset of `features`, comma separated, the empty one first.
