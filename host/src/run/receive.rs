@@ -17,7 +17,7 @@ use super::options::ReceiveOptions;
 use super::recorder::Recorder;
 use super::serve::{NodeError, Stop, end_if_over};
 use super::target::link::{Incoming, Link, OwnedHello, accept};
-use super::target::{TargetHandle, TargetRun};
+use super::target::{TargetError, TargetHandle, TargetRun};
 use crate::channel::{Cancel, Listener};
 use crate::control::Server;
 use crate::guest::kvm::KvmGuest;
@@ -126,11 +126,12 @@ impl Receiving<'_> {
     /// Everything that can be said against a VM before something is allocated for it.
     fn accept(&self, hello: &OwnedHello) -> Result<(u16, Recorder), Refusal> {
         let wanted = hello.get();
-        let config = GuestConfig::decode(wanted.config).map_err(|_| Refusal::CannotBuild)?;
-        let machine = AnyGuest::host_machine(config.kind).map_err(|error| {
-            eprintln!("dunlin: {}", super::chain(&error));
+        let cannot_build = |error: &dyn std::error::Error| {
+            eprintln!("dunlin: {}", super::chain(error));
             Refusal::CannotBuild
-        })?;
+        };
+        let config = GuestConfig::decode(wanted.config).map_err(|error| cannot_build(&error))?;
+        let machine = AnyGuest::host_machine(config.kind).map_err(|error| cannot_build(&error))?;
         let scales = config.kind == GuestKind::Kvm && KvmGuest::scales_tsc().unwrap_or(false);
         let mut capabilities = Capabilities::CHECKSUM | Capabilities::VERIFY | Capabilities::RECONNECT;
         if wanted.capabilities.contains(Capabilities::POST_COPY) {
@@ -146,6 +147,11 @@ impl Receiving<'_> {
             busy: !matches!(*self.node.holding(), Holding::Nothing),
         };
         let protocol = check(&wanted, &offer)?;
+        // Tracking state is sized by the regions, memory by the configuration: only what agrees is within the limits.
+        let layout = MemoryLayout::new(config.memory).map_err(|error| cannot_build(&error))?;
+        if super::vm::regions(&layout) != wanted.regions || config.vcpus != u32::from(wanted.vcpus) {
+            return Err(cannot_build(&TargetError::Description));
+        }
         let control = Some(self.options.control.display().to_string());
         let recorder =
             Recorder::open(self.options.state.as_deref(), &config.name, wanted.vm, control).map_err(|error| {

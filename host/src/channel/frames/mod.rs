@@ -46,6 +46,12 @@ pub enum FrameError {
         /// What is wrong with it.
         source: WireError,
     },
+    /// A valid frame that has no place here.
+    #[error("{peer} sent something that does not belong here; use the same release on both hosts")]
+    Unexpected {
+        /// The other end.
+        peer: String,
+    },
     /// Pages were damaged on the way.
     #[error("pages {first}+{count} from {peer} were damaged on the way (XXH3-64 differs); migrate again")]
     PageChecksum {
@@ -82,12 +88,9 @@ pub struct ByteCounts {
 }
 
 impl FrameError {
-    /// A frame of a kind that has no place on this channel.
+    /// A frame or message that has no place on this channel.
     pub fn unexpected(peer: &str) -> Self {
-        Self::Wire {
-            peer: peer.to_owned(),
-            source: WireError::Message,
-        }
+        Self::Unexpected { peer: peer.to_owned() }
     }
 
     /// True if the connection, not its content, failed.

@@ -199,7 +199,7 @@ impl FrameReceiver {
 /// Reads the first message of a connection, for at most `patience`.
 ///
 /// # Errors
-/// [`FrameError`]; [`ChannelError::TimedOut`] if nothing comes, [`WireError::Kind`] for any other kind of frame.
+/// [`FrameError`]; [`ChannelError::TimedOut`] if nothing comes, [`FrameError::Unexpected`] for any other kind of frame.
 pub fn first_message(receiver: &mut FrameReceiver, patience: Duration) -> Result<Message<'_>, FrameError> {
     let Some(header) = receiver.header(patience)? else {
         return Err(ChannelError::TimedOut {
@@ -210,6 +210,6 @@ pub fn first_message(receiver: &mut FrameReceiver, patience: Duration) -> Result
     };
     match header.kind {
         FrameKind::Control => receiver.message(&header),
-        _ => Err(receiver.wire_error(WireError::Message)),
+        _ => Err(FrameError::unexpected(receiver.stream.peer())),
     }
 }

@@ -99,10 +99,12 @@ impl<'w> SharedSource<'w> {
     }
 }
 
-fn event_of(error: &FrameError) -> SourceEvent<'static> {
+/// What an error on a connection means for the state machine.
+pub(super) fn event_of(error: &FrameError) -> SourceEvent<'static> {
     match error {
         FrameError::Channel(_) => SourceEvent::LinkLost,
         FrameError::Wire { .. } => SourceEvent::Violation(Violation::Frame),
+        FrameError::Unexpected { .. } => SourceEvent::Violation(Violation::UnexpectedMessage),
         FrameError::PageChecksum { .. } => SourceEvent::Violation(Violation::PageChecksum),
         FrameError::Memory(_) => SourceEvent::Violation(Violation::PageOutside),
     }
@@ -160,10 +162,7 @@ pub(super) fn open_fault(link: &LinkConfig, cancel: &Cancel) -> Result<(FrameRec
     sender.message(&Message::Attach { session: link.session }, wait)?;
     match first_message(&mut receiver, link.patience)? {
         Message::Attached => Ok((receiver, sender)),
-        _ => Err(FrameError::Wire {
-            peer: link.to.to_string(),
-            source: dunlin_core::wire::WireError::Message,
-        }),
+        _ => Err(FrameError::unexpected(&link.to.to_string())),
     }
 }
 
@@ -192,7 +191,9 @@ pub(super) fn serve_faults(
                 _ => FaultAnswer::Refuse,
             };
             if answer == FaultAnswer::Refuse {
-                return Ok(shared.feed_of(generation, SourceEvent::Violation(Violation::UnexpectedMessage)));
+                // Nothing more is heard here: the end of this channel would pass for the end of the other, which says why.
+                shared.feed_of(generation, SourceEvent::Violation(Violation::UnexpectedMessage));
+                return Ok(false);
             }
             sender.urgent_page(memory, header.first, checksum, Wait::within(link.patience, &never))?;
             Ok(true)

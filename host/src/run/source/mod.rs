@@ -28,7 +28,7 @@ use crate::guest::{Guest, GuestError};
 use crate::memory::GuestMemory;
 use crate::run::Clock;
 use crate::run::clock::nanos;
-use link::{LinkConfig, SharedSource, listen, open_fault, open_migration, serve_faults, tell_it_is_over};
+use link::{LinkConfig, SharedSource, event_of, listen, open_fault, open_migration, serve_faults, tell_it_is_over};
 
 /// A heartbeat is due when nothing was sent for this long (DESIGN: every second).
 const HEARTBEAT: Duration = Duration::from_millis(500);

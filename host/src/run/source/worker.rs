@@ -121,6 +121,11 @@ impl Worker<'_, '_, '_, '_> {
         };
         match outcome {
             Ok(()) => self.shared.feed(SourceEvent::Done),
+            Err(error @ (FrameError::Wire { .. } | FrameError::Unexpected { .. })) => {
+                // The target's answer on the fault channel; the migration channel can still carry the reason.
+                self.shared.note(&error);
+                self.shared.feed(event_of(&error));
+            }
             Err(error) => self.link_failed(&error),
         }
     }
@@ -188,13 +193,14 @@ impl Worker<'_, '_, '_, '_> {
 
     /// Opens the migration channel and listens on it.
     fn connect(&mut self) -> Result<(), FrameError> {
+        // First of all: the end of the old connections is no news.
+        let generation = self.shared.next_generation();
         if let Some(old) = self.migration.take() {
             old.stream().shutdown();
         }
         if let Some(old) = self.fault_stream.take() {
             old.shutdown();
         }
-        let generation = self.shared.next_generation();
         let (stream, sender) = open_migration(self.link, &self.run.handle.cancel)?;
         self.migration = Some(sender);
         let (shared, patience) = (self.shared, self.link.patience);

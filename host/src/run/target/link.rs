@@ -1,8 +1,9 @@
 //! The target's connections: what a new connection wants, and who sends on the present ones.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dunlin_core::message::{Hello, Message, Refusal, Regions, SessionId, VmId};
 
@@ -15,6 +16,10 @@ use crate::channel::{
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// How long a message of this side may take to leave.
 const SEND: Duration = Duration::from_secs(3);
+/// Longest wait for the source to close its side in the end.
+const CLOSING: Duration = Duration::from_millis(150);
+/// Most connections that have not yet said what they want: each costs a thread and its buffers.
+const UNDECIDED_MAX: usize = 32;
 
 /// What a new connection wants.
 #[derive(Debug)]
@@ -116,20 +121,30 @@ impl Link {
 }
 
 /// Accepts connections until `cancel` is raised and hands on what they want. What is no Dunlin, or says nothing, is
-/// refused by name and forgotten; at most `BUSY` may be undecided at a time.
+/// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, further ones are closed.
 pub(in crate::run) fn accept(
     listener: &Listener,
     cancel: &Cancel,
     to: &Sender<Incoming>,
     log: &(dyn Fn(String) + Sync),
 ) {
+    let undecided = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         loop {
             match listener.accept(Wait::forever(cancel)) {
+                Ok(stream) if undecided.load(Ordering::Acquire) >= UNDECIDED_MAX => {
+                    let peer = stream.peer();
+                    log(format!(
+                        "refused a connection: {peer} is one too many while {UNDECIDED_MAX} others have not said what they want"
+                    ));
+                }
                 Ok(stream) => {
-                    let to = to.clone();
+                    let (to, undecided) = (to.clone(), &undecided);
+                    undecided.fetch_add(1, Ordering::AcqRel);
                     scope.spawn(move || {
-                        if let Err(error) = introduce(stream, &to) {
+                        let introduced = introduce(stream, &to);
+                        undecided.fetch_sub(1, Ordering::AcqRel);
+                        if let Err(error) = introduced {
                             log(format!("refused a connection: {}", crate::run::chain(&error)));
                         }
                     });
@@ -174,7 +189,10 @@ fn introduce(stream: Stream, to: &Sender<Incoming>) -> Result<(), FrameError> {
             vm,
             given_up,
         },
-        Wish::Nonsense => return link.say(&Message::Refused(Refusal::NotHello)),
+        Wish::Nonsense => {
+            let error = FrameError::unexpected(link.receiver.stream().peer());
+            return link.say(&Message::Refused(Refusal::NotHello)).and(Err(error));
+        }
     };
     // Nobody takes connections any more: the process is about to end.
     let _ = to.send(incoming);
@@ -198,6 +216,19 @@ impl Mouth {
         if let Some(old) = old {
             old.stream().shutdown();
         }
+    }
+
+    /// Ends the connection so that the source still hears the last message: a socket closed with unread pages would reset
+    /// the connection and take that message along. So this side ends its direction and lets the source close.
+    pub(super) fn close(&self) {
+        let Some(sender) = self.lock().take() else { return };
+        let stream = sender.stream();
+        stream.finish();
+        let (wait, began) = (Wait::within(CLOSING, &self.cancel), Instant::now());
+        let mut rest = vec![0; 64 * 1024];
+        // A source that never stops sending is not waited for either.
+        while began.elapsed() < CLOSING && matches!(stream.read_some(&mut rest, wait), Ok(more) if more > 0) {}
+        stream.shutdown();
     }
 
     pub(super) fn say(&self, message: &Message<'_>) -> Result<(), FrameError> {

@@ -59,9 +59,14 @@ pub enum TargetError {
     /// Pages that must be missing are there.
     #[error("page {0} must be missing but is present after it was discarded; post-copy is not safe on this host")]
     StillPresent(Gfn),
-    /// The VM's memory is not laid out as this version does it.
-    #[error("The VM's memory regions differ from those of its configuration; use the same release on both hosts")]
-    Regions,
+    /// The VM is not described as this version does it.
+    #[error(
+        "The VM's memory regions or vCPUs differ from those of its configuration; use the same release on both hosts"
+    )]
+    Description,
+    /// A hand-over that was not announced.
+    #[error("The source hands over by post-copy but did not announce it; use the same release on both hosts")]
+    NoPostCopy,
 }
 
 /// The way others reach a receiving attempt.
@@ -255,7 +260,7 @@ impl TargetRun<'_> {
             over.store(true, Ordering::Release);
             stop_faults.store(true, Ordering::Release);
             heart.thread().unpark();
-            mouth.replace(None);
+            mouth.close();
             result
         })
     }

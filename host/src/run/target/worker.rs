@@ -143,7 +143,6 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             Ok(()) => self.receiver = Some(receiver),
             Err(error) => {
                 self.shared.note(&error);
-                receiver.stream().shutdown();
                 self.failed(&error);
             }
         }
@@ -153,6 +152,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         let event = match error {
             FrameError::Channel(_) => TargetEvent::LinkLost,
             FrameError::Wire { .. } => TargetEvent::Violation(Violation::Frame),
+            FrameError::Unexpected { .. } => TargetEvent::Violation(Violation::UnexpectedMessage),
             FrameError::PageChecksum { .. } => TargetEvent::Violation(Violation::PageChecksum),
             FrameError::Memory(MemoryError::Populate { .. } | MemoryError::Kernel { .. }) => TargetEvent::HostFailed,
             FrameError::Memory(_) => TargetEvent::Violation(Violation::PageOutside),
@@ -386,7 +386,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         let guest = Arc::new(AnyGuest::create_incoming(config, crate::run::vm::machine(&hello))?);
         let memory = guest.memory();
         if crate::run::vm::regions(memory.layout()) != hello.regions {
-            return Err(TargetError::Regions);
+            return Err(TargetError::Description);
         }
         if hello.capabilities.contains(Capabilities::POST_COPY) {
             // Opened now, so that whatever forbids it shows before anything is at stake.
@@ -412,7 +412,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     fn prepare_missing(&mut self) -> Result<(), TargetError> {
         let uffd = self.uffd.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (Some(guest), Some(uffd), Some(channels)) = (&self.guest, uffd, self.fault_channels.take()) else {
-            return Err(TargetError::Regions);
+            return Err(TargetError::NoPostCopy);
         };
         // A page that comes into being from now on would never fault.
         self.populator.finish();
