@@ -21,8 +21,9 @@ use crate::command::{cargo, describe, succeeds, succeeds_with_lines};
 
 const TARGET: &str = "x86_64-unknown-none";
 const PROFILE: &str = "microguest";
-/// Positions are fixed by the linker script; the payload has no loader that could relocate it.
-const FLAGS: &str = "-Crelocation-model=static";
+/// Positions are fixed by the linker script; the payload has no loader that could relocate it. Panics name their file but
+/// not their line, so that comments do not change the payload.
+const FLAGS: [&str; 2] = ["-Crelocation-model=static", "-Zlocation-detail=file"];
 /// What the payload may log.
 const LOG_LEVEL: &str = "info";
 /// The committed file must stay small; it is in every binary of Dunlin.
@@ -96,7 +97,7 @@ impl fmt::Display for Toolchain {
             writeln!(f, "{version}")?;
         }
         writeln!(f, "target {TARGET}, core built from source")?;
-        writeln!(f, "profile {PROFILE}, flags {FLAGS}, DEFMT_LOG={LOG_LEVEL}")
+        writeln!(f, "profile {PROFILE}, flags {}, DEFMT_LOG={LOG_LEVEL}", FLAGS.join(" "))
     }
 }
 
@@ -214,7 +215,8 @@ impl Toolchain {
         let mut flags: Vec<String> = remap
             .map(|(from, to)| format!("--remap-path-prefix={from}={to}"))
             .collect();
-        flags.extend([FLAGS.to_owned(), format!("-Clinker={}", self.linker.display())]);
+        flags.extend(FLAGS.map(str::to_owned));
+        flags.push(format!("-Clinker={}", self.linker.display()));
         flags
     }
 }

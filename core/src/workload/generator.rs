@@ -50,7 +50,7 @@ pub struct GeneratorState {
 
 /// The endless sequence of steps of one vCPU: an iterator that never ends.
 ///
-/// A step costs 10 to 60 integer instructions. Entering a phase costs more where the pattern needs tables, see [`Zipf`].
+/// A step takes 4 to 40 integer instructions. Entering a phase costs more where the pattern needs tables, see [`Zipf`].
 #[derive(Clone, Debug)]
 pub struct Generator {
     spec: Spec,

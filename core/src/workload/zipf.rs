@@ -34,7 +34,7 @@ const _: () = assert!(
 /// A sampler of ranks: rank k of `ranks` has a probability proportional to k^-S.
 ///
 /// Every rank's probability is within 2 % of exact, as long as it is above 2^-50; from exponent 0 (uniform) to 3. A draw
-/// costs two to four random numbers and some ten table reads, building one some 20 000 integer instructions.
+/// takes one or two random numbers and a few table reads, building one some 30 000 integer instructions.
 #[derive(Clone, Debug)]
 pub struct Zipf {
     exponent: Milli,
