@@ -1,7 +1,7 @@
 //! Seeded page writers: what a guest does to its memory, the same in every kind of guest.
 //!
-//! A [`Spec`] says what to run (`uniform,rate=12000,ws=64MiB`), a [`BootBlock`] adds the seed, the number of steps and the
-//! shape of the guest, a [`Plan`] says where in guest memory everything lies, and a [`Runner`] per vCPU carries the
+//! A [`Spec`] says what to run (`uniform,rate=12000,ws=64MiB`), a [`BootBlock`] adds the seed, the number of steps and
+//! the shape of the guest, a [`Plan`] says where in guest memory everything lies, and a [`Runner`] per vCPU carries the
 //! steps out over any [`Ram`]. The bare-metal payload in a KVM guest, the thread guest and the simulator run this same
 //! code, so that after N steps per vCPU every byte of guest RAM is a pure function of the boot block: that is what
 //! migrations are checked against. No clock, no addresses of the host and no order of vCPUs enters it.
@@ -69,8 +69,9 @@ pub use zipf::Zipf;
 
 /// Guest memory as a workload sees it: aligned words by guest-physical address.
 ///
-/// Addresses are multiples of 8 inside the memory the [`Plan`] was made for and outside its hole. Several vCPUs may work
-/// on one memory at the same time; each then has its own `Ram`, and no two of them ever write the same 64-byte line.
+/// Addresses are multiples of 8 inside the memory the [`Plan`] was made for and outside its hole. Several vCPUs may
+/// work on one memory at the same time; each then has its own `Ram`, and no two of them ever write the same 64-byte
+/// line.
 pub trait Ram {
     /// The word at this address.
     fn read_u64(&self, address: u64) -> u64;
@@ -78,15 +79,15 @@ pub trait Ram {
     /// Replaces the word at this address.
     fn write_u64(&mut self, address: u64, value: u64);
 
-    /// The two bytes at this even address, little-endian as all of guest memory. Worth providing where memory can be read
-    /// so directly.
+    /// The two bytes at this even address, little-endian as all of guest memory. Worth providing where memory can be
+    /// read so directly.
     #[inline]
     fn read_u16(&self, address: u64) -> u16 {
         (self.read_u64(address & !7) >> (8 * (address & 6))) as u16
     }
 
-    /// Replaces the two bytes at this even address. Worth providing where memory can be written so directly; the others in
-    /// the same word belong to the same vCPU.
+    /// Replaces the two bytes at this even address. Worth providing where memory can be written so directly; the others
+    /// in the same word belong to the same vCPU.
     #[inline]
     fn write_u16(&mut self, address: u64, value: u16) {
         let (word, shift) = (address & !7, 8 * (address & 6));

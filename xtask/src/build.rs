@@ -21,8 +21,8 @@ use crate::command::{cargo, describe, succeeds, succeeds_with_lines};
 
 const TARGET: &str = "x86_64-unknown-none";
 const PROFILE: &str = "microguest";
-/// Positions are fixed by the linker script; the payload has no loader that could relocate it. Panics name their file but
-/// not their line, so that comments do not change the payload.
+/// Positions are fixed by the linker script; the payload has no loader that could relocate it. Panics name their file
+/// but not their line, so that comments do not change the payload.
 const FLAGS: [&str; 2] = ["-Crelocation-model=static", "-Zlocation-detail=file"];
 /// What the payload may log.
 const LOG_LEVEL: &str = "info";
@@ -111,8 +111,8 @@ impl Toolchain {
         let same = found.iter().position(|toolchain| toolchain.to_string() == recorded);
         if found.is_empty() {
             bail!(
-                "no Rust compiler with the source of its library and a linker for {TARGET}: run `cargo xtask setup`, or \
-                 `rustup toolchain install nightly --component rust-src`"
+                "no Rust compiler with the source of its library and a linker for {TARGET}: run `cargo xtask setup`, \
+                 or `rustup toolchain install nightly --component rust-src`"
             );
         }
         Ok(found.swap_remove(same.unwrap_or(0)))

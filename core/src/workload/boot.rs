@@ -81,8 +81,8 @@ impl BootBlock {
         Plan::new(&self.spec, self.memory, self.vcpus)
     }
 
-    /// The bytes that go to [`BOOT_BLOCK`](super::layout::BOOT_BLOCK): little-endian numbers at fixed places, unused ones
-    /// zero, a checksum in the last eight.
+    /// The bytes that go to [`BOOT_BLOCK`](super::layout::BOOT_BLOCK): little-endian numbers at fixed places, unused
+    /// ones zero, a checksum in the last eight.
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         let mut put = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);

@@ -124,8 +124,8 @@ impl Generator {
         self.state
     }
 
-    /// Goes on from `state`, which must come from a generator made with the same arguments; false, with nothing changed,
-    /// if it cannot.
+    /// Goes on from `state`, which must come from a generator made with the same arguments; false, with nothing
+    /// changed, if it cannot.
     pub fn resume(&mut self, state: GeneratorState) -> bool {
         let mut other = self.clone();
         other.state.step = state.step;
@@ -184,8 +184,8 @@ impl Generator {
     }
 
     /// Does the next `steps` steps, at most [`batch`](Self::batch): calls `touch` with each page, counted from
-    /// [`origin`](Self::origin), and whether it is written. Idle steps call nothing and cost nothing. Stops at the first
-    /// error; the step that failed counts as done.
+    /// [`origin`](Self::origin), and whether it is written. Idle steps call nothing and cost nothing. Stops at the
+    /// first error; the step that failed counts as done.
     #[inline(always)]
     pub(super) fn run<E>(&mut self, steps: u64, mut touch: impl FnMut(u64, bool) -> Result<(), E>) -> Result<(), E> {
         let own = self.own;

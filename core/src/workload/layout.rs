@@ -5,7 +5,7 @@
 //! | [`BOOT_BLOCK`] 0x1000 | [`BootBlock`](super::BootBlock), written by the host before the guest starts |
 //! | [`PROGRESS`] 0x2000 | one 64-byte line of [`Progress`] per vCPU |
 //! | [`MAILBOX`] 0x3000 | messages between host and guest, 1 KiB per vCPU; nothing uses it yet |
-//! | [`PML4`] 0x8000 | page tables of a KVM guest, written by the host: identity, 2 MiB pages, accessed and dirty preset |
+//! | [`PML4`] 0x8000 | page tables of a KVM guest, from the host: identity, 2 MiB pages, accessed and dirty preset |
 //! | [`STACKS`] 0x60000 | one stack of [`STACK_BYTES`] per vCPU, growing down from its end |
 //! | [`PAYLOAD`] 0x100000 | the payload's ELF segments, at most [`PAYLOAD_BYTES`] |
 //! | [`WORKLOAD`] 0x200000 | the workload's ledger, behind it the working set: see [`Plan`](super::Plan) |
@@ -100,8 +100,8 @@ pub enum Fill {
 impl Fill {
     /// The word that stands at this guest-physical address, a multiple of 8, before the workload writes there.
     ///
-    /// The host fills [`Plan::fill_frames`](super::Plan::fill_frames) with it; all other memory starts as zeros. It is the
-    /// SplitMix64 sequence that starts at `seed` and has one value per word of address space.
+    /// The host fills [`Plan::fill_frames`](super::Plan::fill_frames) with it; all other memory starts as zeros. It is
+    /// the SplitMix64 sequence that starts at `seed` and has one value per word of address space.
     #[inline]
     pub const fn word(self, seed: u64, address: u64) -> u64 {
         match self {
@@ -195,8 +195,8 @@ impl Progress {
         ram.write_u64(Self::address(vcpu), steps);
     }
 
-    /// Reads the line of this vCPU. A state or kind of error that does not exist, which only corrupted memory holds, reads
-    /// as a corrupt progress page.
+    /// Reads the line of this vCPU. A state or kind of error that does not exist, which only corrupted memory holds,
+    /// reads as a corrupt progress page.
     pub fn read(vcpu: u32, ram: &impl Ram) -> Self {
         let line = Self::address(vcpu);
         let mut words = [0; 8];

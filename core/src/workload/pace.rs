@@ -17,7 +17,8 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// For a vCPU that has done `step` steps and starts or goes on at `now`; there are `vcpus` in the guest, at least one.
+    /// For a vCPU that has done `step` steps and starts or goes on at `now`; there are `vcpus` in the guest, at least
+    /// one.
     pub fn new(spec: &Spec, vcpus: u32, step: u64, now: Nanos) -> Self {
         Self {
             spec: spec.clone(),

@@ -72,8 +72,8 @@ impl fmt::Display for SpecError {
             ),
             SpecErrorKind::BadSize => write!(
                 f,
-                "a working set is a whole number with a unit B, kB, MB, GB, KiB, MiB or GiB, from one page of {PAGE_SIZE} B \
-                 to {} GiB, such as ws=64MiB",
+                "a working set is a whole number with a unit B, kB, MB, GB, KiB, MiB or GiB, from one page of \
+                 {PAGE_SIZE} B to {} GiB, such as ws=64MiB",
                 MAX_MEMORY >> 30
             ),
             SpecErrorKind::BadPhase => f.write_str(

@@ -107,8 +107,8 @@ impl core::fmt::Display for PlanError {
             ),
             Self::PhaseTooLarge { phase, ws } => write!(
                 f,
-                "a phase has a working set of {} KiB, but that of the whole workload is {} KiB: enlarge that with ws= behind \
-                 the phases",
+                "a phase has a working set of {} KiB, but that of the whole workload is {} KiB: enlarge that with ws= \
+                 behind the phases",
                 kib(phase),
                 kib(ws)
             ),

@@ -14,9 +14,9 @@ pub(super) const fn mix(value: u64) -> u64 {
 /// A linear congruential generator modulo 2^64, of which only the upper bits are used: two instructions per number,
 /// which counts where a guest's every instruction is emulated.
 ///
-/// The multiplier fits the 32-bit immediate of one x86 instruction; its spectral figures of merit in 2 to 6 dimensions are
-/// 0.45, 0.88, 0.84, 0.80 and 0.72. Not for secrets. Period 2^64; the lower bits of the state are weak, so numbers are
-/// taken from the top.
+/// The multiplier fits the 32-bit immediate of one x86 instruction; its spectral figures of merit in 2 to 6 dimensions
+/// are 0.45, 0.88, 0.84, 0.80 and 0.72. Not for secrets. Period 2^64; the lower bits of the state are weak, so numbers
+/// are taken from the top.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Random(u64);
 

@@ -9,7 +9,8 @@ use super::stamp::{Places, StampError};
 use crate::units::PAGE_SIZE;
 use crate::workload::Ram;
 
-/// The part of a [`Runner`] that is not in guest memory: what a guest that is no virtual machine moves as its vCPU state.
+/// The part of a [`Runner`] that is not in guest memory: what a guest that is no virtual machine moves as its vCPU
+/// state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct RunnerState {
     generator: GeneratorState,
@@ -45,8 +46,8 @@ impl From<PlanError> for ResumeError {
 
 /// One vCPU at work: every step is checked against what earlier steps left, then stamped.
 ///
-/// A step of a simple pattern takes 27 instructions on x86-64, eight of which access memory. The ledger, which says what
-/// to expect, is part of guest memory: what it says and what the pages hold move together or are found out.
+/// A step of a simple pattern takes 27 instructions on x86-64, eight of which access memory. The ledger, which says
+/// what to expect, is part of guest memory: what it says and what the pages hold move together or are found out.
 #[derive(Clone, Debug)]
 pub struct Runner {
     plan: Plan,
@@ -129,13 +130,13 @@ impl Runner {
         if batch < left { batch } else { left }
     }
 
-    /// Does the next batch and writes the number of steps into the progress line. Returns how many it did, which is what
-    /// goes to [`Pacer::on_batch`](super::Pacer::on_batch), directly or through
+    /// Does the next batch and writes the number of steps into the progress line. Returns how many it did, which is
+    /// what goes to [`Pacer::on_batch`](super::Pacer::on_batch), directly or through
     /// [`PORT_PACE`](super::layout::PORT_PACE).
     ///
     /// # Errors
-    /// The [`StampError`] of a page that is not as it should be; it is in the progress line as well, and the vCPU must not
-    /// go on.
+    /// The [`StampError`] of a page that is not as it should be; it is in the progress line as well, and the vCPU must
+    /// not go on.
     pub fn run_batch(&mut self, ram: &mut impl Ram) -> Result<u32, StampError> {
         let steps = self.batch();
         let result = self.run(steps, ram);

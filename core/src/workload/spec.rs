@@ -65,11 +65,11 @@ pub enum Pattern {
     /// 1 KiB, whose popularity is Zipf's with S = 0.99, scattered over the slab.
     Memcached,
     /// `kernel`: one short-lived process after the other, as compilers are. Each writes a region of 16 to 271 pages (at
-    /// most half of all) from start to end; three of four find theirs in the first quarter of the pages, where memory was
-    /// freed just before, the others anywhere. One step in four reads some page, as headers are read.
+    /// most half of all) from start to end; three of four find theirs in the first quarter of the pages, where memory
+    /// was freed just before, the others anywhere. One step in four reads some page, as headers are read.
     Kernel,
-    /// `shared:F`: all vCPUs write the first F of the working set, 0 < F ≤ 1, each its own lines of each page; the rest is
-    /// divided among them. Every page a vCPU may write is equally likely.
+    /// `shared:F`: all vCPUs write the first F of the working set, 0 < F ≤ 1, each its own lines of each page; the rest
+    /// is divided among them. Every page a vCPU may write is equally likely.
     Shared(Milli),
 }
 

@@ -2,12 +2,12 @@
 //!
 //! A stamp is one word that holds page, vCPU, sequence and a check: `(head << 10 | sequence) * K`, where `head` is the
 //! guest-physical address at which it stands and K is odd, so that it can be undone; what comes back is only a small
-//! number if the word was a stamp. The same word stands at the head of the page, in the middle and at the tail: places of
-//! different ages mean that the page was copied while it was written. Each vCPU has its own three 64-byte lines in a
+//! number if the word was a stamp. The same word stands at the head of the page, in the middle and at the tail: places
+//! of different ages mean that the page was copied while it was written. Each vCPU has its own three 64-byte lines in a
 //! page, so that two vCPUs may write one page without writing one line.
 //!
-//! The sequence counts the writes of this vCPU to the page, 1 to 65 535 and then from 1 again; 0 stands for a page never
-//! written. The next stamp of a page is the last one plus K: all this must cost little where every instruction is
+//! The sequence counts the writes of this vCPU to the page, 1 to 65 535 and then from 1 again; 0 stands for a page
+//! never written. The next stamp of a page is the last one plus K: all this must cost little where every instruction is
 //! emulated.
 
 use crate::units::{Gfn, PAGE_SIZE};
@@ -165,8 +165,8 @@ impl Places {
         ram.write_u64(self.head + self.head_to_tail, stamp);
     }
 
-    /// Looks at a page that does not hold the stamp of sequence `expected`: right if that is 0, for a page never written,
-    /// and the page still is as it was filled. Otherwise says what is wrong.
+    /// Looks at a page that does not hold the stamp of sequence `expected`: right if that is 0, for a page never
+    /// written, and the page still is as it was filled. Otherwise says what is wrong.
     #[cold]
     #[inline(never)]
     pub(super) fn judge(self, expected: u16, fill: impl Fn(u64) -> u64, ram: &impl Ram) -> Result<(), StampError> {

@@ -1,9 +1,9 @@
 //! Zipf's distribution, drawn in constant time from tables of fixed size, in integers.
 //!
 //! Ranks 1 to 31 have probabilities of their own. The ranks above are treated as a density x^-S over real x, rounded to
-//! whole ranks, and cut into octaves from 31.5 on: within every octave the density has the same shape, so one table of its
-//! inverse serves all. Which rank or octave it is comes from an alias table (Walker 1977, Vose 1991). The last octave
-//! may reach beyond the last rank; such draws are repeated, at worst every second one.
+//! whole ranks, and cut into octaves from 31.5 on: within every octave the density has the same shape, so one table of
+//! its inverse serves all. Which rank or octave it is comes from an alias table (Walker 1977, Vose 1991). The last
+//! octave may reach beyond the last rank; such draws are repeated, at worst every second one.
 
 use super::layout::MAX_MEMORY;
 use super::random::Random;
@@ -33,8 +33,8 @@ const _: () = assert!(
 
 /// A sampler of ranks: rank k of `ranks` has a probability proportional to k^-S.
 ///
-/// Every rank's probability is within 2 % of exact, as long as it is above 2^-50; from exponent 0 (uniform) to 3. A draw
-/// takes one or two random numbers and a few table reads, building one some 30 000 integer instructions.
+/// Every rank's probability is within 2 % of exact, as long as it is above 2^-50; from exponent 0 (uniform) to 3. A
+/// draw takes one or two random numbers and a few table reads, building one some 30 000 integer instructions.
 #[derive(Clone, Debug)]
 pub struct Zipf {
     exponent: Milli,
@@ -167,8 +167,8 @@ fn weights(Milli(exponent): Milli, ranks: u64, integral: u64) -> [u128; SLOTS] {
     } else {
         0
     };
-    // Octave i weighs (31.5 * 2^i)^(1 - S) times the integral over 1 to 2: growing with i for S < 1, when all weights are
-    // taken relative to the last octave's so that none is above 1.
+    // Octave i weighs (31.5 * 2^i)^(1 - S) times the integral over 1 to 2: growing with i for S < 1, when all weights
+    // are taken relative to the last octave's so that none is above 1.
     let falling = exponent.saturating_sub(1000);
     let rising = 1000u16.saturating_sub(exponent);
     let relative = match octaves {

@@ -12,8 +12,9 @@ impl dunlin_core::workload::Ram for Ram {
     #[inline(always)]
     fn read_u64(&self, address: u64) -> u64 {
         // SAFETY: all of RAM is mapped one to one and readable, and callers pass aligned addresses of words that no
-        // Rust object occupies: the workload's memory, the progress page and the mailbox lie outside payload and stacks.
-        // While a vCPU reads a word no other writes it, and what the host does to it, it does while the vCPU stands.
+        // Rust object occupies: the workload's memory, the progress page and the mailbox lie outside payload and
+        // stacks. While a vCPU reads a word no other writes it, and what the host does to it, it does while the vCPU
+        // stands.
         unsafe { (address as *const u64).read() }
     }
 
@@ -76,8 +77,8 @@ mod bare {
 
     use crate::Halt;
 
-    // Entry: the stack of this vCPU, then Rust. Back from it, rax holds the halt code and, in its upper half, the state for
-    // the progress line. Clearing the stack must be the last use of it, so the rest keeps to registers.
+    // Entry: the stack of this vCPU, then Rust. Back from it, rax holds the halt code and, in its upper half, the state
+    // for the progress line. Clearing the stack must be the last use of it, so the rest keeps to registers.
     global_asm!(
         ".section .text.start, \"ax\"",
         ".globl _start",

@@ -4,9 +4,9 @@
 //! off and zeroed RAM in which it has written page tables, this payload and a boot block. What lies where, and which
 //! I/O ports mean what, is in [`dunlin_core::workload::layout`].
 //!
-//! Nothing here reads a clock: the host paces the guest by not returning from the pacing port before it is time. After N
-//! steps RAM must depend on the boot block alone, so before it halts a vCPU clears what depends on how it got there: its
-//! stack, the state of the log, its mailbox.
+//! Nothing here reads a clock: the host paces the guest by not returning from the pacing port before it is time. After
+//! N steps RAM must depend on the boot block alone, so before it halts a vCPU clears what depends on how it got there:
+//! its stack, the state of the log, its mailbox.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
     not(target_os = "none"),

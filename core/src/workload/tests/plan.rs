@@ -179,7 +179,8 @@ proptest! {
     #[test]
     fn frames_are_the_pages_in_order(pages in 1u64..300, beyond in 0u64..200) {
         let spec: Spec = "seq".parse().expect("a workload");
-        let plan = Plan::new(&spec.with_ws(Some(Pages(pages))), Bytes((HOLE.start.0 + beyond) * PAGE_SIZE), 1).expect("fits");
+        let memory = Bytes((HOLE.start.0 + beyond) * PAGE_SIZE);
+        let plan = Plan::new(&spec.with_ws(Some(Pages(pages))), memory, 1).expect("fits");
         let listed: Vec<u64> = plan.fill_frames().into_iter().flat_map(|frames| frames.start.0..frames.end.0).collect();
         prop_assert_eq!(listed.len() as u64, plan.memory().0 - plan.gfn(0).0);
         prop_assert!(listed.iter().all(|gfn| !HOLE.contains(&Gfn(*gfn))));

@@ -189,7 +189,12 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_it_panic(text in "\\PC*", spec in specs(1), cut in any::<prop::sample::Index>(), other in any::<char>()) {
+    fn no_text_makes_it_panic(
+        text in "\\PC*",
+        spec in specs(1),
+        cut in any::<prop::sample::Index>(),
+        other in any::<char>(),
+    ) {
         let check = |text: &str| if let Err(error) = text.parse::<Spec>() {
             assert!(text.is_char_boundary(error.position), "{text}: {}", error.position);
             assert!(!error.to_string().is_empty());
