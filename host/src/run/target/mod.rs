@@ -224,6 +224,7 @@ impl TargetRun<'_> {
         mouth.replace(Some(sender));
         let (fault_links, fault_channels) = mpsc::channel();
         std::thread::scope(|scope| {
+            let _abort = AbortOnPanic;
             let heart = scope.spawn(|| {
                 while !over.load(Ordering::Acquire) {
                     std::thread::park_timeout(HEARTBEAT);
@@ -270,4 +271,17 @@ impl TargetRun<'_> {
 fn fatal(error: &dyn std::error::Error) -> ! {
     eprintln!("dunlin: {}; the guest cannot go on", crate::run::chain(error));
     std::process::abort();
+}
+
+/// Ends the process if the thread that holds this panics: a guest whose faults nobody answers would hang for ever, and a
+/// runner that is gone leaves everybody waiting.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("dunlin: a thread that the guest depends on has panicked; the guest cannot go on");
+            std::process::abort();
+        }
+    }
 }

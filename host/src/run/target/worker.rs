@@ -424,6 +424,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         }
         let (shared, latencies, stop) = (self.shared, self.latencies, self.stop_faults);
         self.scope.spawn(move || {
+            let _abort = AbortOnPanic;
             let server = FaultServer {
                 shared,
                 uffd: &uffd,
