@@ -25,13 +25,13 @@ fn harvest(guest: &AnyGuest) -> Vec<u64> {
 fn nothing_that_a_running_guest_writes_is_missed() {
     for config in shapes("uniform", 10_000_000) {
         let guest = AnyGuest::create(config.clone()).unwrap();
-        let mirror = GuestMemory::new(MemoryLayout::new(config.memory).unwrap()).unwrap();
+        let replica = GuestMemory::new(MemoryLayout::new(config.memory).unwrap()).unwrap();
         guest.resume().unwrap();
         for attempt in 0..2 {
             wait_for_steps(&guest, guest.progress().steps() + 200);
             guest.start_tracking().unwrap();
             guest.start_tracking().unwrap();
-            copy_all(guest.memory(), &mirror);
+            copy_all(guest.memory(), &replica);
             let mut copied = 0;
             for _ in 0..10 {
                 wait_for_steps(&guest, guest.progress().steps() + 100);
@@ -39,14 +39,14 @@ fn nothing_that_a_running_guest_writes_is_missed() {
                 copied += dirty.len();
                 dirty
                     .into_iter()
-                    .for_each(|gfn| copy(guest.memory(), &mirror, page(gfn)));
+                    .for_each(|gfn| copy(guest.memory(), &replica, page(gfn)));
             }
             guest.pause().unwrap();
             harvest(&guest)
                 .into_iter()
-                .for_each(|gfn| copy(guest.memory(), &mirror, page(gfn)));
+                .for_each(|gfn| copy(guest.memory(), &replica, page(gfn)));
             assert_eq!(
-                differing(guest.memory(), &mirror),
+                differing(guest.memory(), &replica),
                 [0; 0],
                 "{} attempt {attempt}",
                 shape(&config)
@@ -102,14 +102,14 @@ fn pages_behind_the_hole_are_tracked() {
         ..config(GuestKind::Kvm, 2, "uniform", 800)
     };
     let guest = AnyGuest::create(config.clone()).unwrap();
-    let mirror = GuestMemory::new(MemoryLayout::new(config.memory).unwrap()).unwrap();
+    let replica = GuestMemory::new(MemoryLayout::new(config.memory).unwrap()).unwrap();
     guest.start_tracking().unwrap();
-    copy_all(guest.memory(), &mirror);
+    copy_all(guest.memory(), &replica);
     finish(&guest);
     let dirty = harvest(&guest);
     assert!(dirty.iter().filter(|gfn| **gfn >= 0xfee40).count() > 150);
     dirty
         .into_iter()
-        .for_each(|gfn| copy(guest.memory(), &mirror, page(gfn)));
-    assert_eq!(guest.memory().blake3().unwrap(), mirror.blake3().unwrap());
+        .for_each(|gfn| copy(guest.memory(), &replica, page(gfn)));
+    assert_eq!(guest.memory().blake3().unwrap(), replica.blake3().unwrap());
 }
