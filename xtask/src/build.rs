@@ -22,7 +22,7 @@ use crate::command::{cargo, describe, succeeds, succeeds_with_lines};
 const TARGET: &str = "x86_64-unknown-none";
 const PROFILE: &str = "microguest";
 /// Positions are fixed by the linker script; the payload has no loader that could relocate it. Panics name their file
-/// but not their line, so that comments do not change the payload.
+/// but not their line, so that comments in `core` do not change the payload (those before a log message of its own do).
 const FLAGS: [&str; 2] = ["-Crelocation-model=static", "-Zlocation-detail=file"];
 /// What the payload may log.
 const LOG_LEVEL: &str = "info";
