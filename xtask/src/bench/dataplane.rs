@@ -34,8 +34,11 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     let mut arms = vec![
         Arm::new("bare", || bare_transfer(&source, &mut populated)),
         Arm::new("bare fresh", || bare_transfer(&source, &mut vec![0; BYTES])),
-        Arm::new("fresh", || first_copy(setting, &[])),
-        Arm::new("fresh unsummed", || first_copy(setting, &["--no-checksum"])),
+        Arm::new("populated", || first_copy(setting, &["--populate"], &[])),
+        Arm::new("populated unsummed", || {
+            first_copy(setting, &["--populate"], &["--no-checksum"])
+        }),
+        Arm::new("fresh", || first_copy(setting, &[], &[])),
     ];
     if let Some(qemu) = &qemu {
         arms.push(Arm::new("qemu", || qemu.plain_precopy()));
@@ -56,34 +59,37 @@ fn figures(results: &Results) -> Vec<Figure> {
             .target(Target::AtLeast(target))
             .beside("one bare socket into populated memory")
     };
-    let mut figures: Vec<Figure> = [
+    let speeds = [
         speed("bare socket into populated memory", "bare"),
         speed("bare socket into fresh memory", "bare fresh"),
+        speed("Dunlin into populated memory", "populated"),
+        speed("Dunlin into populated memory, no checksums", "populated unsummed"),
         speed("Dunlin into fresh memory", "fresh"),
-        speed("Dunlin into fresh memory, no checksums", "fresh unsummed"),
         speed("stock QEMU's plain pre-copy", "qemu"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    ];
+    let mut figures: Vec<Figure> = speeds.into_iter().flatten().collect();
+    figures.push(ratio("Dunlin into populated memory, share of bare", "populated", 0.7));
+    figures.push(ratio("the same without checksums", "populated unsummed", 0.8));
     figures.push(ratio("Dunlin into fresh memory, share of bare", "fresh", 0.4));
     if let Some(qemu) = results.find("qemu") {
-        let ratio = results.of("fresh").median() / qemu.median();
-        figures.push(
-            Figure::plain("Dunlin into fresh memory, times QEMU", ratio, "ratio")
-                .target(Target::AtLeast(4.0))
-                .beside("stock QEMU's plain pre-copy of the same amount, into memory it had touched before"),
-        );
+        for (what, arm) in [("populated", "populated"), ("fresh", "fresh")] {
+            let ratio = results.of(arm).median() / qemu.median();
+            figures.push(
+                Figure::plain(format!("Dunlin into {what} memory, times QEMU"), ratio, "ratio")
+                    .target(Target::AtLeast(4.0))
+                    .beside("stock QEMU's plain pre-copy of the same amount, into memory it had touched before"),
+            );
+        }
     }
     figures
 }
 
 /// Bytes per second of the first round of a pre-copy by Dunlin, without a limit.
-fn first_copy(setting: &Setting, migration: &[&str]) -> anyhow::Result<f64> {
+fn first_copy(setting: &Setting, receiver: &[&str], migration: &[&str]) -> anyhow::Result<f64> {
     let guest = GuestOptions::new(setting.dunlin.kind, "idle")
         .memory("1GiB")
         .with(["--fill", "random"]);
-    let report = setting.dunlin.migrate(&guest, &[], "precopy", migration)?;
+    let report = setting.dunlin.migrate(&guest, receiver, "precopy", migration)?;
     Ok(number(&report, "/rounds/0/bytes")? / (number(&report, "/rounds/0/duration_us")? / 1e6))
 }
 
