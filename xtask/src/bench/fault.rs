@@ -54,7 +54,7 @@ fn post_copy_fault_time(setting: &Setting) -> anyhow::Result<f64> {
         .with(["--fill", "random"]);
     let report = setting
         .dunlin
-        .migrate(&guest, &[], "postcopy", &["--bandwidth", "1MB/s"])?;
+        .migrate(&guest, &[], "postcopy", &["--bandwidth", "4MB/s"])?;
     let faults = number(&report, "/postcopy/faults")?;
     ensure!(
         faults >= 1000.0,
