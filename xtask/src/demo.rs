@@ -35,10 +35,14 @@ const STRATEGIES: [&str; 4] = ["precopy", "hybrid:1", "as-hybrid", "postcopy"];
 /// How long a guest runs before it is moved: its speed in the last second is what slow-down is measured against.
 const WARM_UP: Duration = Duration::from_millis(1500);
 
+/// One vCPU cannot write twice the bandwidth where every instruction of the guest is emulated.
+const GROWING_VCPUS: u32 = 2;
+
 /// A load with a name for the table.
 struct Load {
     name: &'static str,
     workload: String,
+    vcpus: u32,
     /// Whether the guest does the same all the time, so that its speed before and during a migration can be compared.
     is_steady: bool,
 }
@@ -56,11 +60,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Load {
             name: "steady, load 0.5",
             workload: load::steady_uniform(MEMORY, BANDWIDTH, 500)?,
+            vcpus: 1,
             is_steady: true,
         },
         Load {
             name: "growing, load 0.4 to 2",
-            workload: load::growing_seq(MEMORY, BANDWIDTH, WARM_UP),
+            workload: load::growing_seq(MEMORY, BANDWIDTH, WARM_UP, GROWING_VCPUS),
+            vcpus: GROWING_VCPUS,
             is_steady: false,
         },
     ];
@@ -70,7 +76,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     for (index, load) in loads.iter().enumerate() {
         for strategy in STRATEGIES {
             eprintln!("moving a {} guest ({}) by {strategy} …", kind.name(), load.name);
-            let report = migrate(&program, kind, &load.workload, strategy)
+            let report = migrate(&program, kind, load, strategy)
                 .with_context(|| format!("moving `{}` by {strategy}", load.workload))?;
             runs.push(Run { load: index, report });
         }
@@ -103,10 +109,11 @@ fn choose_kind() -> anyhow::Result<Kind> {
 }
 
 /// One guest, one receiver, one migration between them.
-fn migrate(program: &Path, kind: Kind, workload: &str, strategy: &str) -> anyhow::Result<Value> {
+fn migrate(program: &Path, kind: Kind, load: &Load, strategy: &str) -> anyhow::Result<Value> {
     let scene = Scene::with_program(program)?;
     let memory = format!("{}MiB", MEMORY.0 >> 20);
-    let guest = GuestOptions::new(kind, workload)
+    let guest = GuestOptions::new(kind, &*load.workload)
+        .vcpus(load.vcpus)
         .memory(&memory)
         .with(["--fill", "random"]);
     let target = scene.receiver("target", &[])?;
@@ -144,6 +151,7 @@ mod tests {
         let loads = [Load {
             name: "steady",
             workload: "uniform".into(),
+            vcpus: 1,
             is_steady: true,
         }];
         let report = json!({ "schema": "dunlin.migration.v1", "strategy": "precopy", "total_time_us": 5 });

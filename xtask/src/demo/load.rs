@@ -41,7 +41,7 @@ pub(super) fn steady_uniform(memory: Bytes, bandwidth: BytesPerSec, load_milli: 
 
 /// A `seq` workload that writes at 0.4 of the bandwidth until one copy has been made after `warm_up`, and then ever
 /// faster, in the end at twice the bandwidth.
-pub(super) fn growing_seq(memory: Bytes, bandwidth: BytesPerSec, warm_up: Duration) -> String {
+pub(super) fn growing_seq(memory: Bytes, bandwidth: BytesPerSec, warm_up: Duration, vcpus: u32) -> String {
     let copy = Duration::from_secs_f64(memory.0 as f64 / bandwidth.0 as f64);
     let last = GROWING_MILLI.len() - 1;
     let phases = GROWING_MILLI.iter().enumerate().map(|(index, load_milli)| {
@@ -51,7 +51,11 @@ pub(super) fn growing_seq(memory: Bytes, bandwidth: BytesPerSec, warm_up: Durati
             _ if index == last => Duration::from_secs(3600),
             _ => PHASE,
         };
-        format!("(seq,rate={rate})*{}", time.as_millis() as u64 * rate / 1000)
+        // Rates are those of the whole guest, lengths those of each vCPU.
+        format!(
+            "(seq,rate={rate})*{}",
+            time.as_millis() as u64 * rate / 1000 / u64::from(vcpus)
+        )
     });
     format!("phases:{}", phases.collect::<Vec<_>>().join("+"))
 }
@@ -82,11 +86,15 @@ mod tests {
 
     #[test]
     fn the_growing_load_is_a_workload_that_begins_slowly_and_ends_at_twice_the_bandwidth() {
-        let text = growing_seq(MEMORY, BANDWIDTH, Duration::from_secs(1));
+        let text = growing_seq(MEMORY, BANDWIDTH, Duration::from_secs(1), 2);
         let spec: Spec = text.parse().expect("a workload");
         let rates: Vec<u32> = spec.phases().iter().map(|phase| phase.rate).collect();
         assert_eq!(rates, [6250, 12_500, 18_750, 31_250]);
         assert_eq!(spec.rate_at(0), 6250);
-        assert_eq!(spec.phases()[0].steps, 6250 * 2048 / 1000, "a second, then one copy");
+        assert_eq!(
+            spec.phases()[0].steps,
+            6250 * 2048 / 1000 / 2,
+            "a second, then one copy"
+        );
     }
 }

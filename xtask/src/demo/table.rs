@@ -86,6 +86,7 @@ mod tests {
         let load = Load {
             name: "steady",
             workload: "uniform".into(),
+            vcpus: 1,
             is_steady: true,
         };
         let report = json!({
@@ -112,6 +113,7 @@ mod tests {
         let load = Load {
             name: "growing",
             workload: "seq".into(),
+            vcpus: 1,
             is_steady: false,
         };
         let row_of = |verified| row(&load, &json!({ "strategy": "precopy", "verified": verified }))[7].clone();
