@@ -1,0 +1,308 @@
+//! Faults on the way, live: whatever dies before the guest has been given up, it runs on at the source, is still right,
+//! and can be moved again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use dunlin::channel::{Direction, FaultProxy};
+use dunlin_tests::oracle::{Verdict, expect_same_memory, expect_verified, with_enough_steps};
+use dunlin_tests::process::{Dunlin, Finished};
+use dunlin_tests::scene::{GuestOptions, Host, Kind, PATIENCE, Scene};
+use dunlin_tests::{Capability, require};
+use rustix::process::Signal;
+
+/// A guest that dirties its memory for some seconds.
+const WORKLOAD: &str = "uniform,rate=6000";
+const STEPS: u64 = 30_000;
+/// A link on which the first copy of 32 MiB takes seconds, so that whatever is done after a few MiB falls into it.
+const SLOW: [&str; 2] = ["--bandwidth", "16MB/s"];
+/// Bytes after which the first copy is under way but far from its end.
+const MIDDLE: u64 = 6 << 20;
+
+/// A virtual machine where there are any; elsewhere the test says that it made do with threads.
+fn kind() -> Kind {
+    if require(Capability::Kvm) && require(Capability::Uffd) {
+        Kind::Kvm
+    } else {
+        Kind::Thread
+    }
+}
+
+/// A guest at its source, and a receiver behind a proxy that can break the connection.
+struct Story<'a> {
+    scene: &'a Scene,
+    source: &'a Host,
+    target: Host,
+    proxy: FaultProxy,
+}
+
+impl Story<'_> {
+    /// Starts a migration over the slow link and returns once its first copy is under way.
+    fn start(&self, strategy: &str, extra: &[&str]) -> anyhow::Result<Dunlin> {
+        let to = self.proxy.address().to_string();
+        let migration = self
+            .scene
+            .start_migration(self.source, &to, strategy, &[&SLOW, extra].concat())?;
+        self.wait_passed(MIDDLE)?;
+        Ok(migration)
+    }
+
+    fn wait_passed(&self, bytes: u64) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.proxy.passed(Direction::Forward) < bytes {
+            ensure!(Instant::now() < deadline, "the migration sends nothing");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+/// Runs `attempt`, a migration that must not succeed, then moves the guest to another receiver and compares its memory.
+fn survives(attempt: impl Fn(&mut Story<'_>) -> anyhow::Result<()>) {
+    survives_with(&[], attempt);
+}
+
+fn survives_with(receiver: &[&str], attempt: impl Fn(&mut Story<'_>) -> anyhow::Result<()>) {
+    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let result = with_enough_steps(&options, STEPS, |options| {
+        let scene = Scene::new()?;
+        let mut source = scene.guest("source", options)?;
+        let target = scene.receiver("first", receiver)?;
+        let proxy = FaultProxy::start(&"127.0.0.1:0".parse()?, &target.listening()?.parse()?, vec![])?;
+        attempt(&mut Story {
+            scene: &scene,
+            source: &source,
+            target,
+            proxy,
+        })?;
+        let Ok(status) = scene.status(&source) else {
+            return Ok(Verdict::HaltedBefore);
+        };
+        ensure!(status["state"] == "running", "the source should run on, but: {status}");
+        arrives(&scene, &mut source, options)
+    });
+    if let Err(error) = result {
+        panic!("{error:?}");
+    }
+}
+
+/// Moves the guest to a new receiver, lets it come to its end there, and compares its memory.
+fn arrives(scene: &Scene, source: &mut Host, options: &GuestOptions) -> anyhow::Result<Verdict> {
+    let mut target = scene.receiver("second", &[])?;
+    let report = scene
+        .migrate(source, &target, "hybrid:1", &["--verify"])
+        .context("moving it after the failure")?;
+    expect_verified(&report)?;
+    source.moved_away()?;
+    expect_same_memory(options, &target.final_report()?)?;
+    Ok(Verdict::InTime)
+}
+
+/// Checks that `migrate` said what happened and why, and did not exit with success.
+fn expect_outcome(finished: &Finished, outcome: &str) -> anyhow::Result<()> {
+    let report = finished.json()?;
+    ensure!(
+        report["outcome"] == outcome,
+        "the outcome should be `{outcome}`: {finished}"
+    );
+    ensure!(
+        report["reason"].as_str().is_some_and(|reason| !reason.is_empty()),
+        "no reason: {finished}"
+    );
+    ensure!(finished.code == Some(1), "the exit code says otherwise: {finished}");
+    Ok(())
+}
+
+#[test]
+fn target_killed_during_the_copy() {
+    survives(|story| {
+        let mut migration = story.start("precopy", &[])?;
+        story.target.process.kill()?;
+        expect_outcome(&migration.wait(PATIENCE)?, "failed")
+    });
+}
+
+#[test]
+fn connection_cut_during_the_copy_and_the_receiver_listens_on() {
+    survives(|story| {
+        let mut migration = story.start("hybrid:1", &[])?;
+        story.proxy.cut();
+        expect_outcome(&migration.wait(PATIENCE)?, "failed")?;
+        let target = &mut story.target;
+        let status = story.scene.poll_status(target, |status| status["state"] == "waiting")?;
+        ensure!(
+            status["missing_pages"].as_u64().is_none_or(|missing| missing == 0),
+            "still half a guest: {status}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn connection_that_passes_nothing_is_given_up() {
+    survives(|story| {
+        let mut migration = story.start("precopy", &["--network-timeout", "1s"])?;
+        story.proxy.hold(true);
+        expect_outcome(&migration.wait(PATIENCE)?, "failed")
+    });
+}
+
+#[test]
+fn cancelled_by_command() {
+    survives(|story| {
+        let mut migration = story.start("precopy", &[])?;
+        let control = story.source.control.to_string_lossy().into_owned();
+        let cancel = story.scene.dunlin(["cancel", "--control", &control])?.wait(PATIENCE)?;
+        ensure!(cancel.code == Some(0), "cancel: {cancel}");
+        expect_outcome(&migration.wait(PATIENCE)?, "cancelled")
+    });
+}
+
+#[test]
+fn cancelled_by_interrupt_while_the_send_is_blocked() {
+    // Nothing passes, and without the interrupt nothing would end before the test loses patience.
+    survives(|story| {
+        let mut migration = story.start("precopy", &["--network-timeout", "10m"])?;
+        story.proxy.hold(true);
+        migration.signal(Signal::INT)?;
+        expect_outcome(&migration.wait(PATIENCE)?, "cancelled")
+    });
+}
+
+#[test]
+fn target_with_too_little_memory_refuses() {
+    survives_with(&["--max-memory", "16MiB"], |story| {
+        let to = story.target.listening()?.to_owned();
+        let finished = story
+            .scene
+            .start_migration(story.source, &to, "precopy", &[])?
+            .wait(PATIENCE)?;
+        expect_outcome(&finished, "failed")?;
+        ensure!(
+            finished.json()?["reason"].to_string().contains("memory"),
+            "the reason names no memory: {finished}"
+        );
+        ensure!(story.target.process.is_running(), "the receiver should listen on");
+        Ok(())
+    });
+}
+
+#[test]
+fn state_directory_of_the_target_is_full() {
+    if !require(Capability::Root) {
+        return;
+    }
+    let full = match FullFolder::new() {
+        Ok(full) => full,
+        Err(error) => panic!("{error:?}"),
+    };
+    let state = full.path().to_string_lossy().into_owned();
+    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let result = with_enough_steps(&options, STEPS, |options| {
+        let scene = Scene::new()?;
+        let mut source = scene.guest("source", options)?;
+        // A receiver may notice at once, or when a guest comes.
+        if let Ok(target) = scene.receiver("first", &["--state", &state]) {
+            let to = target.listening()?.to_owned();
+            let finished = scene.start_migration(&source, &to, "precopy", &[])?.wait(PATIENCE)?;
+            expect_outcome(&finished, "failed")?;
+        }
+        arrives(&scene, &mut source, options)
+    });
+    if let Err(error) = result {
+        panic!("{error:?}");
+    }
+}
+
+#[test]
+fn client_killed_and_the_migration_goes_on() {
+    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let result = with_enough_steps(&options, STEPS, |options| {
+        let scene = Scene::new()?;
+        let mut source = scene.guest("source", options)?;
+        let mut target = scene.receiver("target", &[])?;
+        let proxy = FaultProxy::start(&"127.0.0.1:0".parse()?, &target.listening()?.parse()?, vec![])?;
+        let to = proxy.address().to_string();
+        let mut migration = scene.start_migration(&source, &to, "hybrid:1", &["--bandwidth", "32MB/s"])?;
+        let deadline = Instant::now() + PATIENCE;
+        while proxy.passed(Direction::Forward) < MIDDLE {
+            ensure!(Instant::now() < deadline, "the migration sends nothing");
+            thread::sleep(Duration::from_millis(1));
+        }
+        migration.kill()?;
+        let arrived = scene.poll_status(&mut target, |status| status["state"] == "running");
+        if arrived.is_err() && !target.process.is_running() {
+            return Ok(Verdict::HaltedBefore);
+        }
+        arrived?;
+        source.moved_away()?;
+        expect_same_memory(options, &target.final_report()?)?;
+        Ok(Verdict::InTime)
+    });
+    if let Err(error) = result {
+        panic!("{error:?}");
+    }
+}
+
+#[test]
+fn connection_cut_during_post_copy_is_made_again() {
+    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let result = with_enough_steps(&options, STEPS, |options| {
+        let scene = Scene::new()?;
+        let mut source = scene.guest("source", options)?;
+        let mut target = scene.receiver("target", &[])?;
+        let proxy = FaultProxy::start(&"127.0.0.1:0".parse()?, &target.listening()?.parse()?, vec![])?;
+        let to = proxy.address().to_string();
+        let arguments = [&SLOW[..], &["--verify"]].concat();
+        let mut migration = scene.start_migration(&source, &to, "postcopy", &arguments)?;
+        scene.poll_status(&mut target, |status| status["state"] == "post-copy")?;
+        proxy.cut();
+        let finished = migration.wait(2 * PATIENCE)?;
+        let report = finished.json()?;
+        ensure!(report["outcome"] == "completed", "the cut should be mended: {finished}");
+        expect_verified(&report)?;
+        source.moved_away()?;
+        expect_same_memory(options, &target.final_report()?)?;
+        Ok(Verdict::InTime)
+    });
+    if let Err(error) = result {
+        panic!("{error:?}");
+    }
+}
+
+/// A file system with no byte left; gone at the end.
+struct FullFolder {
+    folder: tempfile::TempDir,
+}
+
+impl FullFolder {
+    fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "size=16k", "tmpfs"])
+            .arg(folder.path());
+        ensure!(
+            mount.status().context("cannot start mount")?.success(),
+            "cannot mount a small file system"
+        );
+        let full = Self { folder };
+        // Written until nothing fits: the last write fails, as it should.
+        let _ = fs::write(full.path().join("filler"), vec![1; 1 << 20]);
+        Ok(full)
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new(self.folder.path()).to_owned()
+    }
+}
+
+impl Drop for FullFolder {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.folder.path()).status();
+    }
+}

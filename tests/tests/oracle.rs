@@ -1,0 +1,149 @@
+//! Replay equivalence, live: whatever the strategy, the workload and the number of vCPUs, a guest that was moved while it
+//! ran ends with the memory of one that was not.
+
+use anyhow::ensure;
+use dunlin_tests::oracle::{Verdict, expect_same_memory, expect_verified, with_enough_steps};
+use dunlin_tests::pairs::cover_or_product;
+use dunlin_tests::scene::{GuestOptions, Kind, Scene};
+use dunlin_tests::{Capability, require};
+use serde_json::Value;
+
+const STRATEGIES: [&str; 5] = ["precopy", "postcopy", "hybrid:1", "hybrid:2", "as-hybrid"];
+const WORKLOADS: [&str; 6] = [
+    "seq,rate=8000",
+    "uniform,rate=8000",
+    "zipf:1,rate=8000",
+    "hotset:0.1,rate=8000",
+    "memcached,rate=8000",
+    "phases:(seq,rate=4000)*2000+(uniform,rate=12000)*3000",
+];
+const VCPUS: [u32; 2] = [1, 2];
+const FILLS: [&str; 2] = ["zero", "random"];
+
+/// Steps of the whole guest: about two seconds at the rates above.
+const STEPS: u64 = 16_000;
+
+/// A link on which 32 MiB take a third of a second, and a downtime that only an empty rest fits, so that every strategy
+/// that may enter post-copy does.
+const LINK: [&str; 5] = ["--verify", "--bandwidth", "100MB/s", "--downtime", "1ms"];
+
+/// Moves a guest through `hops` further processes while it runs and compares its memory in the end.
+fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()> {
+    let steps = STEPS * u64::from(hops) / u64::from(options.vcpus);
+    with_enough_steps(options, steps, |options| {
+        let scene = Scene::new()?;
+        let mut holder = scene.guest("first", options)?;
+        for hop in 0..hops {
+            let target = scene.receiver(&format!("hop-{hop}"), &[])?;
+            // Pre-copy of a busy guest ends by the default downtime, the others by their rule.
+            let link = if strategy == "precopy" { &LINK[..3] } else { &LINK[..] };
+            let report = scene.migrate(&holder, &target, strategy, link)?;
+            if !scene.status(&target).is_ok_and(|status| status["state"] == "running") {
+                return Ok(Verdict::HaltedBefore);
+            }
+            expect_strategy(strategy, &report)?;
+            expect_verified(&report)?;
+            holder.moved_away()?;
+            holder = target;
+        }
+        expect_same_memory(options, &holder.final_report()?)?;
+        Ok(Verdict::InTime)
+    })
+}
+
+/// Checks that the migration was of the kind asked for.
+fn expect_strategy(strategy: &str, report: &Value) -> anyhow::Result<()> {
+    let rounds = report["rounds"].as_array().map_or(0, Vec::len);
+    let has_postcopy = report["postcopy"].is_object();
+    match strategy {
+        "precopy" => ensure!(!has_postcopy && rounds >= 1, "pre-copy with post-copy: {report}"),
+        "postcopy" => ensure!(has_postcopy, "post-copy without post-copy: {report}"),
+        "hybrid:1" => ensure!(has_postcopy && rounds == 1, "not one round, then post-copy: {report}"),
+        "hybrid:2" => ensure!(has_postcopy && rounds == 2, "not two rounds, then post-copy: {report}"),
+        // The rule decides by what it measures.
+        _ => ensure!(rounds >= 1, "no round of pre-copy: {report}"),
+    }
+    Ok(())
+}
+
+/// All rows of the matrix for one strategy; one test per strategy, so that two run beside each other.
+fn check_matrix(strategy: usize) {
+    if !require(Capability::Kvm) || !require(Capability::Uffd) {
+        return;
+    }
+    let rows = cover_or_product(&[STRATEGIES.len(), WORKLOADS.len(), VCPUS.len(), FILLS.len()]);
+    let rows: Vec<_> = rows.into_iter().filter(|row| row[0] == strategy).collect();
+    assert!(
+        rows.len() >= WORKLOADS.len(),
+        "a cover meets every strategy with every workload"
+    );
+    for row in rows {
+        let options = GuestOptions::new(Kind::Kvm, WORKLOADS[row[1]])
+            .vcpus(VCPUS[row[2]])
+            .with(["--fill", FILLS[row[3]]]);
+        if let Err(error) = check(&options, STRATEGIES[strategy], 1) {
+            panic!("{} of {:?}: {error:?}", STRATEGIES[strategy], options);
+        }
+    }
+}
+
+#[test]
+fn kvm_precopy() {
+    check_matrix(0);
+}
+
+#[test]
+fn kvm_postcopy() {
+    check_matrix(1);
+}
+
+#[test]
+fn kvm_hybrid_1() {
+    check_matrix(2);
+}
+
+#[test]
+fn kvm_hybrid_2() {
+    check_matrix(3);
+}
+
+#[test]
+fn kvm_as_hybrid() {
+    check_matrix(4);
+}
+
+#[test]
+fn thread_guest_by_every_strategy() {
+    for (index, strategy) in STRATEGIES.iter().enumerate() {
+        let needs_faults = *strategy != "precopy";
+        if needs_faults && !require(Capability::Uffd) {
+            continue;
+        }
+        let vcpus = VCPUS[index % VCPUS.len()];
+        let options = GuestOptions::new(Kind::Thread, WORKLOADS[index])
+            .vcpus(vcpus)
+            .with(["--fill", FILLS[index % FILLS.len()]]);
+        if let Err(error) = check(&options, strategy, 1) {
+            panic!("{strategy} of {options:?}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn there_and_back_again() {
+    if !require(Capability::Kvm) || !require(Capability::Uffd) {
+        return;
+    }
+    for (strategy, workload) in [
+        ("precopy", WORKLOADS[3]),
+        ("postcopy", WORKLOADS[1]),
+        ("hybrid:1", WORKLOADS[5]),
+    ] {
+        let options = GuestOptions::new(Kind::Kvm, workload)
+            .vcpus(2)
+            .with(["--fill", "random"]);
+        if let Err(error) = check(&options, strategy, 2) {
+            panic!("{strategy} of {options:?}: {error:?}");
+        }
+    }
+}
