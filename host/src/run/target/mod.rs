@@ -9,7 +9,7 @@ use populator::Populator;
 use worker::Worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -41,6 +41,10 @@ const LOOK_POST_COPY: Duration = Duration::from_millis(2);
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Heartbeats come every half second: a shorter timeout would take a healthy link for lost.
 const SHORTEST_SILENCE: Nanos = Nanos::from_secs(1);
+/// A source that asks for more patience than this would keep the target busy with a dead link.
+const LONGEST_SILENCE: Nanos = Nanos::from_secs(300);
+/// Fault channels that may wait for the fault server.
+const FAULT_CHANNELS: usize = 4;
 /// Longest wait for the guest's first progress before the report is sent without it.
 const FIRST_PROGRESS: Duration = Duration::from_millis(50);
 
@@ -200,7 +204,7 @@ impl TargetRun<'_> {
             regions,
             protocol: self.protocol,
             verify,
-            network_timeout: hello.network_timeout.max(SHORTEST_SILENCE),
+            network_timeout: hello.network_timeout.clamp(SHORTEST_SILENCE, LONGEST_SILENCE),
         };
         let target = Target::new(config, &mut received, &mut missing, clock.now())
             .expect("storage is sized by words_needed for these regions");
@@ -222,7 +226,8 @@ impl TargetRun<'_> {
         let stop_faults = AtomicBool::new(false);
         let Link { receiver, sender } = self.link;
         mouth.replace(Some(sender));
-        let (fault_links, fault_channels) = mpsc::channel();
+        // More than a few untaken channels are no reconnection but a flood.
+        let (fault_links, fault_channels) = mpsc::sync_channel(FAULT_CHANNELS);
         std::thread::scope(|scope| {
             let _abort = AbortOnPanic;
             let heart = scope.spawn(|| {

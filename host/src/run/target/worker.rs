@@ -18,7 +18,7 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) uffd: &'e Mutex<Option<Arc<Userfaultfd>>>,
     pub(super) state: Vec<u8>,
     pub(super) wanted_hashes: Vec<u64>,
-    pub(super) fault_links: Sender<Link>,
+    pub(super) fault_links: SyncSender<Link>,
     pub(super) fault_channels: Option<Receiver<Link>>,
     pub(super) latencies: &'e Latencies,
     pub(super) stop_faults: &'e AtomicBool,
@@ -78,7 +78,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 Incoming::Attach(mut link, session) if session == self.hello.session() => {
                     if link.say(&Message::Attached).is_ok() {
                         // The fault server may not run yet; it finds the channel when it does.
-                        let _ = self.fault_links.send(link);
+                        let _ = self.fault_links.try_send(link);
                     }
                 }
                 Incoming::Resume {
