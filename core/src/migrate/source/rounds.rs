@@ -50,9 +50,10 @@ impl Source<'_> {
     /// Before the hand-over the attempt ends; afterwards a new connection starts from what the target says it lacks.
     pub(super) fn broken_law(&mut self, now: Nanos) {
         if self.given_up {
-            self.link_lost(now, AbortReason::Internal)
+            self.link_lost(now, AbortReason::Internal);
         } else {
-            self.abort(AbortReason::Internal)
+            self.may_have_happened(self.step);
+            self.abort(AbortReason::Internal);
         }
     }
 
