@@ -255,6 +255,7 @@ impl TargetRun<'_> {
                 fault_channels: Some(fault_channels),
                 latencies: &latencies,
                 stop_faults: &stop_faults,
+                fault_server: None,
                 scope,
                 started_running: None,
                 post_copy_done: None,

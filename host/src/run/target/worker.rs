@@ -22,6 +22,7 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) fault_channels: Option<Receiver<Link>>,
     pub(super) latencies: &'e Latencies,
     pub(super) stop_faults: &'e AtomicBool,
+    pub(super) fault_server: Option<std::thread::ScopedJoinHandle<'s, ()>>,
     pub(super) scope: &'s Scope<'s, 'e>,
     pub(super) started_running: Option<Instant>,
     pub(super) post_copy_done: Option<Instant>,
@@ -423,7 +424,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             return Err(TargetError::StillPresent(page));
         }
         let (shared, latencies, stop) = (self.shared, self.latencies, self.stop_faults);
-        self.scope.spawn(move || {
+        let server = self.scope.spawn(move || {
             let _abort = AbortOnPanic;
             let server = FaultServer {
                 shared,
@@ -437,6 +438,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 Err(error) => fatal(&error),
             }
         });
+        self.fault_server = Some(server);
         Ok(())
     }
 
@@ -455,6 +457,12 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
 
     fn finish_post_copy(&mut self) -> TargetEvent<'static> {
         self.post_copy_done = Some(Instant::now());
+        self.stop_faults.store(true, Ordering::Release);
+        // It may be about to install an answer to a page that was also pushed: only once it has ended may the watch end.
+        // Who faults meanwhile waits for the end of the watch, and then reads the zeros that are all that is absent.
+        if let Some(server) = self.fault_server.take() {
+            let _ = server.join();
+        }
         let uffd = self.uffd.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(uffd) = uffd
             && let Err(error) = uffd.unregister()
@@ -462,7 +470,6 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             // Without it absent zero pages would wait for ever once the fault server is gone.
             fatal(&error);
         }
-        self.stop_faults.store(true, Ordering::Release);
         TargetEvent::Done
     }
 
