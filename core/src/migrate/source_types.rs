@@ -27,6 +27,9 @@ pub struct SourceConfig {
     pub max_rounds: u32,
     /// Shortest round: without it, rounds over few pages become noise.
     pub min_round: Nanos,
+    /// Most pages of one push, at most 512 and at least one. Pages handed out for pushing no longer count as missing: one that
+    /// the guest demands before it has left is sent twice. What the link carries in some milliseconds is a good number.
+    pub push_pages: Pages,
     /// Silence after which the link counts as lost.
     pub network_timeout: Nanos,
     /// Longest wait for the target to answer a request of the hand-over.

@@ -90,6 +90,7 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         handover_cost: Nanos::from_millis(2),
         max_rounds: 3,
         min_round: Nanos::from_millis(1),
+        push_pages: Pages(3),
         network_timeout: Nanos::from_secs(3),
         handover_timeout: Nanos::from_secs(10),
         verify,

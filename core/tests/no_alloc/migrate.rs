@@ -68,6 +68,7 @@ impl<'w> Pair<'w> {
             handover_cost: Nanos::from_millis(2),
             max_rounds: 5,
             min_round: Nanos::from_millis(20),
+            push_pages: Pages(64),
             network_timeout: Nanos::from_secs(3),
             handover_timeout: Nanos::from_secs(10),
             verify: true,

@@ -136,6 +136,7 @@ impl World {
             handover_cost: Nanos::from_millis(2),
             max_rounds: 6,
             min_round: Nanos::from_millis(20),
+            push_pages: Pages(4),
             network_timeout: NETWORK_TIMEOUT,
             handover_timeout: Nanos::from_secs(10),
             verify: seed % 3 != 2,

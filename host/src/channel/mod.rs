@@ -17,7 +17,7 @@ mod wait;
 pub use address::{Address, AddressError};
 pub use connect::connect;
 pub use fault::{Direction, Fault, FaultKind, FaultProxy};
-pub use frames::{ByteCounts, Checksum, FrameError, FrameReceiver, FrameSender, classify, first_message};
+pub use frames::{ByteCounts, Checksum, FrameError, FrameReceiver, FrameSender, classify, first_message, piece_pages};
 pub use listener::Listener;
 pub use shaping::{Schedule, TokenBucket};
 pub use stream::Stream;

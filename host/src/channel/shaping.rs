@@ -90,6 +90,12 @@ impl TokenBucket {
         }
     }
 
+    /// How long somebody who asks for room now waits for what others have reserved or charged; `None` if not at all.
+    pub fn backlog(&self) -> Option<Duration> {
+        let now = self.now();
+        self.lock().backlog(now)
+    }
+
     /// Charges `bytes` that were sent without waiting: everybody who waits for the limit afterwards waits for these
     /// too.
     pub fn charge(&self, bytes: u64) {
@@ -158,6 +164,11 @@ impl Schedule {
         // Rounded up, so that the clock does show it then.
         let nanos = (u128::from(missing) * 1_000_000_000).div_ceil(u128::from(rate.0.max(1)));
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
+
+    /// How long until the clock shows everything reserved so far; `None` when it does already.
+    pub fn backlog(&self, now: Nanos) -> Option<Duration> {
+        self.time_until(Position(self.reserved), now)
     }
 
     /// The owner of `position` has noticed at `now` that it has come.
@@ -236,6 +247,8 @@ mod tests {
         schedule.reserve(4_000, Nanos::ZERO);
         let next = schedule.reserve(1_000, Nanos::ZERO);
         assert_eq!(schedule.time_until(next, Nanos::ZERO), Some(Duration::from_millis(5)));
+        assert_eq!(schedule.backlog(Nanos::ZERO), Some(Duration::from_millis(5)));
+        assert_eq!(schedule.backlog(ms(5)), None);
     }
 
     #[test]

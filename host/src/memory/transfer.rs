@@ -41,8 +41,7 @@ impl GuestMemory {
         retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
     }
 
-    /// Receives straight into the concatenation of `runs` from byte `offset` on, in one `recvmsg`; waits only if the
-    /// socket is a blocking one. Returns the bytes received; 0 means that the peer has closed. Pages that userfaultfd
+    /// Receives straight into the concatenation of `runs` from byte `offset` on, in one `recvmsg` that never waits. Returns the bytes received; 0 means that the peer has closed. Pages that userfaultfd
     /// watches must not be received into: the kernel would wait for the fault handler.
     ///
     /// # Errors
@@ -58,7 +57,7 @@ impl GuestMemory {
         let mut message = pieces.message()?;
         // SAFETY: each piece is a run of RAM, which stays mapped while `self` is borrowed; the kernel writes bytes there,
         // of which no reference exists.
-        retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, 0) })
+        retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) })
     }
 }
 

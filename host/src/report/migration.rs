@@ -93,6 +93,8 @@ pub struct PostcopyReport {
     pub p50_us: Option<u64>,
     /// 99th percentile of the same.
     pub p99_us: Option<u64>,
+    /// The median in nanoseconds: over a fast link a microsecond is a tenth of it.
+    pub p50_ns: Option<u64>,
     /// Bytes on the network.
     pub bytes: u64,
 }
@@ -209,6 +211,7 @@ pub(super) mod tests {
                 pushed: 3_918,
                 p50_us: Some(121),
                 p99_us: Some(310),
+                p50_ns: Some(121_400),
                 bytes: 16_392_192,
             }),
             bytes: ByteCounts {
@@ -241,7 +244,7 @@ pub(super) mod tests {
                  "lambda_milli": 493, "sdf_milli": -12},
             ],
             "switch": {"round": 2, "rule": "rounds:2", "reason": "2 rounds are done"},
-            "postcopy": {"duration_us": 210_000, "faults": 84, "pushed": 3_918, "p50_us": 121, "p99_us": 310, "bytes": 16_392_192},
+            "postcopy": {"duration_us": 210_000, "faults": 84, "pushed": 3_918, "p50_us": 121, "p99_us": 310, "p50_ns": 121_400, "bytes": 16_392_192},
             "bytes": {"migration": 116_760_576, "storage": 0, "fault": 344_064, "control": 12_345},
             "guest": {"steps_before": 63_120, "slowdown_milli": 21},
             "verified": {"pages": 16_384, "mismatches": 0},

@@ -135,6 +135,7 @@ fn postcopy(result: &SourceResult) -> Option<PostcopyReport> {
         pushed: target.pushed,
         p50_us: (target.faults > 0).then(|| target.fault_p50.as_micros()),
         p99_us: (target.faults > 0).then(|| target.fault_p99.as_micros()),
+        p50_ns: (target.faults > 0).then_some(target.fault_p50.0),
         bytes: result.postcopy_bytes + result.fault_bytes,
     })
 }

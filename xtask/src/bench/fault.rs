@@ -60,7 +60,7 @@ fn post_copy_fault_time(setting: &Setting) -> anyhow::Result<f64> {
         faults >= 1000.0,
         "only {faults} pages were asked for: the push was faster ({report})"
     );
-    Ok(number(&report, "/postcopy/p50_us")? / 1e6)
+    Ok(number(&report, "/postcopy/p50_ns")? / 1e9)
 }
 
 /// Seconds from a request for a page to its installation.

@@ -107,9 +107,13 @@ impl Source<'_> {
     /// Takes the next chunk out of the pending set, from the cursor upwards, then from the start.
     pub(super) fn next_chunk(&mut self, within: Option<Run>) -> Option<Run> {
         let from = within.map_or(self.cursor, |run| run.first);
-        let mut run = match self.pending.next_run(from, CHUNK) {
+        let most = match self.step {
+            Step::Push => self.config.push_pages.clamp(Pages(1), CHUNK),
+            _ => CHUNK,
+        };
+        let mut run = match self.pending.next_run(from, most) {
             Some(run) => run,
-            None if within.is_none() && from > Gfn::ZERO => self.pending.next_run(Gfn::ZERO, CHUNK)?,
+            None if within.is_none() && from > Gfn::ZERO => self.pending.next_run(Gfn::ZERO, most)?,
             None => return None,
         };
         if let Some(within) = within {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use dunlin_core::message::{CONTROL_PAYLOAD_MAX, Message};
 use dunlin_core::pageset::Run;
-use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
+use dunlin_core::units::{BytesPerSec, Gfn, PAGE_SIZE, Pages};
 use dunlin_core::wire::{
     FrameHeader, FrameKind, HEADER_BYTES, RUN_PAGES_MAX, SequenceCheck, WireError, ZERO_RUN_PAGES_MAX,
     checksum_message, decode_message, encode_message,
@@ -31,6 +31,15 @@ const COPIED_PAGES: u64 = 64;
 const SHAPED_PIECE: Duration = Duration::from_millis(5);
 /// Bytes read ahead of small frames.
 const READ_AHEAD: usize = 128 * 1024;
+
+/// How many pages a link of `rate` carries in a piece of a shaped stream; without a limit, the most of a frame.
+pub fn piece_pages(rate: Option<BytesPerSec>) -> Pages {
+    let most = u64::from(RUN_PAGES_MAX);
+    Pages(rate.map_or(most, |rate| {
+        let bytes = u128::from(rate.0) * SHAPED_PIECE.as_millis() / 1000;
+        u64::try_from(bytes / u128::from(PAGE_SIZE)).map_or(most, |pages| pages.clamp(1, most))
+    }))
+}
 
 /// Why a frame could not be sent or received.
 #[derive(Debug, thiserror::Error)]

@@ -62,14 +62,41 @@ impl FrameReceiver {
                 other => other?,
             }
         }
+        self.decode().map(Some)
+    }
+
+    /// As [`header`](Self::header), reading with `read`, one of the methods of [`Stream`], instead of waiting and then
+    /// reading: for frames that somebody waits for one by one.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn header_by(
+        &mut self,
+        read: impl FnOnce(&Stream, &mut [u8]) -> Result<Option<usize>, ChannelError>,
+    ) -> Result<Option<FrameHeader>, FrameError> {
+        if !self.has_buffered() {
+            let ahead = self.ahead_of_header();
+            match read(&self.stream, &mut self.ahead[..ahead])? {
+                None => return Ok(None),
+                Some(0) => return Err(self.closed()),
+                Some(read) => (self.start, self.end) = (0, read),
+            }
+        }
+        self.decode().map(Some)
+    }
+
+    /// After bulk data the next frame is probably bulk data too, which must not be read into the wrong place.
+    fn ahead_of_header(&self) -> usize {
+        if self.last_was_bulk { HEADER_BYTES } else { READ_AHEAD }
+    }
+
+    fn decode(&mut self) -> Result<FrameHeader, FrameError> {
         let mut bytes = [0; HEADER_BYTES];
-        // After bulk data the next frame is probably bulk data too, which must not be read into the wrong place.
-        let ahead = if self.last_was_bulk { HEADER_BYTES } else { READ_AHEAD };
-        self.fill(&mut bytes, ahead)?;
+        self.fill(&mut bytes, self.ahead_of_header())?;
         let header = FrameHeader::decode(&bytes).map_err(|source| self.wire_error(source))?;
         self.check.accept(&header).map_err(|source| self.wire_error(source))?;
         self.last_was_bulk = header.kind == FrameKind::Pages && header.count >= 16;
-        Ok(Some(header))
+        Ok(header)
     }
 
     /// The message of a control frame.
@@ -112,10 +139,7 @@ impl FrameReceiver {
         while done < total {
             match memory.receive(self.stream.as_fd(), &[run], done) {
                 Ok(0) => {
-                    return Err(ChannelError::Closed {
-                        peer: self.stream.peer().to_owned(),
-                    }
-                    .into());
+                    return Err(self.closed());
                 }
                 Ok(more) => done += more,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.stream.wait_readable(wait)?,
@@ -167,17 +191,18 @@ impl FrameReceiver {
             } else {
                 (self.start, self.end) = (0, 0);
                 match self.stream.read_some(&mut self.ahead[..ahead], wait)? {
-                    0 => {
-                        return Err(ChannelError::Closed {
-                            peer: self.stream.peer().to_owned(),
-                        }
-                        .into());
-                    }
+                    0 => return Err(self.closed()),
                     read => self.end = read,
                 }
             }
         }
         Ok(())
+    }
+
+    fn closed(&self) -> FrameError {
+        FrameError::Channel(ChannelError::Closed {
+            peer: self.stream.peer().to_owned(),
+        })
     }
 
     fn damaged(&self, header: &FrameHeader) -> FrameError {

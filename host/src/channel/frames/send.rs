@@ -293,10 +293,7 @@ impl FrameSender {
         } else {
             u64::from(RUN_PAGES_MAX)
         };
-        match self.bucket.rate() {
-            Some(rate) => (rate.0 * SHAPED_PIECE.as_millis() as u64 / 1000 / PAGE_SIZE).clamp(1, most),
-            None => most,
-        }
+        piece_pages(self.bucket.rate()).0.min(most)
     }
 
     fn header(&mut self, kind: FrameKind, run: Run, checksum: Option<u64>, round: u32) -> [u8; HEADER_BYTES] {

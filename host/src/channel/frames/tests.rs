@@ -141,6 +141,7 @@ fn a_frame_outside_the_vm_touches_nothing() {
 fn silence_is_no_error_and_loses_nothing() {
     let (mut sender, mut receiver) = ends(None);
     assert_eq!(receiver.header(Duration::from_millis(1)).unwrap(), None);
+    assert_eq!(receiver.header_by(Stream::read_now).unwrap(), None);
     let cancel = Cancel::new();
     sender.heartbeat(Wait::within(PATIENCE, &cancel)).unwrap();
     assert_eq!(receiver.header(PATIENCE).unwrap().unwrap().kind, FrameKind::Heartbeat);

@@ -180,8 +180,11 @@ pub(super) fn serve_faults(
         Checksum::None
     };
     let never = Cancel::new();
+    if let Err(error) = receiver.stream().set_read_patience(LOOK) {
+        return shared.failed(generation, &error.into());
+    }
     while shared.generation() == generation {
-        let served = receiver.header(LOOK).and_then(|header| {
+        let served = receiver.header_by(Stream::read_patiently).and_then(|header| {
             let Some(header) = header else { return Ok(true) };
             if header.kind == FrameKind::Heartbeat {
                 return Ok(shared.feed_of(generation, SourceEvent::Heard));

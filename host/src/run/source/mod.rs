@@ -23,7 +23,9 @@ use dunlin_core::strategy::Strategy;
 use dunlin_core::units::{BytesPerSec, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::wire::FrameKind;
 
-use crate::channel::{Address, ByteCounts, Cancel, Checksum, FrameError, FrameSender, Stream, TokenBucket, Wait};
+use crate::channel::{
+    Address, ByteCounts, Cancel, Checksum, FrameError, FrameSender, Stream, TokenBucket, Wait, piece_pages,
+};
 use crate::guest::{Guest, GuestError};
 use crate::memory::GuestMemory;
 use crate::run::Clock;
@@ -271,6 +273,7 @@ impl SourceRun<'_> {
             handover_cost: HANDOVER_COST,
             max_rounds: self.options.max_rounds,
             min_round: nanos(self.options.min_round),
+            push_pages: piece_pages(self.options.bandwidth),
             network_timeout: nanos(self.options.network_timeout),
             handover_timeout: HANDOVER_TIMEOUT,
             verify: self.options.verify,

@@ -266,7 +266,28 @@ impl Worker<'_, '_, '_, '_> {
         self.migration.as_ref().is_none_or(FrameSender::is_empty)
     }
 
+    /// Demanded pages never wait for the rate, so there may be seconds of them to make up for. A target that hears nothing for
+    /// that long would take the link for dead. False if the link was lost meanwhile.
+    fn make_up_for_demanded_pages(&mut self) -> bool {
+        while let Some(backlog) = self.link.bucket.backlog().filter(|backlog| *backlog > LOOK) {
+            if self.run.handle.cancel.is_raised() {
+                break;
+            }
+            let source = self.shared.lock();
+            if source.phase() == Phase::PostCopyPaused {
+                return false;
+            }
+            self.show(&source);
+            self.shared.wait(source, backlog.min(LOOK));
+            self.heartbeat();
+        }
+        true
+    }
+
     fn send_pages(&mut self, run: Run, round: u32) {
+        if !self.make_up_for_demanded_pages() {
+            return self.shared.feed(SourceEvent::LinkLost);
+        }
         let checksum = self.checksum();
         let wait = Wait::within(self.send_patience(run), &self.run.handle.cancel);
         let next = if round == 1 {
