@@ -274,6 +274,27 @@ fn connection_cut_during_post_copy_is_made_again() {
     }
 }
 
+/// Demanded pages do not wait for the rate, so a guest that touches all its memory at once leaves the push seconds to make
+/// up for; the target must hear of the source all that time.
+#[test]
+fn a_push_that_makes_up_for_demanded_pages_keeps_the_link() -> anyhow::Result<()> {
+    let options = GuestOptions::new(kind(), "seq").memory("16MiB").with(["--fill", "random"]);
+    let scene = Scene::new()?;
+    let mut source = scene.guest("source", &options)?;
+    let target = scene.receiver("target", &[])?;
+    let arguments = ["--bandwidth", "4MB/s", "--network-timeout", "1s", "--verify"];
+    let finished = scene
+        .start_migration(&source, target.listening()?, "postcopy", &arguments)?
+        .wait(PATIENCE)?;
+    expect_verified(&finished.json()?)?;
+    ensure!(
+        !finished.stderr.contains("post-copy-paused"),
+        "the link was taken for dead: {finished}"
+    );
+    source.moved_away()?;
+    Ok(())
+}
+
 /// A file system with no byte left; gone at the end.
 struct FullFolder {
     folder: tempfile::TempDir,
