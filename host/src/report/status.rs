@@ -63,6 +63,9 @@ pub struct Status {
     pub round: Option<u32>,
     /// Pages still to be sent in this round.
     pub remaining_pages: Option<u64>,
+    /// Steps that its vCPUs have made so far, taken together.
+    #[serde(default)]
+    pub steps: Option<u64>,
     /// Pages that the running VM still lacks.
     pub missing_pages: Option<u64>,
     /// Microseconds until this round, or post-copy, is expected to end.
@@ -85,6 +88,7 @@ impl Status {
             session: None,
             round: None,
             remaining_pages: None,
+            steps: None,
             missing_pages: None,
             eta_us: None,
             reason: None,
@@ -106,12 +110,13 @@ mod tests {
             remaining_pages: Some(4),
             missing_pages: Some(5),
             eta_us: Some(6),
+            steps: Some(7),
             reason: Some("why".into()),
             ..Status::new(Role::Target, State::PostCopyPaused)
         };
         let expected = json!({
             "schema": "dunlin.status.v1", "name": null, "role": "target", "state": "post-copy-paused", "session": "0".repeat(32),
-            "round": 3, "remaining_pages": 4, "missing_pages": 5, "eta_us": 6, "reason": "why", "pid": null,
+            "round": 3, "remaining_pages": 4, "missing_pages": 5, "eta_us": 6, "steps": 7, "reason": "why", "pid": null,
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);
         assert_eq!(serde_json::from_value::<Status>(expected).unwrap(), status);

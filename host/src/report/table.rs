@@ -108,6 +108,7 @@ pub fn status_lines(status: &Status, paint: Paint) -> String {
             .missing_pages
             .map(|pages| format!("{} pages missing", count(pages))),
         status.eta_us.map(|eta| format!("ETA {}", micros(eta))),
+        status.steps.map(|steps| format!("{} steps done", count(steps))),
     ];
     let facts: Vec<_> = facts.into_iter().flatten().collect();
     if !facts.is_empty() {

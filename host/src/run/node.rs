@@ -183,7 +183,10 @@ impl Handler for Node {
                 status
             }
             Holding::Outgoing(guest, handle) => match handle.snapshot() {
-                Some(snapshot) => source_status(&snapshot),
+                Some(snapshot) => Status {
+                    steps: Some(guest.progress().steps()),
+                    ..source_status(&snapshot)
+                },
                 None => guest_status(guest),
             },
             Holding::Incoming(handle) => target_status(handle),
@@ -312,6 +315,7 @@ fn guest_status(guest: &AnyGuest) -> Status {
         RunState::Halted => Status::new(Role::Source, State::Ended),
         _ => Status::new(Role::Source, State::Running),
     };
+    status.steps = Some(progress.steps());
     status.reason = progress.failure;
     status
 }

@@ -142,7 +142,7 @@ fn postcopy(result: &SourceResult) -> Option<PostcopyReport> {
 
 fn impact(result: &SourceResult, before: u64) -> GuestImpact {
     let mut impact = GuestImpact {
-        steps_before: result.steps_before,
+        steps_before: before,
         ..GuestImpact::default()
     };
     let millis = u64::try_from(result.total_time.as_millis()).unwrap_or(u64::MAX).max(1);

@@ -156,7 +156,9 @@ pub(super) fn end_if_over(node: &Node, dump: Option<&Path>, json: bool) -> Resul
             Ok(Some(1))
         }
         RunState::Halted => {
-            let report = GuestReport::new(progress.steps(), guest.memory().blake3()?.to_hex().to_string());
+            // Each vCPU halts after its own steps, all after the same number.
+            let steps = progress.vcpus.iter().map(|vcpu| vcpu.steps).min().unwrap_or(0);
+            let report = GuestReport::new(steps, guest.memory().blake3()?.to_hex().to_string());
             if let Some(path) = dump {
                 let failed = |source| NodeError::Dump {
                     path: path.to_owned(),
@@ -170,7 +172,7 @@ pub(super) fn end_if_over(node: &Node, dump: Option<&Path>, json: bool) -> Resul
             if json {
                 print_json(&report)?;
             } else {
-                println!("halted after {} steps; RAM BLAKE3 {}", report.steps, report.ram_blake3);
+                println!("halted after {} steps of each vCPU; RAM BLAKE3 {}", report.steps, report.ram_blake3);
             }
             checked?;
             Ok(Some(u8::from(progress.vcpus.iter().any(|vcpu| vcpu.halted != Some(0)))))

@@ -7,7 +7,7 @@ use dunlin_core::message::{AbortReason, Message, Refusal, TargetStanding};
 use dunlin_core::wire::{FrameKind, HEADER_BYTES};
 use dunlin_tests::scene::PATIENCE;
 
-use crate::chain::{Chain, stays_small, steps_before};
+use crate::chain::{Chain, stays_small};
 use crate::peer::{PAGES, Peer};
 
 const BROKE: &str = "aborted: the other side broke the protocol";
@@ -69,7 +69,7 @@ fn attack(chain: &mut Chain, case: &Case) -> anyhow::Result<()> {
     ensure!(reason.contains(case.reason), "the reason is `{reason}`");
     ensure!(reason.contains("the guest runs on here"), "the reason is `{reason}`");
     stays_small(&mut chain.host)?;
-    chain.goes_on(steps_before(&report)?)?;
+    chain.goes_on()?;
     chain.move_to(chain.receiver()?)
 }
 

@@ -178,7 +178,6 @@ fn another_client_cancels() {
     let scene = Scene::new();
     let mut client = scene.migrating_client();
     // A wait that ends loses nothing of the answer.
-    scene.client().cancel(scene.wait()).unwrap();
     let raised = Cancel::new();
     raised.raise();
     let interrupted = client.next_event(Wait::forever(&raised));
@@ -186,6 +185,7 @@ fn another_client_cancels() {
         interrupted,
         Ok(Event::Done(_)) | Err(ControlError::Lost { .. })
     ));
+    scene.client().cancel(scene.wait()).unwrap();
     assert_eq!(outcome(&mut client, scene.wait()), Outcome::Cancelled);
 }
 
