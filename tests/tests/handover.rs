@@ -278,7 +278,9 @@ fn connection_cut_during_post_copy_is_made_again() {
 /// up for; the target must hear of the source all that time.
 #[test]
 fn a_push_that_makes_up_for_demanded_pages_keeps_the_link() -> anyhow::Result<()> {
-    let options = GuestOptions::new(kind(), "seq").memory("16MiB").with(["--fill", "random"]);
+    let options = GuestOptions::new(kind(), "seq")
+        .memory("16MiB")
+        .with(["--fill", "random"]);
     let scene = Scene::new()?;
     let mut source = scene.guest("source", &options)?;
     let target = scene.receiver("target", &[])?;

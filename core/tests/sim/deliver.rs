@@ -25,7 +25,7 @@ impl World {
         true
     }
 
-    fn serve(&mut self, page: u64) {
+    pub(super) fn serve(&mut self, page: u64) {
         let Some(source) = &mut self.source else { return };
         if source.on_fault_request(Gfn(page)) == FaultAnswer::Refuse {
             return self.tell_source(SourceEvent::Violation(Violation::UnexpectedMessage));
@@ -42,6 +42,10 @@ impl World {
             return false;
         }
         let lane = lanes[self.below(lanes.len() as u64) as usize];
+        self.deliver_to_target_from(lane)
+    }
+
+    pub(super) fn deliver_to_target_from(&mut self, lane: Lane) -> bool {
         let from_fault = matches!(lane, Lane::Fault | Lane::OldFault);
         let known = match lane {
             Lane::Migration => !self.link.target_is_on_old,

@@ -146,7 +146,7 @@ impl Pipe {
 }
 
 /// One of the connections.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lane {
     Migration,
     Fault,

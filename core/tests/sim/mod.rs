@@ -4,6 +4,7 @@
 //! happen in between.
 
 mod deliver;
+mod explore;
 mod fault;
 mod guest;
 mod link;
@@ -24,6 +25,7 @@ use dunlin_core::pageset::{PageSet, Run, words_needed};
 use dunlin_core::units::{Gfn, Nanos, Pages};
 use dunlin_core::wire::{decode_message, encode_message};
 
+pub(crate) use explore::{Choices, TWO_MISSING, TargetActs};
 use fault::Faults;
 pub(crate) use fault::{Fault, Plan};
 use guest::Owner;
@@ -136,7 +138,7 @@ impl World {
             handover_cost: Nanos::from_millis(2),
             max_rounds: 6,
             min_round: Nanos::from_millis(20),
-            push_pages: Pages(4),
+            push_pages: Pages(if end > 4 { 4 } else { 1 }),
             network_timeout: NETWORK_TIMEOUT,
             handover_timeout: Nanos::from_secs(10),
             verify: seed % 3 != 2,

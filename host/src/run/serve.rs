@@ -172,7 +172,10 @@ pub(super) fn end_if_over(node: &Node, dump: Option<&Path>, json: bool) -> Resul
             if json {
                 print_json(&report)?;
             } else {
-                println!("halted after {} steps of each vCPU; RAM BLAKE3 {}", report.steps, report.ram_blake3);
+                println!(
+                    "halted after {} steps of each vCPU; RAM BLAKE3 {}",
+                    report.steps, report.ram_blake3
+                );
             }
             checked?;
             Ok(Some(u8::from(progress.vcpus.iter().any(|vcpu| vcpu.halted != Some(0)))))

@@ -62,7 +62,9 @@ impl Chain {
     fn running_steps(&self) -> anyhow::Result<u64> {
         let status = self.scene.status(&self.host)?;
         ensure!(status["state"] == "running", "the guest does not run on: {status}");
-        status["steps"].as_u64().with_context(|| format!("no steps in {status}"))
+        status["steps"]
+            .as_u64()
+            .with_context(|| format!("no steps in {status}"))
     }
 }
 
