@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: what the full test set needs beyond stable Rust, from the distribution's packages. Quick and
 //! harmless when everything is there.
 
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, ensure};
@@ -55,7 +56,7 @@ const GROUPS: [Group; 5] = [
 /// Runs the task. Fails when something could not be installed that the distribution offers.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let packages_are_there = install_packages()?;
-    install_fuzzer()?;
+    install_cargo_tools()?;
     println!("\nWhat the tests find on this machine:");
     for capability in Capability::ALL {
         match capability.probe() {
@@ -127,20 +128,39 @@ fn install_packages() -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn install_fuzzer() -> anyhow::Result<()> {
+/// The LLVM of the distribution that understands the output of its Rust compiler.
+const LLVM: &str = "/usr/lib/llvm-22";
+
+fn install_cargo_tools() -> anyhow::Result<()> {
     println!("\nCargo tools:");
+    let purpose = "cargo-fuzz: coverage-guided fuzzing of the parsers";
     if Capability::Fuzz.probe().is_ok() {
-        println!("  there    cargo-fuzz: coverage-guided fuzzing of the parsers");
+        println!("  there    {purpose}");
     } else if output("cargo", &["+nightly", "--version"]).is_none() {
-        println!("  left out cargo-fuzz: it needs a nightly toolchain (rustup toolchain install nightly)");
+        println!("  left out {purpose}; it needs a nightly toolchain (rustup toolchain install nightly)");
     } else {
-        let mut command = cargo(&["install", "--locked", "cargo-fuzz"]);
-        println!("  missing  cargo-fuzz: {}", describe(&command));
-        ensure!(
-            succeeds(&mut command)?,
-            "cargo-fuzz could not be installed; the messages above say why"
-        );
+        install(purpose, &mut cargo(&["install", "--locked", "cargo-fuzz"]))?;
     }
+    let purpose = "bpf-linker: linking eBPF programs";
+    if has_program("bpf-linker") {
+        println!("  there    {purpose}");
+    } else if Path::new(LLVM).is_dir() {
+        let own_llvm = ["--no-default-features", "--features", "llvm-22"];
+        let mut command = cargo(&[&["install", "--locked", "bpf-linker"], &own_llvm[..]].concat());
+        install(purpose, command.env("LLVM_PREFIX", LLVM))?;
+    } else {
+        println!("  left out {purpose}; it needs LLVM (or: cargo install bpf-linker)");
+    }
+    Ok(())
+}
+
+fn install(purpose: &str, command: &mut Command) -> anyhow::Result<()> {
+    println!("  missing  {purpose}\n> {}", describe(command));
+    ensure!(
+        succeeds(command)?,
+        "`{}` failed; its messages above say why",
+        describe(command)
+    );
     Ok(())
 }
 
