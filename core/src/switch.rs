@@ -176,6 +176,7 @@ impl fmt::Display for Reason {
             Self::RoundLimit { max_rounds } => write!(f, "the limit of {max_rounds} rounds is reached"),
             Self::DoesNotFit => f.write_str("the rest does not fit the downtime"),
             Self::RoundsLeft { left } => write!(f, "{left} more to go before the switch"),
+            Self::RoundsDone { rounds: 1 } => f.write_str("the one round before the switch is done"),
             Self::RoundsDone { rounds } => write!(f, "{rounds} rounds before the switch are done"),
             Self::LambdaTooFew { values } => write!(f, "{values} of the 3 λ values that the rule looks at"),
             Self::LambdaConverging { above } => write!(f, "{above} of the last 3 λ above 1"),

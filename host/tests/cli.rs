@@ -147,11 +147,17 @@ fn the_outcome_decides_the_exit_code() {
         verified: Some(Verification {
             pages: 8,
             mismatches: 1,
+            time_us: 0,
         }),
+        ..MigrationReport::new("precopy", Outcome::Completed)
+    };
+    let forced = MigrationReport {
+        goal_met: false,
         ..MigrationReport::new("precopy", Outcome::Completed)
     };
     for (report, code) in [
         (MigrationReport::new("precopy", Outcome::Completed), 0),
+        (forced, 1),
         (MigrationReport::new("precopy", Outcome::Failed), 1),
         (differs, 1),
     ] {

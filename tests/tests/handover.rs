@@ -297,6 +297,82 @@ fn a_push_that_makes_up_for_demanded_pages_keeps_the_link() -> anyhow::Result<()
     Ok(())
 }
 
+#[test]
+fn receiver_told_to_stop_during_the_copy() {
+    survives(|story| {
+        let mut migration = story.start("precopy", &[])?;
+        story.target.process.signal(Signal::TERM)?;
+        expect_outcome(&migration.wait(PATIENCE)?, "failed")?;
+        let ended = story.target.process.wait(PATIENCE)?;
+        ensure!(ended.code == Some(0), "nothing was here to lose: {ended}");
+        Ok(())
+    });
+}
+
+/// A guest in post-copy whose other side is killed: the scene, and the side that is left.
+fn left_alone_in_post_copy(kill_source: bool) -> anyhow::Result<(Scene, Host, Dunlin)> {
+    let scene = Scene::new()?;
+    let state = scene.control("state").with_extension("dir");
+    fs::create_dir_all(&state)?;
+    let with_state = ["--state".to_owned(), state.display().to_string()];
+    let options = GuestOptions::new(kind(), "idle")
+        .with(["--fill", "random"])
+        .with(with_state.iter().map(String::as_str));
+    let mut source = scene.guest("source", &options)?;
+    let mut target = scene.receiver("target", &[])?;
+    let to = target.listening()?.to_owned();
+    let migration = scene.start_migration(&source, &to, "postcopy", &["--bandwidth", "2MB/s"])?;
+    scene.poll_status(&mut target, |status| status["state"] == "post-copy")?;
+    scene.poll_status(&mut source, |status| status["state"] == "post-copy")?;
+    let (mut left, mut killed) = if kill_source {
+        (target, source)
+    } else {
+        (source, target)
+    };
+    killed.process.kill()?;
+    scene.poll_status(&mut left, |status| status["state"] == "post-copy-paused")?;
+    Ok((scene, left, migration))
+}
+
+#[test]
+fn receiver_whose_source_died_in_post_copy_says_what_it_waits_for() -> anyhow::Result<()> {
+    let (_scene, mut target, _) = left_alone_in_post_copy(true)?;
+    target.process.signal(Signal::TERM)?;
+    let deadline = Instant::now() + PATIENCE;
+    while !target.process.stderr().contains("interrupt again to end it now") {
+        ensure!(
+            Instant::now() < deadline,
+            "nothing is said: {}",
+            target.process.stderr()
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+    ensure!(
+        target.process.is_running(),
+        "the guest was not to end at the first signal"
+    );
+    target.process.signal(Signal::TERM)?;
+    let ended = target.process.wait(PATIENCE)?;
+    ensure!(ended.code == Some(130), "{ended}");
+    Ok(())
+}
+
+#[test]
+fn source_given_up_by_hand_is_recorded_as_moved_away() -> anyhow::Result<()> {
+    let (scene, mut source, _migration) = left_alone_in_post_copy(false)?;
+    let control = source.control.to_string_lossy().into_owned();
+    let resolved = scene
+        .dunlin(["resolve", "--give-up", "--control", &control])?
+        .wait(PATIENCE)?;
+    ensure!(resolved.code == Some(0), "{resolved}");
+    let ended = source.process.wait(PATIENCE)?;
+    ensure!(ended.code == Some(1), "the guest was lost, so not 0: {ended}");
+    let state = scene.control("state").with_extension("dir").display().to_string();
+    let status = scene.dunlin(["status", "--json", "--state", &state])?.wait(PATIENCE)?;
+    ensure!(status.json()?["state"] == "moved-away", "{status}");
+    Ok(())
+}
+
 /// A file system with no byte left; gone at the end.
 struct FullFolder {
     folder: tempfile::TempDir,

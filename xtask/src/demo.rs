@@ -33,7 +33,7 @@ const BANDWIDTH: BytesPerSec = BytesPerSec(64_000_000);
 const DOWNTIME: &str = "100ms";
 const STRATEGIES: [&str; 4] = ["precopy", "hybrid:1", "as-hybrid", "postcopy"];
 /// How long a guest runs before it is moved: its speed in the last second is what slow-down is measured against.
-const WARM_UP: Duration = Duration::from_millis(1500);
+const WARM_UP: Duration = Duration::from_millis(2500);
 
 /// One vCPU cannot write twice the bandwidth where every instruction of the guest is emulated.
 const GROWING_VCPUS: u32 = 2;

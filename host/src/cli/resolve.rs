@@ -13,6 +13,9 @@ use std::{
 
 /// `dunlin resolve` as typed.
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "dunlin resolve (--control <SOCK> | --state <DIR>) (--run-here --other-side-is-dead | --give-up) [OPTIONS]"
+)]
 pub(super) struct Args {
     #[command(flatten)]
     place: state::Place,

@@ -27,10 +27,14 @@ pub struct MigrationReport {
     /// Why it did not complete; `None` if it did.
     #[serde(default)]
     pub reason: Option<String>,
-    /// From the command until the target was known to be complete, or the VM to run on here.
+    /// From the command until the target was known to be complete, or the VM to run on here; without the time of comparing
+    /// memories.
     pub total_time_us: u64,
     /// From the source's request to pause until it heard that the VM runs at the target; 0 if it was never paused.
     pub downtime_us: u64,
+    /// Whether the downtime that was wanted was kept, or no round limit forced the VM to stop while it was out of reach.
+    #[serde(default = "kept")]
+    pub goal_met: bool,
     /// The longest time without progress of the guest, as the guest's own counters show it.
     pub guest_gap_us: u64,
     /// The rounds of pre-copy, the last transfer of stop-and-copy included.
@@ -95,6 +99,8 @@ pub struct PostcopyReport {
     pub p99_us: Option<u64>,
     /// The median in nanoseconds: over a fast link a microsecond is a tenth of it.
     pub p50_ns: Option<u64>,
+    /// The 99th percentile in nanoseconds.
+    pub p99_ns: Option<u64>,
     /// Bytes on the network.
     pub bytes: u64,
 }
@@ -139,6 +145,9 @@ pub struct Verification {
     pub pages: u64,
     /// Pages that differed.
     pub mismatches: u64,
+    /// How long hashing and comparing took after the VM ran at the target, with all its memory in place or on its way.
+    #[serde(default)]
+    pub time_us: u64,
 }
 
 impl MigrationReport {
@@ -151,6 +160,7 @@ impl MigrationReport {
             reason: None,
             total_time_us: 0,
             downtime_us: 0,
+            goal_met: true,
             guest_gap_us: 0,
             rounds: Vec::new(),
             switch: None,
@@ -161,10 +171,17 @@ impl MigrationReport {
         }
     }
 
-    /// Whether everything that was asked for was reached: the VM moved, and no page differs.
+    /// Whether everything that was asked for was reached: the VM moved without being forced to stop for longer than wanted, and
+    /// no page differs.
     pub fn is_success(&self) -> bool {
-        self.outcome == Outcome::Completed && self.verified.is_none_or(|verified| verified.mismatches == 0)
+        self.outcome == Outcome::Completed
+            && self.goal_met
+            && self.verified.is_none_or(|verified| verified.mismatches == 0)
     }
+}
+
+fn kept() -> bool {
+    true
 }
 
 #[cfg(test)]
@@ -212,6 +229,7 @@ pub(super) mod tests {
                 p50_us: Some(121),
                 p99_us: Some(310),
                 p50_ns: Some(121_400),
+                p99_ns: Some(310_200),
                 bytes: 16_392_192,
             }),
             bytes: ByteCounts {
@@ -227,6 +245,7 @@ pub(super) mod tests {
             verified: Some(Verification {
                 pages: 16_384,
                 mismatches: 0,
+                time_us: 12_345,
             }),
             ..MigrationReport::new("hybrid:2", Outcome::Completed)
         }
@@ -236,7 +255,7 @@ pub(super) mod tests {
     fn the_document_is_the_contract() {
         let expected = json!({
             "schema": "dunlin.migration.v1", "strategy": "hybrid:2", "outcome": "completed", "reason": null,
-            "total_time_us": 2_314_567, "downtime_us": 3_420, "guest_gap_us": 5_120,
+            "total_time_us": 2_314_567, "downtime_us": 3_420, "goal_met": true, "guest_gap_us": 5_120,
             "rounds": [
                 {"round": 1, "duration_us": 1_024_000, "sent_pages": 16_384, "zero_pages": 0, "dirty_pages": 8_120, "bytes": 67_108_864,
                  "lambda_milli": 496, "sdf_milli": null},
@@ -244,10 +263,10 @@ pub(super) mod tests {
                  "lambda_milli": 493, "sdf_milli": -12},
             ],
             "switch": {"round": 2, "rule": "rounds:2", "reason": "2 rounds are done"},
-            "postcopy": {"duration_us": 210_000, "faults": 84, "pushed": 3_918, "p50_us": 121, "p99_us": 310, "p50_ns": 121_400, "bytes": 16_392_192},
+            "postcopy": {"duration_us": 210_000, "faults": 84, "pushed": 3_918, "p50_us": 121, "p99_us": 310, "p50_ns": 121_400, "p99_ns": 310_200, "bytes": 16_392_192},
             "bytes": {"migration": 116_760_576, "storage": 0, "fault": 344_064, "control": 12_345},
             "guest": {"steps_before": 63_120, "slowdown_milli": 21},
-            "verified": {"pages": 16_384, "mismatches": 0},
+            "verified": {"pages": 16_384, "mismatches": 0, "time_us": 12_345},
         });
         assert_eq!(serde_json::to_value(hybrid()).unwrap(), expected);
         assert_eq!(serde_json::from_value::<MigrationReport>(expected).unwrap(), hybrid());
@@ -279,6 +298,7 @@ pub(super) mod tests {
         report.verified = Some(Verification {
             pages: 16_384,
             mismatches: 1,
+            time_us: 0,
         });
         assert!(!report.is_success());
         assert!(!MigrationReport::new("precopy", Outcome::Failed).is_success());

@@ -52,6 +52,9 @@ impl Paint {
 /// A migration for people: what it cost, what each round did, why it switched, and whether the memories are equal.
 pub fn migration_table(report: &MigrationReport, paint: Paint) -> String {
     let mut text = headline(report, paint);
+    if report.bytes.total() == 0 && report.rounds.is_empty() {
+        return text;
+    }
     text += "\n";
     text += &summary(report);
     if !report.rounds.is_empty() {
@@ -63,7 +66,7 @@ pub fn migration_table(report: &MigrationReport, paint: Paint) -> String {
             0 => "before the first round".into(),
             round => format!("after round {round}"),
         };
-        text += &format!("\nSwitched {when} by {}: {}\n", switch.rule, switch.reason);
+        text += &format!("\nSwitched {when}: {} (rule: {})\n", switch.reason, switch.rule);
     }
     if let Some(postcopy) = &report.postcopy {
         text += &format!(
@@ -181,7 +184,11 @@ fn summary(report: &MigrationReport) -> String {
     row(
         "downtime",
         micros(report.downtime_us),
-        "from the pause here to running there".into(),
+        if report.goal_met {
+            "from the pause here to running there".into()
+        } else {
+            "longer than --downtime: the load does not converge; as-hybrid and hybrid:N do not depend on that".into()
+        },
     );
     row(
         "longest gap",
@@ -230,7 +237,8 @@ fn rounds(rounds: &[RoundReport]) -> String {
             count(round.dirty_pages),
             bytes(round.bytes),
             rate(per_second(round.bytes, round.duration_us)),
-            round.lambda_milli.map_or("—".into(), milli),
+            // The rule sets the first to 1, whatever the round did.
+            round.lambda_milli.filter(|_| round.round > 1).map_or("—".into(), milli),
             round.sdf_milli.map_or("—".into(), milli),
             bar(round, largest),
         ]);
@@ -283,10 +291,10 @@ Migration by hybrid:2 completed, verified: 16,384 pages are equal
 
  round    time  sent pages  dirty pages     bytes       rate      λ     SDF  ░ sent █ dirty again
 ──────────────────────────────────────────────────────────────────────────────────────────────────────
-     1  1.02 s      16,384        8,120  64.0 MiB  65.5 MB/s  0.496       —  ████████████░░░░░░░░░░░░
+     1  1.02 s      16,384        8,120  64.0 MiB  65.5 MB/s      —       —  ████████████░░░░░░░░░░░░
      2  512 ms       8,120        4,002  31.7 MiB  65.0 MB/s  0.493  -0.012  ██████░░░░░░
 
-Switched after round 2 by rounds:2: 2 rounds are done
+Switched after round 2: 2 rounds are done (rule: rounds:2)
 
 Post-copy took 210 ms: 3,918 pages pushed, 84 demanded (p50 121 µs, p99 310 µs), 15.6 MiB
 ";
@@ -299,6 +307,7 @@ Post-copy took 210 ms: 3,918 pages pushed, 84 demanded (p50 121 µs, p99 310 µs
         report.verified = Some(Verification {
             pages: 16_384,
             mismatches: 2,
+            time_us: 0,
         });
         let text = migration_table(&report, Paint::Plain);
         assert!(

@@ -4,6 +4,7 @@ pub use super::receive::run_receive;
 pub use super::serve::{NodeError, run_guest};
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,7 @@ pub(super) struct Node {
     changed: Condvar,
     pub(super) recorder: Mutex<Recorder>,
     speed: Mutex<VecDeque<(Instant, u64)>>,
+    warned: AtomicBool,
 }
 
 impl Node {
@@ -57,7 +59,13 @@ impl Node {
             changed: Condvar::new(),
             recorder: Mutex::new(recorder),
             speed: Mutex::new(VecDeque::new()),
+            warned: AtomicBool::new(false),
         }
+    }
+
+    /// True the first time: for what is said once to a person who wants the process to end.
+    pub(super) fn warns(&self) -> bool {
+        !self.warned.swap(true, Ordering::AcqRel)
     }
 
     pub(super) fn holding(&self) -> MutexGuard<'_, Holding> {
@@ -88,7 +96,12 @@ impl Node {
     fn observe(&self, guest: &AnyGuest) {
         let mut speed = lock(&self.speed);
         let now = Instant::now();
-        speed.push_back((now, guest.progress().steps()));
+        let steps = guest.progress().steps();
+        if steps == 0 {
+            // It has not begun yet.
+            return;
+        }
+        speed.push_back((now, steps));
         while speed.len() > 2
             && speed
                 .get(1)
@@ -98,13 +111,16 @@ impl Node {
         }
     }
 
-    /// Steps per second in the last second, as far as it was seen.
+    /// Steps per second in the last second; 0 for a guest that has not run that long here.
     fn steps_per_second(&self, guest: &AnyGuest) -> u64 {
         self.observe(guest);
         let speed = lock(&self.speed);
         let (Some((from, before)), Some((to, after))) = (speed.front(), speed.back()) else {
             return 0;
         };
+        if to.duration_since(*from) < SPEED_WINDOW * 9 / 10 {
+            return 0;
+        }
         let micros = u64::try_from(to.duration_since(*from).as_micros()).unwrap_or(u64::MAX);
         (after - before)
             .saturating_mul(1_000_000)
@@ -229,7 +245,16 @@ impl Handler for Node {
                 return Err(ControlError::refused(super::chain(&error)));
             }
         };
+        if matches!(result.outcome, SourceOutcome::GaveUp | SourceOutcome::Lost) {
+            // Whatever becomes of the VM now, nobody shall look for it here.
+            if let Err(error) = recorder.write(result.session, Role::Source, crate::journal::Phase::MovedAway) {
+                eprintln!("dunlin: {}", super::chain(&error));
+            }
+        }
         let mut report = super::result::report(&options, &result, speed);
+        if result.outcome == SourceOutcome::Completed {
+            eprintln!("dunlin: VM {:?} has moved to {}", *lock(&self.name), options.to);
+        }
         report.strategy = request.strategy;
         lock(&self.speed).clear();
         self.hold(match result.outcome {
@@ -370,7 +395,8 @@ fn target_status(handle: &TargetHandle) -> Status {
     let mut status = Status::new(Role::Target, state);
     status.session = Some(snapshot.session.to_string());
     status.round = (snapshot.phase == Phase::PreCopy && snapshot.round > 0).then_some(snapshot.round);
-    status.missing_pages = Some(snapshot.missing.0);
+    let running = matches!(snapshot.phase, Phase::PostCopy | Phase::PostCopyPaused);
+    status.missing_pages = running.then_some(snapshot.missing.0);
     status.reason = match snapshot.phase {
         Phase::HandOverUnknown => Some(
             "everything is ready to run here, but the source cannot be reached to say whether it gave the VM up: paused with all memory; \
@@ -378,7 +404,11 @@ fn target_status(handle: &TargetHandle) -> Status {
                 .to_owned(),
         ),
         Phase::PostCopyPaused => {
-            Some("the network to the source is cut while pages are missing; vCPUs that need them wait".to_owned())
+            Some(
+                "the network to the source is cut while pages are missing; vCPUs that need them wait; this side goes on waiting for \
+                 the source. If the source is dead for certain the VM is lost: end this process by interrupting it twice"
+                    .to_owned(),
+            )
         }
         _ => None,
     };

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use dunlin_core::message::{
     AbortReason, Capabilities, Message, Refusal, SessionId, TargetReport, TargetStanding, VmId,
 };
-use dunlin_core::migrate::{Offer, TargetOutcome, check};
+use dunlin_core::migrate::{Offer, Phase, TargetOutcome, check};
 use dunlin_core::units::Bytes;
 use dunlin_core::workload::layout::MAX_VCPUS;
 
@@ -36,6 +37,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
     let options = &options;
     let stop = Stop::install()?;
+    super::serve::check_dump(options.dump_ram.as_deref())?;
     let recorder = Recorder::without_journal(VmId::default());
     let node = Arc::new(Node::new(String::new(), VmId::default(), Holding::Nothing, recorder));
     let listener = Listener::bind(&options.listen)?;
@@ -53,9 +55,10 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
             options,
             node: &node,
             incoming: &incoming,
+            stop: &stop,
             finished: None,
         };
-        let code = receiving.serve(&stop);
+        let code = receiving.serve();
         cancel.raise();
         code
     });
@@ -77,18 +80,21 @@ struct Receiving<'a> {
     options: &'a ReceiveOptions,
     node: &'a Arc<Node>,
     incoming: &'a Receiver<Incoming>,
+    stop: &'a Stop,
     /// The session that brought the VM, for a source that missed the end of it.
     finished: Option<(SessionId, TargetReport)>,
 }
 
 impl Receiving<'_> {
-    fn serve(&mut self, stop: &Stop) -> Result<u8, NodeError> {
+    fn serve(&mut self) -> Result<u8, NodeError> {
         loop {
             if let Some(code) = end_if_over(self.node, self.options.dump_ram.as_deref(), self.options.json)? {
                 return Ok(code);
             }
-            if stop.wanted() {
-                return Ok(super::serve::stopped(self.node));
+            if self.stop.wanted()
+                && let Some(code) = super::serve::stopped(self.node)
+            {
+                return Ok(code);
             }
             match self.incoming.recv_timeout(LOOK) {
                 Ok(Incoming::Hello(link, hello)) => self.hello(link, hello),
@@ -186,7 +192,14 @@ impl Receiving<'_> {
             handle: &handle,
             running: &|_guest: &Arc<AnyGuest>| eprintln!("dunlin: VM {name:?} runs here"),
         };
-        let result = run.run();
+        let over = AtomicBool::new(false);
+        let result = std::thread::scope(|scope| {
+            let heeding = scope.spawn(|| heed(self.stop, &handle, &over));
+            let result = run.run();
+            over.store(true, Ordering::Release);
+            heeding.thread().unpark();
+            result
+        });
         match (result.outcome, result.guest) {
             (TargetOutcome::Completed { .. }, Some(guest)) => {
                 self.finished = Some((session, result.report));
@@ -242,6 +255,36 @@ impl Receiving<'_> {
                 TargetStanding::NeverTaken
             }
             _ => TargetStanding::Unknown,
+        }
+    }
+}
+
+/// Ends an attempt that can still be ended when the process is told to stop; tells what it waits for otherwise.
+fn heed(stop: &Stop, handle: &TargetHandle, over: &AtomicBool) {
+    let mut said = false;
+    while !over.load(Ordering::Acquire) {
+        std::thread::park_timeout(LOOK);
+        let Some(snapshot) = handle.snapshot().filter(|_| stop.wanted() && !said) else {
+            continue;
+        };
+        match snapshot.phase {
+            Phase::Connecting | Phase::PreCopy => handle.stop(),
+            Phase::PostCopy | Phase::PostCopyPaused => {
+                eprintln!(
+                    "dunlin: the VM runs here but lacks {} pages: the process ends when they have come; interrupt again to end it \
+                     now, and the VM with it",
+                    snapshot.missing.0
+                );
+                said = true;
+            }
+            Phase::HandOver | Phase::HandOverUnknown => {
+                eprintln!(
+                    "dunlin: the source may have given the VM up to this side: the process ends when that is known; interrupt again to \
+                     end it now, and perhaps the VM with it"
+                );
+                said = true;
+            }
+            Phase::Complete | Phase::Aborted => {}
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use dunlin_core::message::{AbortReason, Mode};
-use dunlin_core::migrate::SourceOutcome;
-use dunlin_core::switch::Decision;
+use dunlin_core::migrate::{RoundReport as RoundEnded, SourceOutcome};
+use dunlin_core::switch::{Decision, Reason};
 
 use super::source::{SourceOptions, SourceResult};
 use crate::report::{
@@ -17,6 +17,7 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.reason = reason(result);
     report.total_time_us = micros(result.total_time);
     report.downtime_us = result.downtime.map_or(0, micros);
+    report.goal_met = goal_met(options, result);
     report.guest_gap_us = micros(guest_gap(result));
     report.rounds = result
         .rounds
@@ -44,7 +45,11 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.verified = result
         .target
         .and_then(|target| target.verified)
-        .map(|(pages, mismatches)| Verification { pages, mismatches });
+        .map(|(pages, mismatches)| Verification {
+            pages,
+            mismatches,
+            time_us: micros(result.verify_time),
+        });
     report
 }
 
@@ -86,9 +91,24 @@ fn reason(result: &SourceResult) -> Option<String> {
                 .to_owned()
         }
     };
-    Some(match &result.trouble {
-        Some(trouble) => format!("{text} ({trouble})"),
-        None => text,
+    Some(match (&result.trouble, result.outcome) {
+        // The broken frame is a consequence of the cancellation, and a connection that failed says more itself.
+        (
+            Some(_),
+            SourceOutcome::Aborted {
+                reason: AbortReason::Cancelled,
+                ..
+            },
+        )
+        | (None, _) => text,
+        (
+            Some(trouble),
+            SourceOutcome::Aborted {
+                reason: AbortReason::LinkLost,
+                ..
+            },
+        ) => text.replacen(&AbortReason::LinkLost.to_string(), trouble, 1),
+        (Some(trouble), _) => format!("{text} ({trouble})"),
     })
 }
 
@@ -101,6 +121,15 @@ fn guest_gap(result: &SourceResult) -> Duration {
     across
         .max(result.source_gap)
         .max(Duration::from_nanos(target.guest_gap.0))
+}
+
+/// Pre-copy that does not converge ends at the round limit, however long the VM has to stop then.
+fn goal_met(options: &SourceOptions, result: &SourceResult) -> bool {
+    let forced = |round: &RoundEnded| {
+        round.verdict.decision == Decision::StopCopy && matches!(round.verdict.reason, Reason::RoundLimit { .. })
+    };
+    let late = result.downtime.is_some_and(|downtime| downtime > options.downtime);
+    !(late && result.rounds.iter().any(|(round, _)| forced(round)))
 }
 
 fn switch(options: &SourceOptions, result: &SourceResult) -> Option<SwitchReport> {
@@ -136,6 +165,7 @@ fn postcopy(result: &SourceResult) -> Option<PostcopyReport> {
         p50_us: (target.faults > 0).then(|| target.fault_p50.as_micros()),
         p99_us: (target.faults > 0).then(|| target.fault_p99.as_micros()),
         p50_ns: (target.faults > 0).then_some(target.fault_p50.0),
+        p99_ns: (target.faults > 0).then_some(target.fault_p99.0),
         bytes: result.postcopy_bytes + result.fault_bytes,
     })
 }
@@ -146,8 +176,10 @@ fn impact(result: &SourceResult, before: u64) -> GuestImpact {
         ..GuestImpact::default()
     };
     let millis = u64::try_from(result.total_time.as_millis()).unwrap_or(u64::MAX).max(1);
+    // A guest that came to its end on the way was not slowed down.
     if let Some(target) = result.target
         && before > 0
+        && !result.halted
     {
         let during = target.steps.saturating_sub(result.steps_before).saturating_mul(1000) / millis;
         let ratio = i64::try_from(during.saturating_mul(1000) / before).unwrap_or(i64::MAX);

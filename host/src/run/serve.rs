@@ -47,7 +47,9 @@ pub enum NodeError {
     #[error("Signals cannot be handled")]
     Signals(#[source] std::io::Error),
     /// Guest RAM could not be written.
-    #[error("Guest RAM could not be written to {path}; check space and permissions")]
+    #[error(
+        "Guest RAM cannot be written to {path}; check the folder, space and permissions, or choose another with --dump-ram"
+    )]
     Dump {
         /// The file.
         path: PathBuf,
@@ -63,9 +65,7 @@ impl NodeError {
     /// 2 for what the caller can mend, 1 for what went wrong while running.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Dump { .. }
-            | Self::Output(_)
-            | Self::Guest(GuestError::VcpuFailed { .. } | GuestError::Damaged { .. }) => 1,
+            Self::Output(_) | Self::Guest(GuestError::VcpuFailed { .. } | GuestError::Damaged { .. }) => 1,
             _ => 2,
         }
     }
@@ -97,6 +97,7 @@ impl Stop {
 /// [`NodeError`]: what keeps it from running, or went wrong in the end.
 pub fn run_guest(options: GuestOptions) -> Result<ExitCode, NodeError> {
     let stop = Stop::install()?;
+    check_dump(options.dump_ram.as_deref())?;
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|_| NodeError::Random)?;
     let vm = VmId(u128::from_le_bytes(id));
@@ -119,7 +120,10 @@ pub fn run_guest(options: GuestOptions) -> Result<ExitCode, NodeError> {
     let code = loop {
         match end_if_over(&node, options.dump_ram.as_deref(), options.json) {
             Ok(Some(code)) => break Ok(code),
-            Ok(None) if stop.wanted() => break Ok(stopped(&node)),
+            Ok(None) if stop.wanted() => match stopped(&node) {
+                Some(code) => break Ok(code),
+                None => node.idle(),
+            },
             Ok(None) => node.idle(),
             Err(error) => break Err(error),
         }
@@ -128,16 +132,27 @@ pub fn run_guest(options: GuestOptions) -> Result<ExitCode, NodeError> {
     code.map(ExitCode::from)
 }
 
-/// What a process that is told to stop says of the VM it held.
-pub(super) fn stopped(node: &Node) -> u8 {
-    match &*node.holding() {
-        Holding::Nothing => 0,
-        Holding::Gone(_) => 0,
-        _ => {
-            eprintln!("dunlin: stopped by a signal; the VM ends with this process");
-            130
+/// The exit code of a process that is told to stop; `None` if the VM runs elsewhere and needs what is here.
+pub(super) fn stopped(node: &Node) -> Option<u8> {
+    let needed = match &*node.holding() {
+        Holding::Nothing | Holding::Gone(_) => return Some(0),
+        Holding::Outgoing(_, handle) => handle.snapshot().is_some_and(|snapshot| {
+            use dunlin_core::migrate::Phase::{Complete, HandOverUnknown, PostCopy, PostCopyPaused};
+            matches!(snapshot.phase, HandOverUnknown | PostCopy | PostCopyPaused | Complete)
+        }),
+        _ => false,
+    };
+    if needed {
+        if node.warns() {
+            eprintln!(
+                "dunlin: the VM was given up to the target, which may still need this side: the process ends when it does not; \
+                 interrupt again to end it now, and the VM with it"
+            );
         }
+        return None;
     }
+    eprintln!("dunlin: stopped by a signal; the VM ends with this process");
+    Some(130)
 }
 
 /// The exit code, once the VM has halted here by itself, has failed, or runs elsewhere.
@@ -159,15 +174,8 @@ pub(super) fn end_if_over(node: &Node, dump: Option<&Path>, json: bool) -> Resul
             // Each vCPU halts after its own steps, all after the same number.
             let steps = progress.vcpus.iter().map(|vcpu| vcpu.steps).min().unwrap_or(0);
             let report = GuestReport::new(steps, guest.memory().blake3()?.to_hex().to_string());
-            if let Some(path) = dump {
-                let failed = |source| NodeError::Dump {
-                    path: path.to_owned(),
-                    source,
-                };
-                let mut file = std::fs::File::create(path).map_err(failed)?;
-                guest.memory().dump(&mut file)?;
-                file.sync_all().map_err(failed)?;
-            }
+            // Whoever reads the report may read the dump next.
+            let dumped = dump.map_or(Ok(()), |path| dump_ram(&guest, path));
             let checked = guest.check_workload();
             if json {
                 print_json(&report)?;
@@ -177,11 +185,35 @@ pub(super) fn end_if_over(node: &Node, dump: Option<&Path>, json: bool) -> Resul
                     report.steps, report.ram_blake3
                 );
             }
+            dumped?;
             checked?;
             Ok(Some(u8::from(progress.vcpus.iter().any(|vcpu| vcpu.halted != Some(0)))))
         }
         RunState::Paused | RunState::Running => Ok(None),
     }
+}
+
+fn dump_ram(guest: &AnyGuest, path: &Path) -> Result<(), NodeError> {
+    let mut file = std::fs::File::create(path).map_err(|source| dump_failed(path, source))?;
+    guest.memory().dump(&mut file)?;
+    file.sync_all().map_err(|source| dump_failed(path, source))
+}
+
+fn dump_failed(path: &Path, source: std::io::Error) -> NodeError {
+    NodeError::Dump {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Sees to it that a guest does not run for hours before its memory turns out to have nowhere to go.
+///
+/// # Errors
+/// [`NodeError::Dump`].
+pub(super) fn check_dump(path: Option<&Path>) -> Result<(), NodeError> {
+    let Some(path) = path else { return Ok(()) };
+    let opened = std::fs::File::options().create(true).append(true).open(path);
+    opened.map(drop).map_err(|source| dump_failed(path, source))
 }
 
 /// One line of JSON on standard output. A reader that has gone is no error.

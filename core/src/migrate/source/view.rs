@@ -27,7 +27,10 @@ impl<'w> Source<'w> {
     pub fn phase(&self) -> Phase {
         match self.step {
             Step::Hello | Step::AwaitWelcome { .. } | Step::OpenFaultChannel => Phase::Connecting,
-            Step::Finished(SourceOutcome::Completed) | Step::Bye | Step::RecordMovedAway => Phase::Complete,
+            // Given up by hand, the VM is at the target or nowhere.
+            Step::Finished(SourceOutcome::Completed | SourceOutcome::GaveUp) | Step::Bye | Step::RecordMovedAway => {
+                Phase::Complete
+            }
             Step::Finished(SourceOutcome::Lost) => Phase::PostCopyPaused,
             Step::Finished(_)
             | Step::ResumeGuest(_)
@@ -36,8 +39,6 @@ impl<'w> Source<'w> {
             | Step::RecordRunning(_) => Phase::Aborted,
             _ if self.peer_running && self.seeks_target() => Phase::PostCopyPaused,
             _ if self.peer_running && self.mode == Some(Mode::StopCopy) => Phase::Complete,
-            _ if self.peer_running => Phase::PostCopy,
-            _ if self.seeks_target() => Phase::HandOverUnknown,
             _ if self.peer_running => Phase::PostCopy,
             _ if self.seeks_target() => Phase::HandOverUnknown,
             _ if self.paused || matches!(self.step, Step::Pause(_)) => Phase::HandOver,

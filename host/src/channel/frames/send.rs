@@ -159,7 +159,7 @@ impl FrameSender {
         Ok(())
     }
 
-    /// Sends one page that somebody waits for: charged to the rate, but never held up by it.
+    /// Sends one page that somebody waits for, with data or as zeros: charged to the rate, but never held up by it.
     ///
     /// # Errors
     /// [`FrameError`].
@@ -170,6 +170,10 @@ impl FrameSender {
         checksum: Checksum,
         wait: Wait<'_>,
     ) -> Result<(), FrameError> {
+        if memory.is_zero(gfn)? {
+            self.bare(FrameKind::Zero, Run::new(gfn, Pages(1)), 0, wait)?;
+            return self.flush(wait);
+        }
         self.bucket.charge(HEADER_BYTES as u64 + PAGE_SIZE);
         self.counts
             .pages

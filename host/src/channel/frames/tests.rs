@@ -138,6 +138,19 @@ fn a_frame_outside_the_vm_touches_nothing() {
 }
 
 #[test]
+fn a_demanded_page_of_zeros_is_a_header_only() {
+    let (mut sender, mut receiver) = ends(None);
+    let cancel = Cancel::new();
+    sender
+        .urgent_page(&memory(8), Gfn(3), Checksum::InPlace, Wait::within(PATIENCE, &cancel))
+        .unwrap();
+    let header = receiver.header(PATIENCE).unwrap().unwrap();
+    assert_eq!((header.kind, header.first, header.count), (FrameKind::Zero, Gfn(3), 1));
+    assert_eq!(receiver.received(), HEADER_BYTES as u64);
+    assert!(!receiver.has_buffered() && sender.is_empty());
+}
+
+#[test]
 fn silence_is_no_error_and_loses_nothing() {
     let (mut sender, mut receiver) = ends(None);
     assert_eq!(receiver.header(Duration::from_millis(1)).unwrap(), None);

@@ -135,8 +135,12 @@ pub struct SourceResult {
     pub rounds: Vec<(RoundReport, u64)>,
     /// How the hand-over went.
     pub mode: Option<Mode>,
-    /// From start to the end of the attempt.
+    /// From start to the end of the attempt, without `verify_time`.
     pub total_time: Duration,
+    /// From the first hash sent until the target had compared all of them.
+    pub verify_time: Duration,
+    /// The guest halted by itself before it was paused.
+    pub halted: bool,
     /// From the pause request to *running* received.
     pub downtime: Option<Duration>,
     /// From the guest's last progress to the pause request.
@@ -234,6 +238,8 @@ impl SourceRun<'_> {
                 listener: None,
                 fault_stream: None,
                 last_sent: Instant::now(),
+                verifying: None,
+                verify_time: Duration::ZERO,
                 rounds: Vec::new(),
                 bytes_at_round: 0,
                 bytes_at_running: None,

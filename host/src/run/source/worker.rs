@@ -15,6 +15,8 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) listener: Option<ScopedJoinHandle<'s, ()>>,
     pub(super) fault_stream: Option<Arc<Stream>>,
     pub(super) last_sent: Instant,
+    pub(super) verifying: Option<Instant>,
+    pub(super) verify_time: Duration,
     pub(super) rounds: Vec<(RoundReport, u64)>,
     pub(super) bytes_at_round: u64,
     pub(super) bytes_at_running: Option<u64>,
@@ -59,6 +61,11 @@ impl Worker<'_, '_, '_, '_> {
             if source.downtime().is_some() && self.bytes_at_running.is_none() {
                 self.bytes_at_running = Some(self.link.migration.pages.load(Ordering::Relaxed));
             }
+            if source.target_report().is_some()
+                && let Some(began) = self.verifying.take()
+            {
+                self.verify_time = began.elapsed();
+            }
             self.show(&source);
             match action {
                 SourceAction::Finish(outcome) => return outcome,
@@ -88,6 +95,7 @@ impl Worker<'_, '_, '_, '_> {
         self.last_progress = Instant::now();
         let bytes = self.link.migration.pages.load(Ordering::Relaxed) + self.link.fault.pages.load(Ordering::Relaxed);
         let rate = self.rate.update(bytes);
+        let paused = matches!(phase, Phase::HandOverUnknown | Phase::PostCopyPaused);
         let remaining = source.pending().len();
         let snapshot = Snapshot {
             session: source.config().session,
@@ -96,7 +104,8 @@ impl Worker<'_, '_, '_, '_> {
             remaining,
             bytes,
             rate,
-            eta: (rate.0 > 0).then(|| Duration::from_millis(remaining.bytes().0.saturating_mul(1000) / rate.0)),
+            eta: (rate.0 > 0 && remaining.0 > 0 && !paused)
+                .then(|| Duration::from_millis(remaining.bytes().0.saturating_mul(1000) / rate.0)),
         };
         *self.run.handle.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
         (self.run.progress)(&snapshot);
@@ -428,6 +437,7 @@ impl Worker<'_, '_, '_, '_> {
 
     /// Hashes frozen memory: the guest runs on the target already, so this is outside the downtime.
     fn send_hashes(&mut self) -> Result<(), FrameError> {
+        self.verifying = Some(Instant::now());
         let regions = self.shared.lock().config().regions.clone();
         let mut bytes = Vec::with_capacity(CHUNK_BYTES_MAX);
         for region in &regions {
@@ -475,7 +485,9 @@ impl Worker<'_, '_, '_, '_> {
             outcome,
             rounds: self.rounds,
             mode: source.mode(),
-            total_time: started.elapsed(),
+            total_time: started.elapsed().saturating_sub(self.verify_time),
+            verify_time: self.verify_time,
+            halted: self.run.guest.progress().all_halted(),
             downtime: source.downtime().map(|time| Duration::from_nanos(time.0)),
             gap_before_pause: self.gap_before_pause,
             source_gap,

@@ -78,6 +78,7 @@ pub enum TargetError {
 pub struct TargetHandle {
     resolution: Mutex<Option<Resolution>>,
     refused: AtomicBool,
+    stop: AtomicBool,
     snapshot: Mutex<Option<TargetSnapshot>>,
 }
 
@@ -98,6 +99,11 @@ impl TargetHandle {
     /// Hands a person's decision to the attempt.
     pub fn resolve(&self, resolution: Resolution) {
         *self.resolution.lock().unwrap_or_else(PoisonError::into_inner) = Some(resolution);
+    }
+
+    /// Ends the attempt, if the source cannot have given the VM up.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
     }
 
     /// The present state, once there is one.

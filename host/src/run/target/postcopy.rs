@@ -147,16 +147,19 @@ impl FaultServer<'_, '_> {
             };
             match header.kind {
                 FrameKind::Heartbeat => {}
-                FrameKind::Pages => {
-                    let pages = link.receiver.pages(&header)?;
-                    let run = Run::new(header.first, Pages(u64::from(header.count)));
-                    self.uffd.copy(header.first, pages)?;
-                    for (index, page) in pages.chunks_exact(PAGE_SIZE as usize).enumerate() {
-                        let gfn = Gfn(header.first.0 + index as u64);
-                        if let Some(read) = asked.remove(&gfn) {
-                            self.latencies.record(read.elapsed());
-                        }
+                // Only what was asked for comes here, page by page.
+                FrameKind::Pages | FrameKind::Zero if header.count == 1 => {
+                    let (gfn, run) = (header.first, Run::new(header.first, Pages(1)));
+                    if header.kind == FrameKind::Zero {
+                        self.uffd.zero(run)?;
+                        self.shared.keep_hash(gfn, &[0; PAGE_SIZE as usize]);
+                    } else {
+                        let page = link.receiver.pages(&header)?;
+                        self.uffd.copy(gfn, page)?;
                         self.shared.keep_hash(gfn, page);
+                    }
+                    if let Some(read) = asked.remove(&gfn) {
+                        self.latencies.record(read.elapsed());
                     }
                     self.shared
                         .lock()

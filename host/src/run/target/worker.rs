@@ -34,6 +34,9 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     pub(super) fn work(&mut self) -> TargetOutcome {
         loop {
             self.connections();
+            if self.handle.stop.load(Ordering::Acquire) && self.in_copy() {
+                self.lose_link();
+            }
             let action = {
                 let mut target = self.shared.lock();
                 if let Some(resolution) = self
@@ -106,6 +109,10 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 Incoming::Attach(..) | Incoming::Resume { .. } => {}
             }
         }
+    }
+
+    fn in_copy(&self) -> bool {
+        matches!(self.shared.lock().phase(), Phase::Connecting | Phase::PreCopy)
     }
 
     fn unknown(&self) -> bool {
