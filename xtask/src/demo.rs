@@ -84,7 +84,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if options.json {
         println!("{}", to_json(kind, &loads, &runs));
     } else {
-        print!("{}", table::render(&loads, &runs));
+        print!("{}{}", explanation(kind), table::render(&loads, &runs));
     }
     let verified = runs.iter().all(|run| run.report["verified"]["mismatches"] == 0);
     Ok(if verified { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -106,6 +106,21 @@ fn choose_kind() -> anyhow::Result<Kind> {
             Ok(Kind::Thread)
         }
     }
+}
+
+fn explanation(kind: Kind) -> String {
+    let guests = match kind {
+        Kind::Kvm => "KVM guests",
+        Kind::Thread => "guests that are threads",
+    };
+    format!(
+        "\n{} MiB {guests} with random memory, over a link of {} MB/s: one copy takes about a second. Wanted downtime: {DOWNTIME}.\n\
+         load: the distinct pages the guest writes while one copy is sent, over the pages sent in that time; above 1, copying never \
+         catches up\n\
+         longest gap: without progress of the guest · faults: pages it asked for after it had moved, - without post-copy\n",
+        MEMORY.0 >> 20,
+        BANDWIDTH.0 / 1_000_000
+    )
 }
 
 /// One guest, one receiver, one migration between them.

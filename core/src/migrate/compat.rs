@@ -52,13 +52,11 @@ const FEATURES: [(u32, u32, [u32; 4]); 11] = [
     (0x8000_0021, 0, [!0, 0, 0, 0]),
 ];
 
-/// Settles on a protocol version, or says why the VM cannot be taken.
-///
-/// Linear in the CPUID leaves of the VM times those offered (both at most a hundred or so).
+/// The newest version that both sides speak: to be settled before anything else of a hello is interpreted.
 ///
 /// # Errors
-/// The first reason found, in the order: version, busy, capabilities, page size, regions, memory, vCPUs, state version, TSC, CPUID.
-pub fn check(hello: &Hello<'_>, offer: &Offer<'_>) -> Result<u16, Refusal> {
+/// [`Refusal::Version`].
+pub fn agree_on_version(hello: &Hello<'_>) -> Result<u16, Refusal> {
     let version = hello.protocol_max.min(PROTOCOL_VERSION);
     if version < hello.protocol_min.max(PROTOCOL_VERSION_MIN) {
         return Err(Refusal::Version {
@@ -66,6 +64,17 @@ pub fn check(hello: &Hello<'_>, offer: &Offer<'_>) -> Result<u16, Refusal> {
             max: PROTOCOL_VERSION,
         });
     }
+    Ok(version)
+}
+
+/// Settles on a protocol version, or says why the VM cannot be taken.
+///
+/// Linear in the CPUID leaves of the VM times those offered (both at most a hundred or so).
+///
+/// # Errors
+/// The first reason found, in the order: version, busy, capabilities, page size, regions, memory, vCPUs, state version, TSC, CPUID.
+pub fn check(hello: &Hello<'_>, offer: &Offer<'_>) -> Result<u16, Refusal> {
+    let version = agree_on_version(hello)?;
     if offer.busy {
         return Err(Refusal::Busy);
     }

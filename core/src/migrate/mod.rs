@@ -26,7 +26,7 @@ mod source_types;
 mod target;
 mod target_types;
 
-pub use compat::{Offer, check};
+pub use compat::{Offer, agree_on_version, check};
 pub use source::Source;
 pub use source_types::{
     FaultAnswer, RoundReport, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome, SourceRecord,

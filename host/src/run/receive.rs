@@ -9,7 +9,7 @@ use std::time::Duration;
 use dunlin_core::message::{
     AbortReason, Capabilities, Message, Refusal, SessionId, TargetReport, TargetStanding, VmId,
 };
-use dunlin_core::migrate::{Offer, Phase, TargetOutcome, check};
+use dunlin_core::migrate::{Offer, Phase, TargetOutcome, agree_on_version, check};
 use dunlin_core::units::Bytes;
 use dunlin_core::workload::layout::MAX_VCPUS;
 
@@ -136,6 +136,7 @@ impl Receiving<'_> {
             eprintln!("dunlin: {}", super::chain(error));
             Refusal::CannotBuild
         };
+        agree_on_version(&wanted)?;
         let config = GuestConfig::decode(wanted.config).map_err(|error| cannot_build(&error))?;
         let machine = AnyGuest::host_machine(config.kind).map_err(|error| cannot_build(&error))?;
         let scales = config.kind == GuestKind::Kvm && KvmGuest::scales_tsc().unwrap_or(false);

@@ -55,7 +55,7 @@ fn row(load: &Load, report: &Value) -> [String; 8] {
         format!("{:.1} MB", sent_bytes(report) as f64 / 1e6),
         postcopy["faults"]
             .as_u64()
-            .map_or_else(|| "none".into(), |faults| faults.to_string()),
+            .map_or_else(|| "-".into(), |faults| faults.to_string()),
         slowdown,
         verified,
     ]
