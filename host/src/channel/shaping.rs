@@ -4,7 +4,7 @@
 //! reserves the next n of that clock and waits until it has shown them, as a link of that rate would have carried them.
 //! So the average over any time is the rate, however late a busy host wakes the sender: the next reservation starts
 //! where the last one ended, not where the sender woke. Only what an idle sender did not use is lost, except for a
-//! burst of 5 ms.
+//! millisecond.
 
 use super::{ChannelError, Wait};
 use dunlin_core::units::{BytesPerSec, Nanos};
@@ -13,8 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much of the rate an idle sender may save up.
+/// How long a busy sender may be occupied otherwise between two pieces and still catch up in full.
 const BURST: Duration = Duration::from_millis(5);
+
+/// A sender that asks for nothing that much longer was idle, between two rounds for example.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How much of the rate an idle sender has saved up: a hundredth of the shortest round.
+const FRESH: Duration = Duration::from_millis(1);
 
 /// How late a sender may wake and still catch up in full. Longer is not the scheduler's lateness but a stalled host.
 const CATCH_UP: Duration = Duration::from_millis(100);
@@ -146,8 +152,11 @@ impl Schedule {
     /// Reserves the next `bytes`.
     pub fn reserve(&mut self, bytes: u64, now: Nanos) -> Position {
         if let Some(rate) = self.rate {
-            let saved = carried(rate, BURST).saturating_add(self.lateness);
-            self.reserved = self.reserved.max(self.shown(rate, now).saturating_sub(saved));
+            let shown = self.shown(rate, now);
+            let busy = carried(rate, BURST).saturating_add(self.lateness);
+            let was_idle = shown.saturating_sub(self.reserved) > busy.saturating_add(carried(rate, PAUSE));
+            let saved = if was_idle { carried(rate, FRESH) } else { busy };
+            self.reserved = self.reserved.max(shown.saturating_sub(saved));
         }
         self.lateness = 0;
         self.reserved = self.reserved.saturating_add(bytes);
@@ -237,7 +246,14 @@ mod tests {
         let reserved = schedule.reserve(15_000, ms(60_000));
         assert_eq!(
             schedule.time_until(reserved, ms(60_000)),
-            Some(Duration::from_millis(10))
+            Some(Duration::from_millis(14))
+        );
+        // Nor does it help to have woken late before.
+        schedule.woke(reserved, ms(60_090));
+        let reserved = schedule.reserve(15_000, ms(60_300));
+        assert_eq!(
+            schedule.time_until(reserved, ms(60_300)),
+            Some(Duration::from_millis(14))
         );
     }
 

@@ -45,6 +45,8 @@ pub(super) struct Args {
     choice: unavailable::Choice,
 
     /// Limit for all bytes on the network [default: unlimited]
+    ///
+    /// Pages that the guest waits for in post-copy never wait for it; what follows makes up for them.
     #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
     bandwidth: Option<BytesPerSec>,
 
