@@ -207,7 +207,6 @@ fn word(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
-/// The signal that calls a vCPU's thread out of the guest.
 /// A vCPU that wakes up (resumed, or its page has come) shall not take the processor from the thread that woke it, which
 /// may have others to wake: `SCHED_BATCH` of sched(7). Its share of the processor stays the same. On two busy cores this
 /// takes a third off the 99th percentile of post-copy faults.
@@ -218,6 +217,7 @@ fn yield_to_the_host() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &none) };
 }
 
+/// The signal that calls a vCPU's thread out of the guest.
 pub(super) fn kick_signal() -> libc::c_int {
     libc::SIGRTMIN()
 }
