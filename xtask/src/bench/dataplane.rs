@@ -1,7 +1,7 @@
 //! How fast the bytes of a guest move over loopback: Dunlin beside one bare socket and beside stock QEMU.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use super::Setting;
 use super::dunlin::number;
 use super::figure::{Figure, Target};
 use super::qemu;
-use super::sampling::{Arm, Results, interleave, rate, stay_on};
+use super::sampling::{Arm, Results, interleave, rate};
 
 /// What is moved: a guest of 1 GiB.
 pub(super) const BYTES: usize = 1 << 30;
@@ -106,15 +106,12 @@ fn random_bytes(count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Bytes per second from one thread to another over a TCP connection, with large calls and nothing else. Each has a processor of its
-/// own, which is the best place for both: left to the scheduler the result varies by a factor of two.
+/// Bytes per second from one thread to another over a TCP connection, with large calls and nothing else.
 fn bare_transfer(from: &[u8], into: &mut [u8]) -> anyhow::Result<f64> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
     let address = listener.local_addr()?;
     thread::scope(|scope| {
-        let receiver = scope.spawn(move || receive(address, into));
         let sender = scope.spawn(move || -> std::io::Result<()> {
-            stay_on(1)?;
             let (mut stream, _) = listener.accept()?;
             // The receiver says when it is ready, so that no byte travels before the clock runs.
             stream.read_exact(&mut [0])?;
@@ -123,23 +120,18 @@ fn bare_transfer(from: &[u8], into: &mut [u8]) -> anyhow::Result<f64> {
             }
             Ok(())
         });
-        let received = receiver.join().expect("the receiver does not panic");
+        let mut stream = TcpStream::connect(address)?;
+        let started = Instant::now();
+        stream.write_all(&[1])?;
+        let mut filled = 0;
+        while filled < into.len() {
+            let end = into.len().min(filled + CALL_BYTES);
+            let read = stream.read(&mut into[filled..end])?;
+            anyhow::ensure!(read > 0, "the connection ended after {filled} bytes");
+            filled += read;
+        }
+        let took = started.elapsed();
         sender.join().expect("the sender does not panic")?;
-        received
+        Ok(rate(into.len() as u64, took))
     })
-}
-
-fn receive(from: SocketAddr, into: &mut [u8]) -> anyhow::Result<f64> {
-    stay_on(0)?;
-    let mut stream = TcpStream::connect(from)?;
-    let started = Instant::now();
-    stream.write_all(&[1])?;
-    let mut filled = 0;
-    while filled < into.len() {
-        let end = into.len().min(filled + CALL_BYTES);
-        let read = stream.read(&mut into[filled..end])?;
-        anyhow::ensure!(read > 0, "the connection ended after {filled} bytes");
-        filled += read;
-    }
-    Ok(rate(into.len() as u64, started.elapsed()))
 }

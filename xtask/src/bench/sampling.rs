@@ -110,23 +110,17 @@ pub(crate) fn rate(bytes: u64, time: Duration) -> f64 {
 /// Runs `work` on a thread that may only use one CPU, as may the threads and processes it starts: a loopback round trip
 /// costs several times as much between CPUs as on one, so whatever is compared must be placed alike.
 pub(crate) fn pinned<R: Send>(work: impl FnOnce() -> R + Send) -> anyhow::Result<R> {
+    let allowed = sched_getaffinity(None)?;
+    let first = (0..CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu)).unwrap_or(0);
+    let mut one = CpuSet::new();
+    one.set(first);
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
-            stay_on(0)?;
+            sched_setaffinity(None, &one)?;
             Ok(work())
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
-}
-
-/// Keeps the calling thread, and what it starts, on one of the CPUs it may use: the first for 0, the second for 1, and again from
-/// the first when there are no more.
-pub(crate) fn stay_on(index: usize) -> std::io::Result<()> {
-    let allowed = sched_getaffinity(None)?;
-    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
-    let mut one = CpuSet::new();
-    one.set(cpus[index % cpus.len()]);
-    Ok(sched_setaffinity(None, &one)?)
 }
 
 #[cfg(test)]
