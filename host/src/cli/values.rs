@@ -44,11 +44,9 @@ pub(super) fn size(text: &str) -> Result<Bytes, ValueError> {
 
 /// `32MB/s`, `1GiB/s`; the `/s` may be left out, the unit may not: a forgotten one would make a link of some bytes a second.
 pub(super) fn rate(text: &str) -> Result<BytesPerSec, ValueError> {
-    if text.ends_with(|last: char| last.is_ascii_digit()) {
-        return Err(ValueError::Rate);
-    }
     match size(text.strip_suffix("/s").unwrap_or(text)) {
         Ok(Bytes(0)) => Err(ValueError::ZeroRate),
+        Ok(_) if text.ends_with(|last: char| last.is_ascii_digit()) => Err(ValueError::Rate),
         Ok(Bytes(bytes)) => Ok(BytesPerSec(bytes)),
         Err(ValueError::LargeSize) => Err(ValueError::LargeSize),
         Err(_) => Err(ValueError::Rate),
@@ -106,6 +104,7 @@ mod tests {
         assert_eq!(rate("fast"), Err(ValueError::Rate));
         assert_eq!(rate("200"), Err(ValueError::Rate));
         assert_eq!(rate("200B"), Ok(BytesPerSec(200)));
+        assert_eq!(rate("0"), Err(ValueError::ZeroRate));
         assert_eq!(rate("5MB/m"), Err(ValueError::Rate));
     }
 
