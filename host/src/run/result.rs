@@ -107,7 +107,14 @@ fn reason(result: &SourceResult) -> Option<String> {
                 reason: AbortReason::LinkLost,
                 ..
             },
-        ) => text.replacen(&AbortReason::LinkLost.to_string(), trouble, 1),
+        ) => {
+            let known = if result.control_bytes == 0 {
+                trouble.clone()
+            } else {
+                format!("the connection was lost: {trouble}")
+            };
+            text.replacen(&AbortReason::LinkLost.to_string(), &known, 1)
+        }
         (Some(trouble), _) => format!("{text} ({trouble})"),
     })
 }
