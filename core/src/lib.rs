@@ -13,6 +13,7 @@
 extern crate std;
 
 pub mod pageset;
+pub mod pattern;
 pub mod strategy;
 pub mod switch;
 pub mod units;

@@ -13,19 +13,27 @@
 //!
 //! ```
 //! use dunlin_core::strategy::SwitchRule;
-//! use dunlin_core::switch::{Decision, RoundEnd, Switcher};
+//! use dunlin_core::switch::{Decision, RoundEnd, SwitchSetting, Switcher};
 //! use dunlin_core::units::{Nanos, Pages};
 //!
-//! let mut switcher = Switcher::new(SwitchRule::Lambda, Nanos::from_millis(300), 30);
+//! let mut switcher = Switcher::new(SwitchRule::Lambda, SwitchSetting::new(Pages(100_000)));
 //! let mut round = RoundEnd {
 //!     round: 1,
 //!     sent: Pages(100_000),
 //!     dirty: Pages(20_000),
 //!     previous_dirty: Pages(100_000),
 //!     duration: Nanos::from_secs(10),
+//!     elapsed: Nanos::from_secs(10),
 //! };
 //! assert_eq!(switcher.on_round(&round).decision, Decision::Continue); // 20 000 pages would take 2 s
-//! round = RoundEnd { round: 2, sent: Pages(20_000), dirty: Pages(2_000), previous_dirty: Pages(20_000), duration: Nanos::from_secs(2) };
+//! round = RoundEnd {
+//!     round: 2,
+//!     sent: Pages(20_000),
+//!     dirty: Pages(2_000),
+//!     previous_dirty: Pages(20_000),
+//!     duration: Nanos::from_secs(2),
+//!     elapsed: Nanos::from_secs(12),
+//! };
 //! assert_eq!(switcher.on_round(&round).decision, Decision::StopCopy); // 2 000 pages take 200 ms
 //! ```
 
@@ -39,7 +47,7 @@ mod tests;
 pub use lambda::Lambda;
 pub use never::Never;
 pub use rounds::Rounds;
-pub use switcher::Switcher;
+pub use switcher::{SwitchSetting, Switcher};
 
 use core::fmt;
 
@@ -60,6 +68,8 @@ pub struct RoundEnd {
     pub previous_dirty: Pages,
     /// T(i): time spent sending, without idling up to the minimum round.
     pub duration: Nanos,
+    /// Since the migration began, idling included: what rules that look at the clock go by.
+    pub elapsed: Nanos,
 }
 
 impl RoundEnd {

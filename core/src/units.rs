@@ -67,6 +67,11 @@ impl Pages {
 }
 
 impl Nanos {
+    /// Whole microseconds as nanoseconds.
+    pub const fn from_micros(us: u64) -> Self {
+        Self(us.saturating_mul(1_000))
+    }
+
     /// Whole milliseconds as nanoseconds.
     pub const fn from_millis(ms: u64) -> Self {
         Self(ms.saturating_mul(1_000_000))

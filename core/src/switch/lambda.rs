@@ -114,6 +114,7 @@ mod tests {
             dirty: Pages(dirty),
             previous_dirty: Pages(sent),
             duration: Nanos::from_secs(1),
+            elapsed: Nanos::ZERO,
         });
         ends.map(|end| rule.on_round(&end)).collect()
     }

@@ -47,6 +47,7 @@ mod tests {
             dirty: Pages(9),
             previous_dirty: Pages(9),
             duration: Nanos(1),
+            elapsed: Nanos::ZERO,
         };
         Rounds::new(count).on_round(&end).decision
     }

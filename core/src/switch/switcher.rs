@@ -4,28 +4,51 @@ use super::{AnyRule, Decision, Reason, RoundEnd, Verdict};
 use crate::strategy::SwitchRule;
 use crate::units::{Nanos, Pages};
 
+/// What a [`Switcher`] knows before round 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct SwitchSetting {
+    /// V(0): all pages of the guest.
+    pub total: Pages,
+    /// What sending the rest may take while the guest is paused. A caller that measures the fixed cost of its hand-over (state,
+    /// records, round trips) gives the downtime without it.
+    pub downtime: Nanos,
+    /// The number of rounds after which pre-copy ends at the latest (0 and 1: after the first).
+    pub max_rounds: u32,
+    /// How long one post-copy fault holds a vCPU up, as far as known.
+    pub fault_stall: Nanos,
+}
+
+impl SwitchSetting {
+    /// Downtime 300 ms and 30 rounds, QEMU's default and the limit of Li & Cao 2023; a fault of 500 us, what QEMU's
+    /// postcopy-preempt needs on a network of 10 Gbit/s.
+    pub const fn new(total: Pages) -> Self {
+        Self {
+            total,
+            downtime: Nanos::from_millis(300),
+            max_rounds: 30,
+            fault_stall: Nanos::from_micros(500),
+        }
+    }
+}
+
 /// Decides at the end of every round: fits, then the rule, then the limit; see [`switch`](super).
-///
-/// A caller that measures the fixed cost of its hand-over (state, records, round trips) gives the downtime without it.
 #[derive(Clone, Debug)]
 pub struct Switcher {
     rule: AnyRule,
     can_post_copy: bool,
-    downtime: Nanos,
-    max_rounds: u32,
+    setting: SwitchSetting,
     /// Pages and time of the last round that sent anything: the last known bandwidth.
     last_sending: Option<(Pages, Nanos)>,
 }
 
 impl Switcher {
-    /// A switcher before round 1. `downtime` is what sending the rest may take, `max_rounds` the number of rounds after
-    /// which pre-copy ends at the latest (0 and 1: after the first).
-    pub const fn new(rule: SwitchRule, downtime: Nanos, max_rounds: u32) -> Self {
+    /// A switcher before round 1.
+    pub const fn new(rule: SwitchRule, setting: SwitchSetting) -> Self {
         Self {
             rule: AnyRule::new(rule),
             can_post_copy: rule.can_post_copy(),
-            downtime,
-            max_rounds,
+            setting,
             last_sending: None,
         }
     }
@@ -49,7 +72,7 @@ impl Switcher {
                 ..of_rule
             };
         }
-        if of_rule.decision != Decision::Continue || end.round < self.max_rounds {
+        if of_rule.decision != Decision::Continue || end.round < self.setting.max_rounds {
             return of_rule;
         }
         let decision = if self.can_post_copy {
@@ -60,7 +83,7 @@ impl Switcher {
         Verdict {
             decision,
             reason: Reason::RoundLimit {
-                max_rounds: self.max_rounds,
+                max_rounds: self.setting.max_rounds,
             },
             ..of_rule
         }
@@ -74,6 +97,6 @@ impl Switcher {
         let Some((sent, duration)) = self.last_sending else {
             return false;
         };
-        u128::from(dirty.0) * u128::from(duration.0) <= u128::from(self.downtime.0) * u128::from(sent.0)
+        u128::from(dirty.0) * u128::from(duration.0) <= u128::from(self.setting.downtime.0) * u128::from(sent.0)
     }
 }

@@ -1,7 +1,7 @@
 //! The order of the tests by hand, and every decision against a model that works differently: reduced fractions, whole
 //! histories, division instead of cross-multiplication.
 
-use super::{Decision, Reason, RoundEnd, Switcher, Verdict};
+use super::{Decision, Reason, RoundEnd, SwitchSetting, Switcher, Verdict};
 use crate::strategy::SwitchRule;
 use crate::units::{Nanos, Pages};
 use proptest::collection::vec;
@@ -15,11 +15,21 @@ fn round(round: u32, sent: u64, dirty: u64, millis: u64) -> RoundEnd {
         dirty: Pages(dirty),
         previous_dirty: Pages(sent),
         duration: Nanos::from_millis(millis),
+        elapsed: Nanos::from_millis(millis),
     }
 }
 
 fn switcher(rule: SwitchRule) -> Switcher {
-    Switcher::new(rule, Nanos::from_millis(300), 30)
+    limited(rule, Nanos::from_millis(300), 30)
+}
+
+fn limited(rule: SwitchRule, downtime: Nanos, max_rounds: u32) -> Switcher {
+    let setting = SwitchSetting {
+        downtime,
+        max_rounds,
+        ..SwitchSetting::new(Pages(10_000))
+    };
+    Switcher::new(rule, setting)
 }
 
 fn decided(verdict: Verdict) -> (Decision, Reason) {
@@ -41,7 +51,7 @@ fn fitting_comes_before_the_rule_and_the_rule_before_the_limit() {
         decided(both.on_round(&round(1, 10_000, 1000, 3000))),
         (Decision::StopCopy, Reason::Fits)
     );
-    let mut at_limit = Switcher::new(SwitchRule::Rounds(1), Nanos::ZERO, 1);
+    let mut at_limit = limited(SwitchRule::Rounds(1), Nanos::ZERO, 1);
     let by_rule = (Decision::PostCopy, Reason::RoundsDone { rounds: 1 });
     assert_eq!(decided(at_limit.on_round(&round(1, 10_000, 1000, 3000))), by_rule);
 }
@@ -80,7 +90,7 @@ fn a_round_that_sent_nothing_is_judged_by_the_last_known_bandwidth() {
 
 #[test]
 fn the_rule_hears_of_rounds_in_which_the_rest_fits() {
-    let mut switcher = Switcher::new(SwitchRule::Lambda, Nanos::from_secs(1), 30);
+    let mut switcher = limited(SwitchRule::Lambda, Nanos::from_secs(1), 30);
     let lambdas = [(1, 100, 100, 2000), (2, 100, 110, 500), (3, 110, 120, 2000)];
     let reasons: Vec<Reason> = lambdas
         .map(|(n, sent, dirty, millis)| switcher.on_round(&round(n, sent, dirty, millis)).reason)
@@ -240,6 +250,7 @@ fn history() -> impl Strategy<Value = Vec<RoundEnd>> {
                     dirty: Pages(dirty),
                     previous_dirty,
                     duration: Nanos(duration),
+                    elapsed: Nanos(duration),
                 };
                 previous_dirty = end.dirty;
                 end
@@ -259,7 +270,7 @@ fn rule() -> impl Strategy<Value = SwitchRule> {
 proptest! {
     #[test]
     fn decides_like_the_model(history in history(), rule in rule(), downtime in nanos(), max_rounds in 0..45u32) {
-        let mut switcher = Switcher::new(rule, Nanos(downtime), max_rounds);
+        let mut switcher = limited(rule, Nanos(downtime), max_rounds);
         for (end, count) in history.iter().zip(1..) {
             let decision = switcher.on_round(end).decision;
             prop_assert_eq!(decision, model::decide(rule, downtime, max_rounds, &history[..count]), "round {}", count);

@@ -1,12 +1,12 @@
 use crate::{Numbers, format};
 use dunlin_core::strategy::SwitchRule;
-use dunlin_core::switch::{RoundEnd, Switcher};
+use dunlin_core::switch::{RoundEnd, SwitchSetting, Switcher};
 use dunlin_core::units::{Nanos, Pages};
 use std::hint::black_box;
 
 pub(crate) fn drive(_scratch: &mut [u64]) {
     for rule in [SwitchRule::Never, SwitchRule::Rounds(9), SwitchRule::Lambda] {
-        let mut switcher = Switcher::new(rule, Nanos::from_millis(300), 30);
+        let mut switcher = Switcher::new(rule, SwitchSetting::new(Pages(100_000)));
         let mut numbers = Numbers(1);
         let mut previous_dirty = Pages(100_000);
         for round in 1..=40 {
@@ -16,6 +16,7 @@ pub(crate) fn drive(_scratch: &mut [u64]) {
                 dirty: Pages(numbers.next() % 100_000),
                 previous_dirty,
                 duration: Nanos(numbers.next() % 10_000_000_000),
+                elapsed: Nanos::from_secs(10 * u64::from(round)),
             };
             let verdict = switcher.on_round(&end);
             format(verdict.decision);

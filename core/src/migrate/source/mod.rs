@@ -12,7 +12,7 @@ use super::source_types::{
 use super::{NotResolvable, Resolution};
 use crate::message::{AbortReason, Mode, end_gfn, run_in_regions, total_pages};
 use crate::pageset::{PageSet, PageSetError, Run};
-use crate::switch::Switcher;
+use crate::switch::{SwitchSetting, Switcher};
 use crate::units::{Gfn, Nanos, Pages};
 
 /// Most pages of one data action: a run of the wire, and short enough that events are looked at often.
@@ -108,6 +108,7 @@ pub struct Source<'w> {
     resumed: bool,
     last_heard: Nanos,
     round: u32,
+    copy_started: Nanos,
     round_started: Nanos,
     round_ended: Nanos,
     round_pages: Pages,
@@ -139,11 +140,12 @@ impl<'w> Source<'w> {
             pending.insert_run(Run::new(region.first, region.pages))?;
         }
         let total = total_pages(&config.regions);
-        let switcher = Switcher::new(
-            config.strategy.switch,
-            config.downtime.saturating_sub(config.handover_cost),
-            config.max_rounds,
-        );
+        let setting = SwitchSetting {
+            downtime: config.downtime.saturating_sub(config.handover_cost),
+            max_rounds: config.max_rounds,
+            ..SwitchSetting::new(total)
+        };
+        let switcher = Switcher::new(config.strategy.switch, setting);
         Ok(Self {
             switcher,
             pending,
@@ -162,6 +164,7 @@ impl<'w> Source<'w> {
             resumed: false,
             last_heard: now,
             round: 0,
+            copy_started: now,
             round_started: now,
             round_ended: now,
             round_pages: Pages::ZERO,

@@ -26,7 +26,7 @@ impl Source<'_> {
             self.cursor = Gfn::ZERO;
             self.step = Step::FinalPages(mode);
         } else {
-            self.end_round();
+            self.end_round(now);
         }
     }
 
@@ -74,9 +74,12 @@ impl Source<'_> {
         self.sent_data = Pages::ZERO;
         self.sent_zero = Pages::ZERO;
         self.round_started = now;
+        if self.round == 1 {
+            self.copy_started = now;
+        }
     }
 
-    pub(super) fn end_round(&mut self) {
+    pub(super) fn end_round(&mut self, now: Nanos) {
         let end = RoundEnd {
             round: self.round,
             sent: self.sent_data,
@@ -84,6 +87,7 @@ impl Source<'_> {
             // Zero pages travel as a few bytes: they are no part of what a round had to send (paper 000 counts M so).
             previous_dirty: self.previous_dirty.saturating_sub(self.sent_zero),
             duration: self.round_ended.saturating_sub(self.round_started),
+            elapsed: now.saturating_sub(self.copy_started),
         };
         let verdict = self.switcher.on_round(&end);
         self.last_round = Some(RoundReport {
