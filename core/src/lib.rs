@@ -5,13 +5,14 @@
 // clippy.toml names f32 and f64.
 #![cfg_attr(not(test), deny(clippy::disallowed_types))]
 #![cfg_attr(
-    all(test, feature = "workload"),
-    expect(clippy::disallowed_types, reason = "tests compare with exact probabilities")
+    test,
+    expect(clippy::disallowed_types, reason = "tests compare with floating-point models")
 )]
 
 #[cfg(test)]
 extern crate std;
 
+pub mod cost;
 pub mod pageset;
 pub mod pattern;
 pub mod strategy;

@@ -4,6 +4,7 @@
 //! To add a room: a file beside this one with a `drive` function, and a line in [`ROOMS`]. What a room needs it takes from
 //! its stack or its scratch words; assertions may allocate when they fail, which fails the proof as well.
 
+mod cost;
 mod migrate;
 mod pageset;
 mod strategy;
@@ -27,6 +28,7 @@ const ROOMS: &[(&str, Drive)] = &[
     ("pageset", pageset::drive),
     ("strategy", strategy::drive),
     ("switch", switch::drive),
+    ("cost", cost::drive),
     ("migrate", migrate::drive),
     #[cfg(feature = "wire")]
     ("wire", wire::drive),
