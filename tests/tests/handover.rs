@@ -33,20 +33,41 @@ fn kind() -> Kind {
 }
 
 /// A guest at its source, and a receiver behind a proxy that can break the connection.
-struct Story<'a> {
-    scene: &'a Scene,
-    source: &'a Host,
+struct Story {
+    source: Host,
     target: Host,
     proxy: FaultProxy,
+    // Last: its folder holds the sockets of the others.
+    scene: Scene,
 }
 
-impl Story<'_> {
+impl Story {
+    fn new(options: &GuestOptions, receiver: &[&str]) -> anyhow::Result<Self> {
+        let scene = Scene::new()?;
+        let source = scene.guest("source", options)?;
+        let target = scene.receiver("first", receiver)?;
+        let proxy = FaultProxy::start(&"127.0.0.1:0".parse()?, &target.listening()?.parse()?, vec![])?;
+        Ok(Self {
+            source,
+            target,
+            proxy,
+            scene,
+        })
+    }
+
+    /// The guest has moved to the receiver and comes to its end there, with the memory it should have.
+    fn ends_at_target(&mut self, options: &GuestOptions) -> anyhow::Result<Verdict> {
+        self.source.moved_away()?;
+        expect_same_memory(options, &self.target.final_report()?)?;
+        Ok(Verdict::InTime)
+    }
+
     /// Starts a migration over the slow link and returns once its first copy is under way.
     fn start(&self, strategy: &str, extra: &[&str]) -> anyhow::Result<Dunlin> {
         let to = self.proxy.address().to_string();
         let migration = self
             .scene
-            .start_migration(self.source, &to, strategy, &[&SLOW, extra].concat())?;
+            .start_migration(&self.source, &to, strategy, &[&SLOW, extra].concat())?;
         self.wait_passed(MIDDLE)?;
         Ok(migration)
     }
@@ -62,32 +83,21 @@ impl Story<'_> {
 }
 
 /// Runs `attempt`, a migration that must not succeed, then moves the guest to another receiver and compares its memory.
-fn survives(attempt: impl Fn(&mut Story<'_>) -> anyhow::Result<()>) {
-    survives_with(&[], attempt);
+fn survives(attempt: impl Fn(&mut Story) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    survives_with(&[], attempt)
 }
 
-fn survives_with(receiver: &[&str], attempt: impl Fn(&mut Story<'_>) -> anyhow::Result<()>) {
+fn survives_with(receiver: &[&str], attempt: impl Fn(&mut Story) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
-    let result = with_enough_steps(&options, STEPS, |options| {
-        let scene = Scene::new()?;
-        let mut source = scene.guest("source", options)?;
-        let target = scene.receiver("first", receiver)?;
-        let proxy = FaultProxy::start(&"127.0.0.1:0".parse()?, &target.listening()?.parse()?, vec![])?;
-        attempt(&mut Story {
-            scene: &scene,
-            source: &source,
-            target,
-            proxy,
-        })?;
-        let Ok(status) = scene.status(&source) else {
+    with_enough_steps(&options, STEPS, |options| {
+        let mut story = Story::new(options, receiver)?;
+        attempt(&mut story)?;
+        let Ok(status) = story.scene.status(&story.source) else {
             return Ok(Verdict::HaltedBefore);
         };
         ensure!(status["state"] == "running", "the source should run on, but: {status}");
-        arrives(&scene, &mut source, options)
-    });
-    if let Err(error) = result {
-        panic!("{error:?}");
-    }
+        arrives(&story.scene, &mut story.source, options)
+    })
 }
 
 /// Moves the guest to a new receiver, lets it come to its end there, and compares its memory.
@@ -118,16 +128,16 @@ fn expect_outcome(finished: &Finished, outcome: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-fn target_killed_during_the_copy() {
+fn target_killed_during_the_copy() -> anyhow::Result<()> {
     survives(|story| {
         let mut migration = story.start("precopy", &[])?;
         story.target.process.kill()?;
         expect_outcome(&migration.wait(PATIENCE)?, "failed")
-    });
+    })
 }
 
 #[test]
-fn connection_cut_during_the_copy_and_the_receiver_listens_on() {
+fn connection_cut_during_the_copy_and_the_receiver_listens_on() -> anyhow::Result<()> {
     survives(|story| {
         let mut migration = story.start("hybrid:1", &[])?;
         story.proxy.cut();
@@ -139,47 +149,47 @@ fn connection_cut_during_the_copy_and_the_receiver_listens_on() {
             "still half a guest: {status}"
         );
         Ok(())
-    });
+    })
 }
 
 #[test]
-fn connection_that_passes_nothing_is_given_up() {
+fn connection_that_passes_nothing_is_given_up() -> anyhow::Result<()> {
     survives(|story| {
         let mut migration = story.start("precopy", &["--network-timeout", "1s"])?;
         story.proxy.hold(true);
         expect_outcome(&migration.wait(PATIENCE)?, "failed")
-    });
+    })
 }
 
 #[test]
-fn cancelled_by_command() {
+fn cancelled_by_command() -> anyhow::Result<()> {
     survives(|story| {
         let mut migration = story.start("precopy", &[])?;
         let control = story.source.control.to_string_lossy().into_owned();
         let cancel = story.scene.dunlin(["cancel", "--control", &control])?.wait(PATIENCE)?;
         ensure!(cancel.code == Some(0), "cancel: {cancel}");
         expect_outcome(&migration.wait(PATIENCE)?, "cancelled")
-    });
+    })
 }
 
 #[test]
-fn cancelled_by_interrupt_while_the_send_is_blocked() {
+fn cancelled_by_interrupt_while_the_send_is_blocked() -> anyhow::Result<()> {
     // Nothing passes, and without the interrupt nothing would end before the test loses patience.
     survives(|story| {
         let mut migration = story.start("precopy", &["--network-timeout", "10m"])?;
         story.proxy.hold(true);
         migration.signal(Signal::INT)?;
         expect_outcome(&migration.wait(PATIENCE)?, "cancelled")
-    });
+    })
 }
 
 #[test]
-fn target_with_too_little_memory_refuses() {
+fn target_with_too_little_memory_refuses() -> anyhow::Result<()> {
     survives_with(&["--max-memory", "16MiB"], |story| {
         let to = story.target.listening()?.to_owned();
         let finished = story
             .scene
-            .start_migration(story.source, &to, "precopy", &[])?
+            .start_migration(&story.source, &to, "precopy", &[])?
             .wait(PATIENCE)?;
         expect_outcome(&finished, "failed")?;
         ensure!(
@@ -188,21 +198,18 @@ fn target_with_too_little_memory_refuses() {
         );
         ensure!(story.target.process.is_running(), "the receiver should listen on");
         Ok(())
-    });
+    })
 }
 
 #[test]
-fn state_directory_of_the_target_is_full() {
+fn state_directory_of_the_target_is_full() -> anyhow::Result<()> {
     if !require(Capability::Root) {
-        return;
+        return Ok(());
     }
-    let full = match FullFolder::new() {
-        Ok(full) => full,
-        Err(error) => panic!("{error:?}"),
-    };
+    let full = FullFolder::new()?;
     let state = full.path().to_string_lossy().into_owned();
     let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
-    let result = with_enough_steps(&options, STEPS, |options| {
+    with_enough_steps(&options, STEPS, |options| {
         let scene = Scene::new()?;
         let mut source = scene.guest("source", options)?;
         // A receiver may notice at once, or when a guest comes.
@@ -212,66 +219,42 @@ fn state_directory_of_the_target_is_full() {
             expect_outcome(&finished, "failed")?;
         }
         arrives(&scene, &mut source, options)
-    });
-    if let Err(error) = result {
-        panic!("{error:?}");
-    }
+    })
 }
 
 #[test]
-fn client_killed_and_the_migration_goes_on() {
+fn client_killed_and_the_migration_goes_on() -> anyhow::Result<()> {
     let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
-    let result = with_enough_steps(&options, STEPS, |options| {
-        let scene = Scene::new()?;
-        let mut source = scene.guest("source", options)?;
-        let mut target = scene.receiver("target", &[])?;
-        let proxy = FaultProxy::start(&"127.0.0.1:0".parse()?, &target.listening()?.parse()?, vec![])?;
-        let to = proxy.address().to_string();
-        let mut migration = scene.start_migration(&source, &to, "hybrid:1", &["--bandwidth", "32MB/s"])?;
-        let deadline = Instant::now() + PATIENCE;
-        while proxy.passed(Direction::Forward) < MIDDLE {
-            ensure!(Instant::now() < deadline, "the migration sends nothing");
-            thread::sleep(Duration::from_millis(1));
-        }
-        migration.kill()?;
-        let arrived = scene.poll_status(&mut target, |status| status["state"] == "running");
-        if arrived.is_err() && !target.process.is_running() {
+    with_enough_steps(&options, STEPS, |options| {
+        let mut story = Story::new(options, &[])?;
+        story.start("hybrid:1", &[])?.kill()?;
+        let arrived = story
+            .scene
+            .poll_status(&mut story.target, |status| status["state"] == "running");
+        if arrived.is_err() && !story.target.process.is_running() {
             return Ok(Verdict::HaltedBefore);
         }
         arrived?;
-        source.moved_away()?;
-        expect_same_memory(options, &target.final_report()?)?;
-        Ok(Verdict::InTime)
-    });
-    if let Err(error) = result {
-        panic!("{error:?}");
-    }
+        story.ends_at_target(options)
+    })
 }
 
 #[test]
-fn connection_cut_during_post_copy_is_made_again() {
+fn connection_cut_during_post_copy_is_made_again() -> anyhow::Result<()> {
     let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
-    let result = with_enough_steps(&options, STEPS, |options| {
-        let scene = Scene::new()?;
-        let mut source = scene.guest("source", options)?;
-        let mut target = scene.receiver("target", &[])?;
-        let proxy = FaultProxy::start(&"127.0.0.1:0".parse()?, &target.listening()?.parse()?, vec![])?;
-        let to = proxy.address().to_string();
-        let arguments = [&SLOW[..], &["--verify"]].concat();
-        let mut migration = scene.start_migration(&source, &to, "postcopy", &arguments)?;
-        scene.poll_status(&mut target, |status| status["state"] == "post-copy")?;
-        proxy.cut();
+    with_enough_steps(&options, STEPS, |options| {
+        let mut story = Story::new(options, &[])?;
+        let mut migration = story.start("postcopy", &["--verify"])?;
+        story
+            .scene
+            .poll_status(&mut story.target, |status| status["state"] == "post-copy")?;
+        story.proxy.cut();
         let finished = migration.wait(2 * PATIENCE)?;
         let report = finished.json()?;
         ensure!(report["outcome"] == "completed", "the cut should be mended: {finished}");
         expect_verified(&report)?;
-        source.moved_away()?;
-        expect_same_memory(options, &target.final_report()?)?;
-        Ok(Verdict::InTime)
-    });
-    if let Err(error) = result {
-        panic!("{error:?}");
-    }
+        story.ends_at_target(options)
+    })
 }
 
 /// Demanded pages do not wait for the rate, so a guest that touches all its memory at once leaves the push seconds to make
@@ -298,7 +281,7 @@ fn a_push_that_makes_up_for_demanded_pages_keeps_the_link() -> anyhow::Result<()
 }
 
 #[test]
-fn receiver_told_to_stop_during_the_copy() {
+fn receiver_told_to_stop_during_the_copy() -> anyhow::Result<()> {
     survives(|story| {
         let mut migration = story.start("precopy", &[])?;
         story.target.process.signal(Signal::TERM)?;
@@ -306,7 +289,7 @@ fn receiver_told_to_stop_during_the_copy() {
         let ended = story.target.process.wait(PATIENCE)?;
         ensure!(ended.code == Some(0), "nothing was here to lose: {ended}");
         Ok(())
-    });
+    })
 }
 
 /// A guest in post-copy whose other side is killed: the scene, and the side that is left.
