@@ -13,7 +13,7 @@ use super::Setting;
 use super::dunlin::number;
 use super::figure::{Figure, Target};
 use super::qemu;
-use super::sampling::{Arm, Results, interleave, rate};
+use super::sampling::{Arm, Results, interleave, pinned, rate};
 
 /// What is moved: a guest of 1 GiB.
 pub(super) const BYTES: usize = 1 << 30;
@@ -24,6 +24,7 @@ const CALL_BYTES: usize = 4 << 20;
 pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     let source = random_bytes(BYTES);
     let mut populated = random_bytes(BYTES);
+    let mut pinned_into = random_bytes(BYTES);
     let qemu = match Capability::Qemu.probe() {
         Ok(()) => Some(qemu::RandomGuest::new(&source)?),
         Err(why) => {
@@ -34,6 +35,7 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     let mut arms = vec![
         Arm::new("bare", || bare_transfer(&source, &mut populated)),
         Arm::new("bare fresh", || bare_transfer(&source, &mut vec![0; BYTES])),
+        Arm::new("bare pinned", || pinned(|| bare_transfer(&source, &mut pinned_into))?),
         Arm::new("populated", || first_copy(setting, &["--populate"], &[])),
         Arm::new("populated unsummed", || {
             first_copy(setting, &["--populate"], &["--no-checksum"])
@@ -61,6 +63,7 @@ fn figures(results: &Results) -> Vec<Figure> {
     };
     let speeds = [
         speed("bare socket into populated memory", "bare"),
+        speed("bare socket into populated memory, both ends on one CPU", "bare pinned"),
         speed("bare socket into fresh memory", "bare fresh"),
         speed("Dunlin into populated memory", "populated"),
         speed("Dunlin into populated memory, no checksums", "populated unsummed"),
