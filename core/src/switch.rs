@@ -9,6 +9,9 @@
 //! 3. **limit**: i ≥ max-rounds → post-copy where the rule can enter it, otherwise stop-and-copy. Li & Cao 2023 leave open
 //!    what an adaptive hybrid does at the limit; as it "guarantees" completion, it switches.
 //!
+//! With a parallel first copy all three wait until the static copy is merged, [`SwitchSetting::static_done_after`]; the
+//! rules' history is kept from round 1.
+//!
 //! A decision takes O(1) time and memory. Nothing is rounded before a comparison.
 //!
 //! ```
@@ -143,6 +146,11 @@ pub enum Reason {
         /// The limit.
         max_rounds: u32,
     },
+    /// The static copy beside the rounds is not merged yet.
+    StaticCopyRuns {
+        /// The round at whose end it is.
+        until: u32,
+    },
     /// The rule waits for the rest to fit.
     DoesNotFit,
     /// `rounds:N`: fewer than N rounds were made.
@@ -184,6 +192,9 @@ impl fmt::Display for Reason {
         match self {
             Self::Fits => f.write_str("the rest fits the downtime"),
             Self::RoundLimit { max_rounds } => write!(f, "the limit of {max_rounds} rounds is reached"),
+            Self::StaticCopyRuns { until } => {
+                write!(f, "the static copy is not merged before the end of round {until}")
+            }
             Self::DoesNotFit => f.write_str("the rest does not fit the downtime"),
             Self::RoundsLeft { left } => write!(f, "{left} more to go before the switch"),
             Self::RoundsDone { rounds: 1 } => f.write_str("the one round before the switch is done"),

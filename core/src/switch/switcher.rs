@@ -17,6 +17,9 @@ pub struct SwitchSetting {
     pub max_rounds: u32,
     /// How long one post-copy fault holds a vCPU up, as far as known.
     pub fault_stall: Nanos,
+    /// The round at whose end a static copy beside the rounds is merged: before that nothing is decided, and the rule gathers
+    /// what it will go by. 0 if there is none.
+    pub static_done_after: u32,
 }
 
 impl SwitchSetting {
@@ -28,6 +31,7 @@ impl SwitchSetting {
             downtime: Nanos::from_millis(300),
             max_rounds: 30,
             fault_stall: Nanos::from_micros(500),
+            static_done_after: 0,
         }
     }
 }
@@ -65,6 +69,15 @@ impl Switcher {
         if end.sent > Pages::ZERO {
             self.last_sending = Some((end.sent, end.duration));
         }
+        if end.round < self.setting.static_done_after {
+            return Verdict {
+                decision: Decision::Continue,
+                reason: Reason::StaticCopyRuns {
+                    until: self.setting.static_done_after,
+                },
+                ..of_rule
+            };
+        }
         if self.fits(end.dirty) {
             return Verdict {
                 decision: Decision::StopCopy,
@@ -87,6 +100,14 @@ impl Switcher {
             },
             ..of_rule
         }
+    }
+
+    /// How long `pages` take at the last known bandwidth S / T, rounded up, stopping at the largest time; `None` if no round
+    /// has sent anything.
+    pub fn time_to_send(&self, pages: Pages) -> Option<Nanos> {
+        let (sent, duration) = self.last_sending?;
+        let nanos = (u128::from(pages.0) * u128::from(duration.0)).div_ceil(u128::from(sent.0));
+        Some(Nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
     /// V·T ≤ downtime·S at the last known bandwidth S / T. Products of two 64-bit numbers: no overflow.

@@ -103,6 +103,53 @@ fn the_rule_hears_of_rounds_in_which_the_rest_fits() {
 }
 
 #[test]
+fn nothing_is_decided_beside_a_static_copy_and_nothing_is_forgotten() {
+    let beside = |rule, max_rounds| {
+        let setting = SwitchSetting {
+            static_done_after: 4,
+            max_rounds,
+            ..SwitchSetting::new(Pages(10_000))
+        };
+        Switcher::new(rule, setting)
+    };
+    // λ: 1, then two above 1; the mean of the last three is 1.1 at the end of round 4.
+    let lambdas = [(100, 150), (100, 120), (100, 120), (100, 90)];
+    let mut number = 0;
+    let mut lambda = beside(SwitchRule::Lambda, 30);
+    let verdicts = lambdas.map(|(sent, dirty)| {
+        number += 1;
+        decided(lambda.on_round(&round(number, sent, dirty, 1000)))
+    });
+    let runs = (Decision::Continue, Reason::StaticCopyRuns { until: 4 });
+    let diverging = Reason::LambdaDiverging {
+        above: 2,
+        mean_milli: 1100,
+    };
+    assert_eq!(verdicts, [runs, runs, runs, (Decision::PostCopy, diverging)]);
+
+    // What fits, a number of rounds and the limit wait, too.
+    let at = |rule, number, dirty| decided(beside(rule, 2).on_round(&round(number, 100, dirty, 1000)));
+    for rule in [SwitchRule::Never, SwitchRule::Rounds(1), SwitchRule::Lambda] {
+        assert_eq!(at(rule, 3, 0), runs, "{rule}");
+        assert_eq!(at(rule, 3, 100), runs, "{rule}");
+        assert_eq!(at(rule, 4, 0), (Decision::StopCopy, Reason::Fits), "{rule}");
+    }
+    let limit = Reason::RoundLimit { max_rounds: 2 };
+    assert_eq!(at(SwitchRule::Never, 4, 100), (Decision::StopCopy, limit));
+}
+
+#[test]
+fn the_time_of_the_rest_is_that_of_the_last_pages_sent() {
+    let mut switcher = switcher(SwitchRule::Never);
+    assert_eq!(switcher.time_to_send(Pages(1)), None);
+    switcher.on_round(&round(1, 3, 10, 1));
+    assert_eq!(switcher.time_to_send(Pages(10)), Some(Nanos(3_333_334)));
+    switcher.on_round(&round(2, 0, 10, 100));
+    assert_eq!(switcher.time_to_send(Pages(3)), Some(Nanos::from_millis(1)));
+    assert_eq!(switcher.time_to_send(Pages(u64::MAX)), Some(Nanos(u64::MAX)));
+}
+
+#[test]
 fn only_rounds_of_zero_start_with_post_copy() {
     assert!(switcher(SwitchRule::Rounds(0)).starts_with_post_copy());
     for rule in [SwitchRule::Never, SwitchRule::Rounds(1), SwitchRule::Lambda] {
