@@ -6,6 +6,7 @@ pub mod control;
 pub mod guest;
 pub mod journal;
 pub mod memory;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod track;

@@ -60,7 +60,7 @@ fn wrong_usage_says_what_to_do() {
             "resolve --control c --run-here --give-up --other-side-is-dead".into(),
             "cannot be used with",
         ),
-        ("replay".into(), "unrecognized subcommand"),
+        ("simulate".into(), "unrecognized subcommand"),
     ];
     for (arguments, hint) in cases {
         let ran = run(arguments.split_whitespace());
@@ -84,7 +84,7 @@ fn help_and_version_are_results() {
     }
     let help = run(["--help"]).stdout;
     assert!(
-        help.contains("migrate") && !help.contains("replay"),
+        help.contains("migrate") && !help.contains("simulate"),
         "only what there is: {help}"
     );
 }

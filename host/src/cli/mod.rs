@@ -11,13 +11,14 @@ mod migrate;
 mod output;
 mod progress;
 mod receive;
+mod replay;
 mod resolve;
 mod state;
 mod status;
 mod unavailable;
 mod values;
 
-use crate::{channel::ChannelError, control::ControlError, journal::JournalError, report::chain};
+use crate::{channel::ChannelError, control::ControlError, journal::JournalError, replay::LogError, report::chain};
 use clap::{Parser, Subcommand};
 use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
@@ -50,6 +51,8 @@ enum Command {
     Status(status::Args),
     /// Decide about a guest that waits between two hosts, when its other side cannot be reached.
     Resolve(resolve::Args),
+    /// Show when a rule, or each of several, would have ended the pre-copy of a recorded log of rounds.
+    Replay(replay::Args),
 }
 
 /// Why a command ends without its result.
@@ -71,6 +74,14 @@ enum CliError {
     #[error(transparent)]
     Node(Box<dyn Error + Send + Sync>),
 
+    /// A log of rounds.
+    #[error("{name}")]
+    Log {
+        /// Its path, or what it is.
+        name: String,
+        source: LogError,
+    },
+
     /// The system's signals.
     #[error("cannot catch signals")]
     Signals(#[source] io::Error),
@@ -84,7 +95,7 @@ impl CliError {
     const fn exit_code(&self) -> u8 {
         match self {
             Self::Control(error) => error.exit_code(),
-            Self::Journal(_) | Self::Usage(_) | Self::Node(_) | Self::Signals(_) => 2,
+            Self::Journal(_) | Self::Usage(_) | Self::Node(_) | Self::Log { .. } | Self::Signals(_) => 2,
             Self::Output(_) => 1,
         }
     }
@@ -115,6 +126,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cancel(args) => args.run(),
         Command::Status(args) => args.run(),
         Command::Resolve(args) => args.run(),
+        Command::Replay(args) => args.run(),
     };
     result.unwrap_or_else(|error| {
         output::message(&format!("error: {}", chain(&error)));

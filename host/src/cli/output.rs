@@ -7,17 +7,28 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 /// Writes a result. A reader that has gone away is no error.
 pub(super) fn result(text: &str) -> Result<(), CliError> {
+    offer(text).map(drop)
+}
+
+/// Writes a part of a result. False if the reader has gone away, who then wants no more parts.
+pub(super) fn offer(text: &str) -> Result<bool, CliError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Output(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::Output(error)),
     }
 }
 
 /// Writes a result as a line of JSON.
 pub(super) fn json(document: &impl Serialize) -> Result<(), CliError> {
+    offer_json(document).map(drop)
+}
+
+/// Writes a part of a result as a line of JSON; false as with [`offer`].
+pub(super) fn offer_json(document: &impl Serialize) -> Result<bool, CliError> {
     let line = serde_json::to_string(document).expect("reports always have a JSON form");
-    result(&(line + "\n"))
+    offer(&(line + "\n"))
 }
 
 /// Writes a message for people.

@@ -1,0 +1,427 @@
+//! `dunlin replay` as a person or a script meets it: decisions computed by hand, tables, errors, pipes.
+//!
+//! The logs in `tests/rounds` are of a guest of 32 000 pages on a link of 8 000 pages a second: at most 2 400 pages fit the
+//! downtime of 300 ms.
+
+use serde_json::Value;
+use std::{
+    fs,
+    io::{Read, Write},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+const LOGS: [&str; 5] = ["converging", "diverging", "noisy", "plateau", "static-copy"];
+
+fn path(log: &str) -> String {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/rounds");
+    folder.join(log).with_extension("csv").to_str().unwrap().to_owned()
+}
+
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+    command.arg("replay").args(words).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Exit code, stdout, stderr.
+type Ran = (Option<i32>, String, String);
+
+fn ran(output: Output) -> Ran {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn replay(words: &[&str]) -> Ran {
+    ran(command(words).output().unwrap())
+}
+
+/// With a log on standard input.
+fn replay_piped(words: &[&str], log: &str) -> Ran {
+    let mut child = command(words).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(log.as_bytes()).unwrap();
+    drop(stdin);
+    ran(child.wait_with_output().unwrap())
+}
+
+fn lines(stdout: &str) -> Vec<Value> {
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The round and the decision that a rule ends with, and its reason; round 0 if it does not end.
+fn ending(log: &str, rule: &str, more: &[&str]) -> (u64, String, String) {
+    let log = path(log);
+    let fixed = ["--rule", rule, "--total-pages", "32000", "--json", &log];
+    let (code, stdout, stderr) = replay(&[&fixed, more].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+    let lines = lines(&stdout);
+    for (line, number) in lines.iter().zip(1..) {
+        assert_eq!(line["round"], number, "a line for every round");
+        assert!(
+            line["score_milli"].is_i64() && line.as_object().unwrap().len() == 4,
+            "{line}"
+        );
+    }
+    let (last, before) = lines.split_last().unwrap();
+    assert!(before.iter().all(|line| line["decision"] == "continue"));
+    let text = |name: &str| last[name].as_str().unwrap().to_owned();
+    if text("decision") == "continue" {
+        assert!(stderr.contains("without a decision"), "{stderr}");
+        return (0, String::new(), text("reason"));
+    }
+    assert_eq!(stderr, "");
+    (last["round"].as_u64().unwrap(), text("decision"), text("reason"))
+}
+
+#[test]
+fn decisions_are_those_computed_by_hand() {
+    let fits = "the rest fits the downtime";
+    let cases: &[(&str, &str, u64, &str, &str)] = &[
+        // V(3) = 3 240 is too much, V(4) = 1 600 is not.
+        ("converging", "never", 4, "stop-copy", fits),
+        ("converging", "lambda", 4, "stop-copy", fits),
+        (
+            "converging",
+            "rounds:1",
+            1,
+            "post-copy",
+            "the one round before the switch is done",
+        ),
+        (
+            "converging",
+            "rounds:3",
+            3,
+            "post-copy",
+            "3 rounds before the switch are done",
+        ),
+        ("converging", "rounds:4", 4, "stop-copy", fits),
+        ("diverging", "never", 0, "", "the rest does not fit the downtime"),
+        // λ(2) = 0.75, λ(3) = 1.1, λ(4) = 1.2.
+        (
+            "diverging",
+            "lambda",
+            4,
+            "post-copy",
+            "2 of the last 3 λ above 1, and their mean is 1.016",
+        ),
+        (
+            "diverging",
+            "rounds:2",
+            2,
+            "post-copy",
+            "2 rounds before the switch are done",
+        ),
+        ("diverging", "rounds:9", 0, "", "2 more to go before the switch"),
+        // λ is 1 in every round.
+        ("plateau", "never", 0, "", "the rest does not fit the downtime"),
+        ("plateau", "lambda", 0, "", "0 of the last 3 λ above 1"),
+        (
+            "plateau",
+            "libvirt",
+            1,
+            "post-copy",
+            "the one round before the switch is done",
+        ),
+        // It would have converged: V(18) = 2 271. λ(9) = 1.03, λ(10) = 1.05, λ(11) = 0.95.
+        ("noisy", "never", 18, "stop-copy", fits),
+        (
+            "noisy",
+            "lambda",
+            11,
+            "post-copy",
+            "2 of the last 3 λ above 1, and their mean is 1.009",
+        ),
+        ("noisy", "rounds:20", 18, "stop-copy", fits),
+        // V(1) = 2 000 would fit, but the static copy is merged at the end of round 4; then 3 276 are dirty.
+        // λ(2) = 1.3, λ(3) = 1.2, λ(4) = 1.05: known by then. V(5) = 2 000.
+        ("static-copy", "never", 5, "stop-copy", fits),
+        (
+            "static-copy",
+            "lambda",
+            4,
+            "post-copy",
+            "3 of the last 3 λ above 1, and their mean is 1.183",
+        ),
+        (
+            "static-copy",
+            "rounds:1",
+            4,
+            "post-copy",
+            "the one round before the switch is done",
+        ),
+        ("static-copy", "rounds:5", 5, "stop-copy", fits),
+    ];
+    for &(log, rule, round, decision, reason) in cases {
+        assert_eq!(
+            ending(log, rule, &[]),
+            (round, decision.into(), reason.into()),
+            "{log} {rule}"
+        );
+    }
+}
+
+#[test]
+fn options_reach_the_rules() {
+    let limit = |decision: &str| (10, decision.into(), "the limit of 10 rounds is reached".into());
+    assert_eq!(ending("plateau", "never", &["--max-rounds", "10"]), limit("stop-copy"));
+    assert_eq!(ending("plateau", "lambda", &["--max-rounds", "10"]), limit("post-copy"));
+    // 8 000 pages take a second.
+    assert_eq!(ending("plateau", "never", &["--downtime", "1s"]).0, 1);
+    assert_eq!(ending("plateau", "never", &["--downtime", "999999us"]).0, 0);
+    assert_eq!(ending("converging", "never", &["--downtime", "0s"]).0, 0);
+}
+
+#[test]
+fn a_table_shows_every_round_and_the_end_in_words() {
+    let shown = |rule, log, more: &[&str]| {
+        let log = path(log);
+        let (code, stdout, stderr) = replay(&[&["--rule", rule, "--total-pages", "32000", &log], more].concat());
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        stdout
+    };
+    let expected = "\
+Rule lambda: 32,000 pages of 4.00 KiB (125 MiB), downtime 300 ms, at most 30 rounds
+
+round       time    sent   dirty       λ     SDF  rest takes  decision   reason
+    1     4.00 s  32,000  16,000       —   0.500      2.00 s  continue   1 of the 3 λ values that the rule looks at
+    2     2.00 s  16,000  12,000   0.750   0.250      1.50 s  continue   2 of the 3 λ values that the rule looks at
+    3     1.50 s  12,000  13,200   1.100  -0.100      1.65 s  continue   1 of the last 3 λ above 1
+    4     1.65 s  13,200  15,840   1.200  -0.200      1.98 s  post-copy  2 of the last 3 λ above 1, and their mean is 1.016
+
+After round 4, 9.15 s into the migration, lambda switches to post-copy: the guest goes on at the target while 15,840 pages \
+(61.9 MiB) are still to be sent, about 1.98 s.
+";
+    assert_eq!(shown("lambda", "diverging", &[]), expected);
+    let last = |text: String| text.lines().last().unwrap().to_owned();
+    assert_eq!(
+        last(shown("never", "converging", &["--page-size", "2MiB"])),
+        "After round 4, 7.11 s into the migration, never stops the guest: it stands still while 1,600 pages (3.13 GiB) are sent, \
+         about 200 ms."
+    );
+    assert_eq!(
+        last(shown("never", "plateau", &["--max-rounds", "3"])),
+        "After round 3, 6.00 s into the migration, never stops the guest: it stands still while 8,000 pages (31.3 MiB) are sent, \
+         about 1.00 s, instead of the 300 ms wanted."
+    );
+    assert_eq!(
+        last(shown("never", "diverging", &[])),
+        "The log ends after round 7 without a decision: never goes on with pre-copy, and 30,000 pages (117 MiB) are left, about \
+         3.75 s."
+    );
+    let beside = shown("never", "static-copy", &[]);
+    assert!(
+        beside
+            .lines()
+            .next()
+            .unwrap()
+            .ends_with(", static copy merged after round 4")
+    );
+}
+
+#[test]
+fn several_rules_are_compared() {
+    let log = path("diverging");
+    let rules = [
+        "--rule", "rounds:2", "--rule", "never", "--rule", "lambda", "--rule", "never",
+    ];
+    let (code, stdout, stderr) = replay(&[&rules[..], &["--total-pages", "32000", &log]].concat());
+    let expected = "\
+3 rules about 32,000 pages of 4.00 KiB (125 MiB), downtime 300 ms, at most 30 rounds
+
+ rule      decision   after round      at  sent pages  pages left  rest takes  reason
+──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+ rounds:2  post-copy            2  6.00 s      48,000      12,000      1.50 s  2 rounds before the switch are done
+ never     continue             —       —     133,590      30,000      3.75 s  the rest does not fit the downtime
+ lambda    post-copy            4  9.15 s      73,200      15,840      1.98 s  2 of the last 3 λ above 1, and their mean is 1.016
+
+The log ends after round 7 without a decision by 1 rule.
+";
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), expected, ""));
+
+    let (_, stdout, stderr) = replay(&[&rules[..], &["--total-pages", "32000", "--json", &log]].concat());
+    let of = |rule: &str| {
+        let lines = lines(&stdout).into_iter().filter(|line| line["rule"] == rule);
+        lines
+            .map(|line| line["decision"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of("rounds:2"), ["continue", "post-copy"]);
+    assert_eq!(of("lambda"), ["continue", "continue", "continue", "post-copy"]);
+    assert_eq!(of("never"), ["continue"; 7]);
+    assert_eq!(stderr, "the log ends after round 7 without a decision by never\n");
+}
+
+#[test]
+fn all_rules_agree_on_what_fits() {
+    for log in LOGS {
+        let log = path(log);
+        let words = [
+            "--rule",
+            "all",
+            "--total-pages",
+            "32000",
+            "--downtime",
+            "10s",
+            "--json",
+            &log,
+        ];
+        let (code, stdout, stderr) = replay(&words);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        for line in lines(&stdout).iter().filter(|line| line["decision"] != "continue") {
+            assert_eq!(line["decision"], "stop-copy", "{line}");
+        }
+    }
+}
+
+#[test]
+fn standard_input_is_a_log_as_well() {
+    let log = fs::read_to_string(path("noisy")).unwrap();
+    let words = ["--rule", "lambda", "--total-pages", "32000", "--json"];
+    let from_file = replay(&[&words[..], &[&path("noisy")]].concat());
+    let from_pipe = replay_piped(&[&words[..], &["-"]].concat(), &log);
+    assert_eq!(from_file, from_pipe);
+    // Decided line by line, also before a line that is wrong.
+    let wrong = log.replace("\n13,", "\n-13,");
+    let (code, stdout, stderr) = replay_piped(&[&words[..], &["-"]].concat(), &wrong);
+    assert_eq!((code, &stdout), (Some(2), &from_file.1));
+    assert_eq!(
+        stderr,
+        "error: standard input: line 14, column 1 (round): \"-13\" is negative: write a number from 0 on\n"
+    );
+}
+
+#[test]
+fn a_wrong_file_is_refused_before_anything_is_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("log.csv");
+    let file = file.to_str().unwrap();
+    let header = "round,duration_us,sent_pages,dirty_pages";
+    let endings = [
+        (
+            "".into(),
+            "line 1, column 1: there is no header: the log begins with round,duration_us,sent_pages,dirty_pages",
+        ),
+        (
+            format!("{header}\n"),
+            "line 2, column 1: the log has a header and no rounds: write a line for every round, from 1 on",
+        ),
+        (
+            format!("{header}\n1,2,3\n"),
+            "line 2, column 6 (dirty_pages): the line ends before this value: a line has 4, \
+             round,duration_us,sent_pages,dirty_pages",
+        ),
+        (
+            format!("{header}\r\n1,500,10,0\r\n3,500,10,0\r\n"),
+            "line 3, column 1 (round): round 3 stands where round 2 should: rounds follow each other by one, without gaps or \
+             repeats",
+        ),
+    ];
+    for rule in [
+        &["--rule", "never"][..],
+        &["--rule", "all"],
+        &["--rule", "never", "--json"],
+    ] {
+        for (text, error) in &endings {
+            fs::write(file, text).unwrap();
+            let ran = replay(&[rule, &["--total-pages", "10", file]].concat());
+            assert_eq!(ran, (Some(2), String::new(), format!("error: {file}: {error}\n")));
+        }
+    }
+    let (code, stdout, stderr) = replay(&["--rule", "never", "--total-pages", "10", dir.path().to_str().unwrap()]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert_eq!(
+        stderr,
+        format!(
+            "error: {}: cannot be read; give a file with a round log, or - for standard input: Is a directory (os error 21)\n",
+            dir.path().display()
+        )
+    );
+    fs::remove_file(file).unwrap();
+    let (code, _, stderr) = replay(&["--rule", "never", "--total-pages", "10", file]);
+    assert_eq!(code, Some(2));
+    assert_eq!(
+        stderr,
+        format!(
+            "error: {file}: cannot be read; give a file with a round log, or - for standard input: No such file or directory (os \
+             error 2)\n"
+        )
+    );
+}
+
+#[test]
+fn a_million_lines_are_read_to_the_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("long.csv");
+    let mut text = "round,duration_us,sent_pages,dirty_pages\n".to_owned();
+    for round in 1..1_000_000 {
+        text += &format!("{round},500,10,10\n");
+    }
+    let words = [
+        "--rule",
+        "rounds:2",
+        "--total-pages",
+        "10",
+        "--downtime",
+        "0s",
+        file.to_str().unwrap(),
+    ];
+    fs::write(&file, format!("{text}1000000,500,10,0\n")).unwrap();
+    let (code, stdout, _) = replay(&words);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("After round 2, "), "{stdout}");
+    fs::write(&file, format!("{text}1000000,500,10\n")).unwrap();
+    let (code, stdout, stderr) = replay(&words);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(
+        stderr.contains("line 1000001, column 15 (dirty_pages): the line ends"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_it() {
+    let log = path("noisy");
+    let kinds: [&[&str]; 3] = [&["--rule", "never"], &["--rule", "all"], &["--rule", "all", "--json"]];
+    for rule in kinds {
+        let mut child = command(&[rule, &["--total-pages", "32000", &log]].concat())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let words = ["--rule", "never", "--total-pages", "32000", &log];
+    let (code, _, stderr) = ran(command(&words).stdout(full).output().unwrap());
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot write the result"), "{stderr}");
+}
+
+#[test]
+fn wrong_usage_says_what_to_do() {
+    let cases = [
+        ("--total-pages 10 f", "--rule <RULE>"),
+        ("--rule never f", "--total-pages <N>"),
+        ("--rule never --total-pages 10", "<FILE.csv>"),
+        ("--rule lamda --total-pages 10 f", "switch can be never, "),
+        ("--rule rounds:x --total-pages 10 f", "a number of rounds"),
+        ("--rule never --total-pages 0 f", "0 is not in 1..=274877906944"),
+        ("--rule never --total-pages -5 f", "-5"),
+        (
+            "--rule never --total-pages 10 --page-size 5000 f",
+            "a power of two from 4KiB to 1GiB",
+        ),
+        ("--rule never --total-pages 10 --page-size big f", "512MiB for example"),
+        ("--rule never --total-pages 10 --downtime 300 f", "300ms for example"),
+        ("--rule never --total-pages 10 --max-rounds 0 f", "0 is not in 1.."),
+        ("--rule never --total-pages 10 f g", "unexpected argument 'g'"),
+    ];
+    for (words, hint) in cases {
+        let (code, stdout, stderr) = replay(&words.split(' ').collect::<Vec<_>>());
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{words}");
+        assert!(stderr.contains(hint), "{words}: {stderr}");
+    }
+}
