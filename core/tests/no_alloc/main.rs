@@ -7,6 +7,7 @@
 mod cost;
 mod migrate;
 mod pageset;
+mod pattern;
 mod strategy;
 mod switch;
 #[cfg(feature = "wire")]
@@ -27,6 +28,7 @@ type Drive = fn(&mut [u64]);
 const ROOMS: &[(&str, Drive)] = &[
     ("pageset", pageset::drive),
     ("strategy", strategy::drive),
+    ("pattern", pattern::drive),
     ("switch", switch::drive),
     ("cost", cost::drive),
     ("migrate", migrate::drive),
