@@ -1,5 +1,6 @@
 //! The doing half of Dunlin: guests, trackers, channels, runners, command line.
 
+mod block;
 pub mod channel;
 pub mod cli;
 pub mod control;
@@ -9,4 +10,5 @@ pub mod memory;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod storage;
 pub mod track;

@@ -1,0 +1,32 @@
+//! The storage channel: guest pages as files in a directory that both hosts mount.
+//!
+//! One migration has a folder of its own, `dunlin-SESSION`, under the directory given with `--storage`. Pages travel in
+//! *segments*, files of at most [`SEGMENT_PAGES_MAX`] pages of data. A segment is written to a temporary name, synced and then
+//! renamed, so that a reader, also one on another host of the same NFS, finds either nothing or all of it.
+//!
+//! # Format of a segment, version 1, little-endian
+//!
+//! | part | bytes | content |
+//! |---|---|---|
+//! | header | 4096 | magic `DUNLSEG`, version, CRC-32, length, [`Header`] (postcard), zeros |
+//! | data | 4096 each | the pages of the data runs, in the order of the index |
+//! | index | 24 per run, padded with zeros to 4096 | first page (8), pages (4), 1 if all zeros (4), XXH3-64 of the data or 0 (8) |
+//!
+//! Everything lies at multiples of 4096, so that the files can bypass the page cache where the file system allows that.
+//! Runs ascend and have at most [`RUN_PAGES_MAX`] pages; runs of zeros have no data.
+
+mod aligned;
+mod directory;
+mod error;
+mod format;
+mod reader;
+mod writer;
+
+pub use directory::{Leftover, SessionDirectory, leftovers};
+pub use error::StorageError;
+pub use format::{Header, Kind, RUN_PAGES_MAX, SEGMENT_PAGES_MAX, Vm};
+pub use reader::{Content, SegmentReader};
+pub use writer::{SegmentWriter, Written};
+
+#[cfg(test)]
+mod tests;

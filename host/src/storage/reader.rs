@@ -1,0 +1,176 @@
+//! Reading a segment: nothing of it is handed on before it was checked.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use dunlin_core::pageset::Run;
+use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
+use twox_hash::XxHash3_64;
+
+use super::aligned::AlignedPages;
+use super::format::{Entry, damaged};
+use super::{Header, Kind, RUN_PAGES_MAX, SessionDirectory, StorageError};
+use crate::block::BLOCK_BYTES;
+
+/// A complete segment whose header and index are sound and of the right migration.
+pub struct SegmentReader {
+    path: PathBuf,
+    file: File,
+    header: Header,
+    entries: Vec<Entry>,
+    buffer: AlignedPages,
+}
+
+/// What a run holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content<'a> {
+    /// Nothing but zeros.
+    Zero,
+    /// These bytes.
+    Data(&'a [u8]),
+}
+
+impl SegmentReader {
+    /// Opens the segment of this kind and place; `None` if it is not there, which may mean not yet.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn open(directory: &SessionDirectory, kind: Kind, sequence: u32) -> Result<Option<Self>, StorageError> {
+        let path = directory.segment(kind, sequence);
+        let Some(file) = open(&path)? else {
+            return Ok(None);
+        };
+        let mut block = AlignedPages::zeroed(1);
+        read(&path, &file, block.bytes_mut(), 0)?;
+        let bytes = block.bytes().try_into().expect("one block");
+        let header = Header::decode(&path, bytes)?;
+        let other = |of| StorageError::Foreign { path: path.clone(), of };
+        let vm = directory.vm();
+        for (same, of) in [
+            (header.vm.session == vm.session, "migration"),
+            (header.vm.id == vm.id, "VM"),
+            (header.vm.regions == vm.regions, "memory layout"),
+            (header.kind == kind, "kind"),
+            (header.sequence == sequence, "place in the order"),
+        ] {
+            if !same {
+                return Err(other(of));
+            }
+        }
+        let length = file
+            .metadata()
+            .map_err(|source| StorageError::io("read", &path, source))?
+            .len();
+        if length != header.file_bytes() {
+            return Err(damaged(&path, "its length"));
+        }
+        let mut index = AlignedPages::zeroed(header.index_bytes() / BLOCK_BYTES);
+        read(&path, &file, index.bytes_mut(), header.index_offset())?;
+        let entries = header.entries(&path, index.bytes())?;
+        Ok(Some(Self {
+            path,
+            file,
+            header,
+            entries,
+            buffer: AlignedPages::zeroed(RUN_PAGES_MAX as usize),
+        }))
+    }
+
+    /// What the segment says of itself.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Reads, checks and hands on every run, in order. Data is read once, in pieces of at most [`RUN_PAGES_MAX`] pages.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] at the first run that is not as it was written, the runs before it having been handed on; what
+    /// `each` returns.
+    pub fn each_run<E: From<StorageError>>(
+        &mut self,
+        mut each: impl FnMut(Run, Content<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut offset = BLOCK_BYTES as u64;
+        for entry in &self.entries {
+            let run = entry.run();
+            let Some(sum) = entry.xxh3() else {
+                each(run, Content::Zero)?;
+                continue;
+            };
+            let bytes = checked(&self.path, &self.file, &mut self.buffer, (offset, run, sum))?;
+            each(run, Content::Data(bytes))?;
+            offset += run.count.bytes().0;
+        }
+        Ok(())
+    }
+
+    /// The one run that has this page, checked like any other, and the bytes of the page; `None` if the segment does not have
+    /// it. O(runs) and one read of at most 1 MiB.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`], [`StorageError::Io`].
+    pub fn page(&mut self, gfn: Gfn) -> Result<Option<Content<'_>>, StorageError> {
+        let mut offset = BLOCK_BYTES as u64;
+        for entry in &self.entries {
+            let run = entry.run();
+            let holds = (run.first..run.end()).contains(&gfn);
+            match entry.xxh3() {
+                None if holds => return Ok(Some(Content::Zero)),
+                None => {}
+                Some(sum) if holds => {
+                    let bytes = checked(&self.path, &self.file, &mut self.buffer, (offset, run, sum))?;
+                    let at = (gfn.0 - run.first.0) as usize * BLOCK_BYTES;
+                    return Ok(Some(Content::Data(&bytes[at..at + BLOCK_BYTES])));
+                }
+                Some(_) => offset += run.count.bytes().0,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Pages with data, and pages of zeros.
+    pub fn pages(&self) -> (Pages, Pages) {
+        (Pages(u64::from(self.header.data_pages)), Pages(self.header.zero_pages))
+    }
+}
+
+fn checked<'b>(
+    path: &Path,
+    file: &File,
+    buffer: &'b mut AlignedPages,
+    (offset, run, sum): (u64, Run, u64),
+) -> Result<&'b [u8], StorageError> {
+    let bytes = &mut buffer.bytes_mut()[..(run.count.0 * PAGE_SIZE) as usize];
+    read(path, file, bytes, offset)?;
+    if XxHash3_64::oneshot(bytes) == sum {
+        Ok(bytes)
+    } else {
+        Err(damaged(path, "its data"))
+    }
+}
+
+fn open(path: &Path) -> Result<Option<File>, StorageError> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    let opened = match options.clone().custom_flags(libc::O_DIRECT).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => options.open(path),
+        other => other,
+    };
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StorageError::io("read", path, source)),
+    }
+}
+
+fn read(path: &Path, file: &File, into: &mut [u8], offset: u64) -> Result<(), StorageError> {
+    file.read_exact_at(into, offset).map_err(|source| {
+        if source.kind() == io::ErrorKind::UnexpectedEof {
+            damaged(path, "its length")
+        } else {
+            StorageError::io("read", path, source)
+        }
+    })
+}
