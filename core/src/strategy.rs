@@ -5,20 +5,28 @@
 //!
 //! | key | values | default |
 //! |---|---|---|
-//! | `first` | `serial` | `serial` |
-//! | `filter` | `none` | `none` |
-//! | `switch` | `never`, `rounds:N`, `lambda`, `libvirt` (= `rounds:1`) | `never` |
-//! | `push` | `sequential` | `sequential` |
-//! | `cut` | `fail`, `reconnect` | `reconnect` if the strategy can enter post-copy, otherwise `fail` |
-//! | `slow` | `none` | `none` |
-//! | `clear` | `round` | `round` |
+//! | `first` | `serial`, `parallel` | `serial` |
+//! | `filter` | `none`, `markov:half`, `markov`, `hazard`, `ppm`, `frequency` | `none` |
+//! | `switch` | `never`, `rounds:N`, `lambda`, `sdf:A`, `sdf:auto`, `dyn`, `heuristic`, `optimal`, `xen`, `qemu`, `kubevirt-stall[:40s]`, `nova10`, `ovirt`, `libvirt` (= `rounds:1`) | `never` |
+//! | `push` | `sequential`, `bubble[:1\|3\|7]`, `forecast` | `sequential` |
+//! | `cut` | `fail`, `pbdata`, `reconnect`, `both` | `fail` if the strategy cannot enter post-copy; otherwise `both` with `first=parallel`, which has shared storage, else `reconnect` |
+//! | `slow` | `none`, `auto-converge`, `dirty-limit` | `none` |
+//! | `clear` | `round`, `late` | `round` |
 //!
 //! | preset | composition |
 //! |---|---|
 //! | `precopy` | `switch=never` |
 //! | `postcopy` | `switch=rounds:0` |
 //! | `hybrid:N` | `switch=rounds:N` |
+//! | `dyn-hybrid` | `switch=dyn` |
+//! | `heuristic-hybrid` | `switch=heuristic` |
 //! | `as-hybrid` | `switch=lambda` (Li & Cao 2023, "As-hybrid": the λ rule without parallel first copy) |
+//! | `par-migrate` | `first=parallel,switch=never` (Li & Cao 2023) |
+//! | `pa-hybrid` | `first=parallel,switch=lambda` (Li & Cao 2023) |
+//! | `markov-sdf:A` | `filter=markov:half,switch=sdf:A,push=forecast` (the hybrid-copy paper of 2017) |
+//!
+//! What is written here can be said, simulated and replayed; which of it the state machines of a live migration carry out is
+//! told by [`migrate::check_strategy`](crate::migrate::check_strategy).
 //!
 //! ```
 //! use dunlin_core::strategy::{Strategy, SwitchRule};
@@ -33,18 +41,20 @@
 //! ```
 
 mod error;
+mod preset;
+mod rule;
 #[cfg(test)]
 mod tests;
 mod values;
 
 pub use error::{Excerpt, Key, StrategyError};
-pub use values::{Clear, Cut, Filter, First, Push, Slow, SwitchRule};
+pub use rule::{Alpha, SwitchRule};
+pub use values::{Clear, Cut, Filter, First, Pivots, Push, Slow};
 
 use core::fmt;
 use core::str::FromStr;
 
-/// Names that stand for a whole composition.
-const PRESETS: &[&str] = &["precopy", "postcopy", "hybrid:N", "as-hybrid"];
+use preset::Preset;
 
 /// How one migration is done; see the [module](self) for the notation.
 ///
@@ -71,16 +81,27 @@ pub struct Strategy {
 impl Strategy {
     /// The strategy with this switch rule and the default for every other key.
     pub const fn with_switch(switch: SwitchRule) -> Self {
-        Self {
-            first: First::Serial,
-            filter: Filter::None,
+        Self::of_preset(Preset::with_switch(switch))
+    }
+
+    const fn of_preset(preset: Preset) -> Self {
+        let Preset {
+            first,
+            filter,
             switch,
-            push: Push::Sequential,
-            cut: if switch.can_post_copy() {
-                Cut::Reconnect
-            } else {
-                Cut::Fail
-            },
+            push,
+        } = preset;
+        let cut = match (switch.can_post_copy(), first) {
+            (false, _) => Cut::Fail,
+            (true, First::Serial) => Cut::Reconnect,
+            (true, First::Parallel) => Cut::Both,
+        };
+        Self {
+            first,
+            filter,
+            switch,
+            push,
+            cut,
             slow: Slow::None,
             clear: Clear::Round,
         }
@@ -99,7 +120,7 @@ impl Strategy {
         for (index, item) in text.split(',').enumerate() {
             match item.split_once('=') {
                 Some((key, value)) => given.set(key, value)?,
-                None if index == 0 => given.preset = Some(preset(item)?),
+                None if index == 0 => given.preset = Some(Preset::parse(item)?),
                 None => {
                     return Err(StrategyError::NotKeyValue {
                         item: Excerpt::of(item),
@@ -117,7 +138,7 @@ impl Strategy {
 
     /// True if post-copy goes on after the network was cut and came back.
     pub const fn reconnects(&self) -> bool {
-        matches!(self.cut, Cut::Reconnect)
+        matches!(self.cut, Cut::Reconnect | Cut::Both)
     }
 }
 
@@ -147,30 +168,10 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// The switch rule a preset stands for; presets differ in nothing else.
-fn preset(name: &str) -> Result<SwitchRule, StrategyError> {
-    match name {
-        "precopy" => return Ok(SwitchRule::Never),
-        "postcopy" => return Ok(SwitchRule::Rounds(0)),
-        "as-hybrid" => return Ok(SwitchRule::Lambda),
-        _ => {}
-    }
-    match name.strip_prefix("hybrid:") {
-        Some(count) => values::count(count)
-            .map(SwitchRule::Rounds)
-            .ok_or(StrategyError::BadCount {
-                item: Excerpt::of(name),
-            }),
-        None => Err(StrategyError::UnknownPreset {
-            name: Excerpt::of(name),
-        }),
-    }
-}
-
 /// What a text mentions.
 #[derive(Default)]
 struct Given {
-    preset: Option<SwitchRule>,
+    preset: Option<Preset>,
     first: Option<First>,
     filter: Option<Filter>,
     switch: Option<SwitchRule>,
@@ -194,15 +195,18 @@ impl Given {
     }
 
     fn complete(self) -> Strategy {
-        let defaults = Strategy::with_switch(self.switch.or(self.preset).unwrap_or(SwitchRule::Never));
+        let preset = self.preset.unwrap_or(Preset::with_switch(SwitchRule::Never));
+        let defaults = Strategy::of_preset(Preset {
+            first: self.first.unwrap_or(preset.first),
+            filter: self.filter.unwrap_or(preset.filter),
+            switch: self.switch.unwrap_or(preset.switch),
+            push: self.push.unwrap_or(preset.push),
+        });
         Strategy {
-            first: self.first.unwrap_or(defaults.first),
-            filter: self.filter.unwrap_or(defaults.filter),
-            switch: defaults.switch,
-            push: self.push.unwrap_or(defaults.push),
             cut: self.cut.unwrap_or(defaults.cut),
             slow: self.slow.unwrap_or(defaults.slow),
             clear: self.clear.unwrap_or(defaults.clear),
+            ..defaults
         }
     }
 }

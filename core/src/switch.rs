@@ -40,78 +40,45 @@
 //! assert_eq!(switcher.on_round(&round).decision, Decision::StopCopy); // 2 000 pages take 200 ms
 //! ```
 
+mod bandwidth;
+mod dynamic;
+mod heuristic;
+mod kubevirt;
 mod lambda;
 mod never;
+mod nova;
+mod ovirt;
+mod reason;
+mod round_end;
 mod rounds;
+mod sdf;
 mod switcher;
 #[cfg(test)]
 mod tests;
+mod xen;
 
+pub use dynamic::Dyn;
+pub use heuristic::Heuristic;
+pub use kubevirt::KubevirtStall;
 pub use lambda::Lambda;
 pub use never::Never;
+pub use nova::Nova10;
+pub use ovirt::Ovirt;
+pub use reason::Reason;
+pub use round_end::RoundEnd;
 pub use rounds::Rounds;
+pub use sdf::Sdf;
 pub use switcher::{SwitchSetting, Switcher};
+pub use xen::Xen;
 
 use core::fmt;
 
 use crate::strategy::SwitchRule;
-use crate::units::{Nanos, Pages, Ratio};
+use crate::units::Nanos;
 
-/// What happened in a round, as it ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub struct RoundEnd {
-    /// i, from 1.
-    pub round: u32,
-    /// S(i): pages sent in the round.
-    pub sent: Pages,
-    /// V(i): pages dirty as the round ends.
-    pub dirty: Pages,
-    /// V(i−1): pages dirty as the round before ended; all pages of the guest for round 1.
-    pub previous_dirty: Pages,
-    /// T(i): time spent sending, without idling up to the minimum round.
-    pub duration: Nanos,
-    /// Since the migration began, idling included: what rules that look at the clock go by.
-    pub elapsed: Nanos,
-}
-
-impl RoundEnd {
-    /// The convergence factor λ(i) = V(i) / S(i) of Li & Cao 2023, "Adaptive hybrid migration process", eq. 1 to 3: dirty
-    /// rate by bandwidth. Eq. 1 prints R(1) and means R(i).
-    ///
-    /// λ(1) is 1 by definition, a neutral seed: what round 1 says, measured against the whole guest, is no sign of
-    /// convergence. If nothing was sent, λ is 0 if nothing is dirty either, otherwise 1, which is neutral again.
-    pub fn lambda(&self) -> Ratio {
-        if self.round <= 1 {
-            return Ratio::ONE;
-        }
-        let of_nothing = if self.dirty == Pages::ZERO {
-            Ratio::ZERO
-        } else {
-            Ratio::ONE
-        };
-        Ratio::new(self.dirty.0, self.sent.0).unwrap_or(of_nothing)
-    }
-
-    /// λ(i) in thousandths, rounded toward zero.
-    pub fn lambda_milli(&self) -> i64 {
-        self.lambda().milli()
-    }
-
-    /// SDF(i) = (V(i−1) − V(i)) / S(i) in thousandths, rounded toward zero: the progress per page sent, negative if more is
-    /// dirty than before. Nothing sent counts as no progress, 0. Stops at the ends of its range.
-    ///
-    /// From "A novel hybrid-copy algorithm for live migration" (2017), eq. 7, whose printed direction is inverted; its
-    /// text is right. If everything dirty was sent, SDF(i) = 1 − λ(i) for i > 1.
-    pub fn sdf_milli(&self) -> i64 {
-        if self.sent == Pages::ZERO {
-            return 0;
-        }
-        let progress = i128::from(self.previous_dirty.0) - i128::from(self.dirty.0);
-        let milli = progress * 1000 / i128::from(self.sent.0);
-        i64::try_from(milli).unwrap_or(if milli < 0 { i64::MIN } else { i64::MAX })
-    }
-}
+/// Fewer dirty pages than these are not worth another round: Xen's `dirty_count < 50` (tools/libs/guest/xg_sr_save.c).
+/// The hybrid-copy paper of 2017, built on Xen, leaves its `dirty_threshold` open; this is the reading of it here.
+const FEW_PAGES: u64 = 50;
 
 /// What to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,106 +102,15 @@ impl fmt::Display for Decision {
     }
 }
 
-/// Why it was decided so; `Display` says it in words.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub enum Reason {
-    /// The rest can be sent within the downtime.
-    Fits,
-    /// The round limit is reached.
-    RoundLimit {
-        /// The limit.
-        max_rounds: u32,
-    },
-    /// The static copy beside the rounds is not merged yet.
-    StaticCopyRuns {
-        /// The round at whose end it is.
-        until: u32,
-    },
-    /// The rule waits for the rest to fit.
-    DoesNotFit,
-    /// `rounds:N`: fewer than N rounds were made.
-    RoundsLeft {
-        /// How many are still to come.
-        left: u32,
-    },
-    /// `rounds:N`: N rounds were made.
-    RoundsDone {
-        /// N.
-        rounds: u32,
-    },
-    /// `lambda`: fewer than three values.
-    LambdaTooFew {
-        /// How many there are.
-        values: u32,
-    },
-    /// `lambda`: fewer than two of the last three values are above 1.
-    LambdaConverging {
-        /// How many are.
-        above: u32,
-    },
-    /// `lambda`: two of the last three values are above 1, but their mean is below.
-    LambdaMeanBelowOne {
-        /// The mean in thousandths, rounded toward zero.
-        mean_milli: i64,
-    },
-    /// `lambda`: at least two of the last three values are above 1, and their mean is at least 1.
-    LambdaDiverging {
-        /// How many are.
-        above: u32,
-        /// The mean in thousandths, rounded toward zero.
-        mean_milli: i64,
-    },
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fits => f.write_str("the rest fits the downtime"),
-            Self::RoundLimit { max_rounds } => write!(f, "the limit of {max_rounds} rounds is reached"),
-            Self::StaticCopyRuns { until } => {
-                write!(f, "the static copy is not merged before the end of round {until}")
-            }
-            Self::DoesNotFit => f.write_str("the rest does not fit the downtime"),
-            Self::RoundsLeft { left } => write!(f, "{left} more to go before the switch"),
-            Self::RoundsDone { rounds: 1 } => f.write_str("the one round before the switch is done"),
-            Self::RoundsDone { rounds } => write!(f, "{rounds} rounds before the switch are done"),
-            Self::LambdaTooFew { values } => write!(f, "{values} of the 3 λ values that the rule looks at"),
-            Self::LambdaConverging { above } => write!(f, "{above} of the last 3 λ above 1"),
-            Self::LambdaMeanBelowOne { mean_milli } => {
-                write!(
-                    f,
-                    "2 of the last 3 λ above 1, but their mean is {}",
-                    Thousandths(*mean_milli)
-                )
-            }
-            Self::LambdaDiverging { above, mean_milli } => {
-                write!(
-                    f,
-                    "{above} of the last 3 λ above 1, and their mean is {}",
-                    Thousandths(*mean_milli)
-                )
-            }
-        }
-    }
-}
-
-/// A number of thousandths, not negative, written with three decimals.
-struct Thousandths(i64);
-
-impl fmt::Display for Thousandths {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
-    }
-}
-
 /// A decision with its reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Verdict {
     /// What to do next.
     pub decision: Decision,
-    /// What the rule measured of this round, in thousandths: λ(i) for `lambda`, 0 for rules that measure nothing.
+    /// What the rule measured of this round, in thousandths: λ(i) for `lambda` and `heuristic`, SDF(i) for `sdf`, the progress of the
+    /// round for `nova10`, dirty rate by bandwidth for `dyn`, what is left by the best for `kubevirt-stall`; 0 for rules that measure
+    /// nothing.
     pub score_milli: i64,
     /// Why.
     pub reason: Reason,
@@ -242,22 +118,45 @@ pub struct Verdict {
 
 /// One of the rules, dispatched without pointers.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is no heap to keep the large ones on")]
 pub enum AnyRule {
-    /// `never`.
+    /// `never` and `qemu`, which differ in the round limit only.
     Never(Never),
     /// `rounds:N`.
     Rounds(Rounds),
     /// `lambda`.
     Lambda(Lambda),
+    /// `sdf:A` and `sdf:auto`.
+    Sdf(Sdf),
+    /// `dyn`.
+    Dyn(Dyn),
+    /// `heuristic`.
+    Heuristic(Heuristic),
+    /// `xen`.
+    Xen(Xen),
+    /// `kubevirt-stall`.
+    KubevirtStall(KubevirtStall),
+    /// `nova10`.
+    Nova10(Nova10),
+    /// `ovirt`.
+    Ovirt(Ovirt),
 }
 
 impl AnyRule {
     /// The rule at the start of a migration.
-    pub const fn new(rule: SwitchRule) -> Self {
+    pub const fn new(rule: SwitchRule, setting: &SwitchSetting) -> Self {
         match rule {
-            SwitchRule::Never => Self::Never(Never),
+            SwitchRule::Never | SwitchRule::Qemu => Self::Never(Never),
             SwitchRule::Rounds(count) => Self::Rounds(Rounds::new(count)),
-            SwitchRule::Lambda => Self::Lambda(Lambda::new()),
+            SwitchRule::Lambda | SwitchRule::Optimal => Self::Lambda(Lambda::new()),
+            SwitchRule::Sdf(alpha) => Self::Sdf(Sdf::new(alpha)),
+            SwitchRule::SdfAuto => Self::Sdf(Sdf::auto(setting.fault_stall)),
+            SwitchRule::Dyn => Self::Dyn(Dyn::new(setting)),
+            SwitchRule::Heuristic => Self::Heuristic(Heuristic),
+            SwitchRule::Xen => Self::Xen(Xen),
+            SwitchRule::KubevirtStall(window) => Self::KubevirtStall(KubevirtStall::new(window, setting.total)),
+            SwitchRule::Nova10 => Self::Nova10(Nova10),
+            SwitchRule::Ovirt => Self::Ovirt(Ovirt),
         }
     }
 
@@ -267,6 +166,22 @@ impl AnyRule {
             Self::Never(rule) => rule.on_round(end),
             Self::Rounds(rule) => rule.on_round(end),
             Self::Lambda(rule) => rule.on_round(end),
+            Self::Sdf(rule) => rule.on_round(end),
+            Self::Dyn(rule) => rule.on_round(end),
+            Self::Heuristic(rule) => rule.on_round(end),
+            Self::Xen(rule) => rule.on_round(end),
+            Self::KubevirtStall(rule) => rule.on_round(end),
+            Self::Nova10(rule) => rule.on_round(end),
+            Self::Ovirt(rule) => rule.on_round(end),
+        }
+    }
+
+    /// The downtime that the rest has to fit at the end of this round, if the rule has one of its own; the hand-over's fixed
+    /// cost is part of it.
+    pub const fn downtime(&self, round: u32) -> Option<Nanos> {
+        match self {
+            Self::Ovirt(_) => Some(Ovirt::downtime(round)),
+            _ => None,
         }
     }
 }

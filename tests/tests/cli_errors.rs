@@ -125,6 +125,12 @@ fn migrations_nobody_can_mean() {
     let table: &[(&[&str], &[&str])] = &[
         (&["--strategy", "teleport"], &["teleport", "precopy"]),
         (&["--strategy", "hybrid"], &["hybrid"]),
+        (&["--strategy", "pa-hybrid"], &["first=parallel", "first=serial"]),
+        (
+            &["--strategy", "markov-sdf:0.5"],
+            &["filter=markov:half", "filter=none"],
+        ),
+        (&["--strategy", "as-hybrid,clear=late"], &["clear=late", "clear=round"]),
         (&["--strategy", "precopy", "--bandwidth", "0"], &["bandwidth"]),
         (&["--strategy", "precopy", "--bandwidth", "fast"], &["bandwidth"]),
         (&["--strategy", "precopy", "--downtime", "-5ms"], &["downtime"]),

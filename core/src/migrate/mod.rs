@@ -23,6 +23,7 @@ mod compat;
 mod regions;
 mod source;
 mod source_types;
+mod support;
 mod target;
 mod target_types;
 
@@ -31,6 +32,7 @@ pub use source::Source;
 pub use source_types::{
     FaultAnswer, RoundReport, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome, SourceRecord,
 };
+pub use support::{UnsupportedStrategy, check_strategy};
 pub use target::Target;
 pub use target_types::{
     FaultDecision, TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome, TargetRecord, TargetTotals,

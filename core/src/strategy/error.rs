@@ -2,8 +2,9 @@
 
 use core::fmt;
 
-use super::PRESETS;
-use super::values::{Clear, Cut, Filter, First, Push, Slow, SwitchRule};
+use super::preset::PRESETS;
+use super::rule::SwitchRule;
+use super::values::{Clear, Cut, Filter, First, Push, Slow};
 
 /// Most bytes of a wrong input that an error message repeats.
 const EXCERPT_BYTES: usize = 40;
@@ -122,7 +123,7 @@ pub enum StrategyError {
         /// The key.
         key: Excerpt,
     },
-    /// A value that the key does not have, or not yet.
+    /// A value that the key does not have.
     UnknownValue {
         /// The key.
         key: Key,
@@ -132,6 +133,16 @@ pub enum StrategyError {
     /// A number of rounds that is none.
     BadCount {
         /// The preset or value it belongs to.
+        item: Excerpt,
+    },
+    /// An α that is none.
+    BadAlpha {
+        /// The preset or value it belongs to.
+        item: Excerpt,
+    },
+    /// A window that is none.
+    BadWindow {
+        /// The value it belongs to.
         item: Excerpt,
     },
     /// A key that was given twice.
@@ -170,6 +181,11 @@ impl fmt::Display for StrategyError {
                 "{item} needs a number of rounds from 0 to {} after the colon",
                 u32::MAX
             ),
+            Self::BadAlpha { item } => write!(
+                f,
+                "{item} needs a number from 0 to 1 with at most three decimals after the colon"
+            ),
+            Self::BadWindow { item } => write!(f, "{item} needs a time after the colon: 40s or 500ms for example"),
             Self::Repeated { key } => write!(f, "{} is given more than once: leave one", key.name()),
         }
     }

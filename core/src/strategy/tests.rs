@@ -1,21 +1,58 @@
-use super::{Cut, Excerpt, Key, Strategy, StrategyError, SwitchRule};
+use super::{Alpha, Clear, Cut, Excerpt, Filter, First, Key, Pivots, Push, Slow, Strategy, StrategyError, SwitchRule};
+use crate::units::Nanos;
 use proptest::prelude::{Just, Strategy as Values, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::sample::select;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
 fn any_rule() -> impl Values<Value = SwitchRule> {
+    let alpha = (0..=1000u16).prop_map(|milli| Alpha::from_milli(milli).expect("at most 1"));
     prop_oneof![
-        Just(SwitchRule::Never),
         any::<u32>().prop_map(SwitchRule::Rounds),
-        Just(SwitchRule::Lambda)
+        alpha.prop_map(SwitchRule::Sdf),
+        any::<u64>().prop_map(|window| SwitchRule::KubevirtStall(Nanos(window))),
+        (0..1000u64).prop_map(|window| SwitchRule::KubevirtStall(Nanos::from_millis(window * 100))),
+        select(&[
+            SwitchRule::Never,
+            SwitchRule::Lambda,
+            SwitchRule::SdfAuto,
+            SwitchRule::Dyn,
+            SwitchRule::Heuristic,
+            SwitchRule::Optimal,
+            SwitchRule::Xen,
+            SwitchRule::Qemu,
+            SwitchRule::Nova10,
+            SwitchRule::Ovirt,
+        ]),
     ]
 }
 
+fn any_filter() -> impl Values<Value = Filter> {
+    use Filter as F;
+    select(&[F::None, F::MarkovHalf, F::Markov, F::Hazard, F::Ppm, F::Frequency])
+}
+
+fn any_push() -> impl Values<Value = Push> {
+    let bubble = select(&[Pivots::One, Pivots::Three, Pivots::Seven]).prop_map(Push::Bubble);
+    prop_oneof![Just(Push::Sequential), bubble, Just(Push::Forecast)]
+}
+
 fn any_strategy() -> impl Values<Value = Strategy> {
-    (any_rule(), any::<bool>()).prop_map(|(switch, fail)| Strategy {
-        cut: if fail { Cut::Fail } else { Cut::Reconnect },
-        ..Strategy::with_switch(switch)
-    })
+    let first = select(&[First::Serial, First::Parallel]);
+    let cut = select(&[Cut::Fail, Cut::Pbdata, Cut::Reconnect, Cut::Both]);
+    let slow = select(&[Slow::None, Slow::AutoConverge, Slow::DirtyLimit]);
+    let clear = select(&[Clear::Round, Clear::Late]);
+    (first, any_filter(), any_rule(), any_push(), cut, slow, clear).prop_map(
+        |(first, filter, switch, push, cut, slow, clear)| Strategy {
+            first,
+            filter,
+            switch,
+            push,
+            cut,
+            slow,
+            clear,
+        },
+    )
 }
 
 /// Texts that look like strategies: right and wrong words, joined in right and wrong ways.
@@ -40,6 +77,15 @@ fn almost_a_strategy() -> impl Values<Value = String> {
         "99999999999",
         "-1",
         "libvirt",
+        "sdf:",
+        "0.5",
+        "markov:half",
+        "markov-sdf:",
+        "kubevirt-stall",
+        ":40s",
+        "ms",
+        "bubble",
+        ":7",
         "fail",
         "none",
         " ",
@@ -82,17 +128,64 @@ fn refusal(text: &str) -> String {
 
 #[test]
 fn presets_are_compositions() {
-    assert_eq!(
-        parsed("precopy").to_string(),
-        "first=serial,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round"
-    );
-    assert_eq!(
-        parsed("as-hybrid").to_string(),
-        "first=serial,filter=none,switch=lambda,push=sequential,cut=reconnect,slow=none,clear=round"
-    );
+    for (preset, composition) in [
+        (
+            "precopy",
+            "first=serial,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round",
+        ),
+        (
+            "as-hybrid",
+            "first=serial,filter=none,switch=lambda,push=sequential,cut=reconnect,slow=none,clear=round",
+        ),
+        (
+            "dyn-hybrid",
+            "first=serial,filter=none,switch=dyn,push=sequential,cut=reconnect,slow=none,clear=round",
+        ),
+        (
+            "heuristic-hybrid",
+            "first=serial,filter=none,switch=heuristic,push=sequential,cut=reconnect,slow=none,clear=round",
+        ),
+        (
+            "par-migrate",
+            "first=parallel,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round",
+        ),
+        (
+            "pa-hybrid",
+            "first=parallel,filter=none,switch=lambda,push=sequential,cut=both,slow=none,clear=round",
+        ),
+        (
+            "markov-sdf:0.50",
+            "first=serial,filter=markov:half,switch=sdf:0.5,push=forecast,cut=reconnect,slow=none,clear=round",
+        ),
+    ] {
+        assert_eq!(parsed(preset).to_string(), composition, "{preset}");
+    }
     assert_eq!(parsed("postcopy"), parsed("switch=rounds:0"));
     assert_eq!(parsed("hybrid:1"), parsed("switch=libvirt"));
     assert_eq!(parsed("hybrid:4294967295").switch, SwitchRule::Rounds(u32::MAX));
+    assert_eq!(parsed("push=bubble").push, Push::Bubble(Pivots::One));
+}
+
+#[test]
+fn numbers_are_read_and_written_short() {
+    for (written, short) in [
+        ("sdf:0", "sdf:0"),
+        ("sdf:1.000", "sdf:1"),
+        ("sdf:0.700", "sdf:0.7"),
+        ("sdf:0.05", "sdf:0.05"),
+        ("sdf:00.123", "sdf:0.123"),
+        ("kubevirt-stall", "kubevirt-stall:40s"),
+        ("kubevirt-stall:40000ms", "kubevirt-stall:40s"),
+        ("kubevirt-stall:1500ms", "kubevirt-stall:1500ms"),
+        ("kubevirt-stall:7us", "kubevirt-stall:7us"),
+        ("kubevirt-stall:0s", "kubevirt-stall:0s"),
+    ] {
+        let rule = SwitchRule::parse(written).unwrap_or_else(|error| panic!("{written}: {error}"));
+        assert_eq!(rule.to_string(), short, "{written}");
+    }
+    let half = Alpha::from_milli(500);
+    assert_eq!(half.map(SwitchRule::Sdf), SwitchRule::parse("sdf:0.5").ok());
+    assert_eq!(Alpha::from_milli(1001), None);
 }
 
 #[test]
@@ -107,44 +200,91 @@ fn what_follows_a_preset_replaces_its_values() {
 }
 
 #[test]
+fn the_default_of_cut_follows_the_rule_and_the_storage() {
+    assert_eq!(parsed("pa-hybrid,first=serial").cut, Cut::Reconnect);
+    assert_eq!(parsed("par-migrate,switch=lambda"), parsed("pa-hybrid"));
+    assert_eq!(parsed("markov-sdf:0.7,switch=xen").cut, Cut::Fail);
+}
+
+#[test]
 fn only_pre_copy_cannot_enter_post_copy() {
-    assert!(!parsed("precopy").can_post_copy());
-    for name in ["postcopy", "hybrid:2", "as-hybrid", "switch=libvirt"] {
+    for name in ["precopy", "par-migrate", "switch=xen", "switch=qemu"] {
+        assert!(!parsed(name).can_post_copy() && !parsed(name).reconnects(), "{name}");
+    }
+    for name in [
+        "postcopy",
+        "hybrid:2",
+        "as-hybrid",
+        "dyn-hybrid",
+        "heuristic-hybrid",
+        "pa-hybrid",
+        "markov-sdf:0",
+        "switch=libvirt",
+        "switch=sdf:auto",
+        "switch=optimal",
+        "switch=kubevirt-stall",
+        "switch=nova10",
+        "switch=ovirt",
+    ] {
         assert!(parsed(name).can_post_copy() && parsed(name).reconnects(), "{name}");
     }
 }
 
 #[test]
-fn what_is_not_there_yet_is_refused_with_what_is() {
+fn values_that_are_none_are_refused_with_those_there_are() {
     for (text, listed) in [
-        ("first=parallel", "serial"),
-        ("filter=markov:half", "none"),
-        ("switch=sdf:0.5", "never, rounds:N, lambda, libvirt"),
-        ("switch=kubevirt-stall:40s", "never, rounds:N, lambda, libvirt"),
-        ("push=bubble:3", "sequential"),
-        ("cut=pbdata", "fail, reconnect"),
-        ("cut=both", "fail, reconnect"),
-        ("slow=auto-converge", "none"),
-        ("clear=late", "round"),
+        ("first=diagonal", "serial, parallel"),
+        (
+            "filter=markov:third",
+            "none, markov:half, markov, hazard, ppm, frequency",
+        ),
+        ("switch=sdf", "never, rounds:N, lambda, sdf:A"),
+        ("push=bubble:2", "sequential, bubble[:1|3|7], forecast"),
+        ("cut=hope", "fail, pbdata, reconnect, both"),
+        ("slow=down", "none, auto-converge, dirty-limit"),
+        ("clear=never", "round, late"),
     ] {
         let (_, value) = text.split_once('=').expect("a key and a value");
         let message = refusal(text);
         assert!(message.contains(value) && message.contains(listed), "{message}");
     }
-    for name in [
-        "dyn-hybrid",
-        "heuristic-hybrid",
-        "par-migrate",
-        "pa-hybrid",
-        "markov-sdf:0.5",
-        "auto",
-        "hybrid",
-    ] {
+    for name in ["auto", "hybrid", "markov-sdf", "optimal"] {
         let message = refusal(name);
         assert!(
-            message.contains(name) && message.contains("precopy, postcopy, hybrid:N, as-hybrid"),
+            message.contains(name) && message.contains("precopy, postcopy, hybrid:N, dyn-hybrid"),
             "{message}"
         );
+    }
+}
+
+#[test]
+fn numbers_that_are_none_are_refused() {
+    for text in [
+        "",
+        "1.001",
+        "-0.5",
+        "0.1234",
+        "0.",
+        ".5",
+        "1e-1",
+        "0.5 ",
+        "a",
+        "99999999999",
+        "0.0.1",
+    ] {
+        let item = std::format!("sdf:{text}");
+        let expected = StrategyError::BadAlpha {
+            item: Excerpt::of(&item),
+        };
+        assert_eq!(SwitchRule::parse(&item), Err(expected), "{item}");
+    }
+    assert!(refusal("markov-sdf:2").contains("from 0 to 1"));
+    for text in ["", "s", "40", "-1s", "1.5s", "40 s", "1h", "99999999999999s", "+1s"] {
+        let item = std::format!("kubevirt-stall:{text}");
+        let expected = StrategyError::BadWindow {
+            item: Excerpt::of(&item),
+        };
+        assert_eq!(SwitchRule::parse(&item), Err(expected), "{item}");
     }
 }
 

@@ -1,7 +1,6 @@
 //! The values of each key.
 
 use core::fmt;
-use core::str::FromStr;
 
 use super::error::{Excerpt, Key, StrategyError};
 
@@ -43,6 +42,9 @@ words! {
     First {
         /// As round 1, on the migration channel, before anything else.
         Serial = "serial",
+        /// As a static copy over the storage channel, while pages written meanwhile go over the migration channel (Li & Cao
+        /// 2023, "par-migrate").
+        Parallel = "parallel",
     }
 }
 words! {
@@ -50,13 +52,17 @@ words! {
     Filter {
         /// None: every dirty page is sent in every round.
         None = "none",
-    }
-}
-words! {
-    /// In which order post-copy sends what is missing and was not asked for.
-    Push {
-        /// Ascending page numbers.
-        Sequential = "sequential",
+        /// The half of the dirty pages most likely to be written next, by first-order transitions between windows of 50 ms
+        /// (the hybrid-copy paper of 2017).
+        MarkovHalf = "markov:half",
+        /// What the same model says will be written again.
+        Markov = "markov",
+        /// What each page's intervals between writes say will be written again within a round.
+        Hazard = "hazard",
+        /// What prediction by partial matching, up to order 2, says will be written again.
+        Ppm = "ppm",
+        /// What was written in most of the last rounds (after Ma et al. 2010).
+        Frequency = "frequency",
     }
 }
 words! {
@@ -64,8 +70,13 @@ words! {
     Cut {
         /// The migration has failed.
         Fail = "fail",
+        /// What is still missing comes from shared storage, where the final dirty pages were saved at the switch (Li & Cao
+        /// 2023, "PbData").
+        Pbdata = "pbdata",
         /// Both sides keep what they have, connect again and go on with what is still missing.
         Reconnect = "reconnect",
+        /// Whichever of shared storage and a new connection serves first.
+        Both = "both",
     }
 }
 words! {
@@ -73,6 +84,10 @@ words! {
     Slow {
         /// Not at all.
         None = "none",
+        /// All vCPUs for a growing share of the time while rounds do not converge (QEMU's auto-converge).
+        AutoConverge = "auto-converge",
+        /// Only vCPUs that write, each by how fast it does (QEMU's dirty-limit).
+        DirtyLimit = "dirty-limit",
     }
 }
 words! {
@@ -81,68 +96,74 @@ words! {
         /// All at the start of a round, as the papers do: a page written during the round before it is sent counts as
         /// dirty again.
         Round = "round",
+        /// Each chunk's just before it is read.
+        Late = "late",
     }
 }
 
-/// When pre-copy ends and how; [`switch`](crate::switch) applies it.
+/// In which order post-copy sends what is missing and was not asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub enum SwitchRule {
-    /// `never`: stop-and-copy when the rest fits the downtime, or at the round limit; no post-copy.
-    Never,
-    /// `rounds:N`: post-copy after N rounds, the first of which copies everything. `rounds:0` copies nothing ahead.
-    Rounds(u32),
-    /// `lambda`: post-copy when rounds stop converging by the λ rule of Li & Cao 2023.
-    Lambda,
+pub enum Push {
+    /// `sequential`: ascending page numbers.
+    Sequential,
+    /// `bubble:N`: around the last N pages that were asked for, growing outwards (Hines & Gopalan 2009). `bubble` is `bubble:1`.
+    Bubble(Pivots),
+    /// `forecast`: those first that are most likely to be written next.
+    Forecast,
 }
 
-impl SwitchRule {
+/// How many pages `bubble` grows around at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Pivots {
+    /// 1.
+    One,
+    /// 3.
+    Three,
+    /// 7.
+    Seven,
+}
+
+impl Pivots {
+    /// As a number.
+    pub const fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Three => 3,
+            Self::Seven => 7,
+        }
+    }
+}
+
+impl Push {
     /// The values there are, as written.
-    pub const AVAILABLE: &[&str] = &["never", "rounds:N", "lambda", "libvirt (= rounds:1)"];
+    pub const AVAILABLE: &[&str] = &["sequential", "bubble[:1|3|7]", "forecast"];
 
-    /// Reads a rule.
-    ///
-    /// # Errors
-    /// [`StrategyError::UnknownValue`] lists the rules there are; [`StrategyError::BadCount`].
-    pub fn parse(value: &str) -> Result<Self, StrategyError> {
-        match value {
-            "never" => return Ok(Self::Never),
-            "lambda" => return Ok(Self::Lambda),
-            // libvirt's --postcopy-after-precopy.
-            "libvirt" => return Ok(Self::Rounds(1)),
-            _ => {}
-        }
-        match value.strip_prefix("rounds:") {
-            Some(text) => count(text).map(Self::Rounds).ok_or(StrategyError::BadCount {
-                item: Excerpt::of(value),
-            }),
-            None => Err(StrategyError::UnknownValue {
-                key: Key::Switch,
-                value: Excerpt::of(value),
-            }),
-        }
-    }
-
-    /// True if the rule can lead to post-copy.
-    pub const fn can_post_copy(self) -> bool {
-        !matches!(self, Self::Never)
+    /// Reads one value.
+    pub(super) fn parse(value: &str) -> Result<Self, StrategyError> {
+        Ok(match value {
+            "sequential" => Self::Sequential,
+            "bubble" | "bubble:1" => Self::Bubble(Pivots::One),
+            "bubble:3" => Self::Bubble(Pivots::Three),
+            "bubble:7" => Self::Bubble(Pivots::Seven),
+            "forecast" => Self::Forecast,
+            _ => {
+                return Err(StrategyError::UnknownValue {
+                    key: Key::Push,
+                    value: Excerpt::of(value),
+                });
+            }
+        })
     }
 }
 
-impl FromStr for SwitchRule {
-    type Err = StrategyError;
-
-    fn from_str(text: &str) -> Result<Self, StrategyError> {
-        Self::parse(text)
-    }
-}
-
-impl fmt::Display for SwitchRule {
+impl fmt::Display for Push {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Never => f.write_str("never"),
-            Self::Rounds(count) => write!(f, "rounds:{count}"),
-            Self::Lambda => f.write_str("lambda"),
+            Self::Sequential => f.write_str("sequential"),
+            Self::Bubble(pivots) => write!(f, "bubble:{}", pivots.count()),
+            Self::Forecast => f.write_str("forecast"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{AnyRule, Decision, Reason, RoundEnd, Verdict};
 use crate::strategy::SwitchRule;
-use crate::units::{Nanos, Pages};
+use crate::units::{BytesPerSec, Nanos, Pages};
 
 /// What a [`Switcher`] knows before round 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,11 @@ pub struct SwitchSetting {
     /// The round at whose end a static copy beside the rounds is merged: before that nothing is decided, and the rule gathers
     /// what it will go by. 0 if there is none.
     pub static_done_after: u32,
+    /// The fixed cost of the hand-over that `downtime` is already without; rules that bring a downtime of their own (`ovirt`) take it off
+    /// as well.
+    pub handover_cost: Nanos,
+    /// How fast the guest dirtied memory before the migration, if that was measured; `dyn` goes by it.
+    pub dirty_rate_before: Option<BytesPerSec>,
 }
 
 impl SwitchSetting {
@@ -32,6 +37,8 @@ impl SwitchSetting {
             max_rounds: 30,
             fault_stall: Nanos::from_micros(500),
             static_done_after: 0,
+            handover_cost: Nanos::ZERO,
+            dirty_rate_before: None,
         }
     }
 }
@@ -41,6 +48,7 @@ impl SwitchSetting {
 pub struct Switcher {
     rule: AnyRule,
     can_post_copy: bool,
+    has_round_limit: bool,
     setting: SwitchSetting,
     /// Pages and time of the last round that sent anything: the last known bandwidth.
     last_sending: Option<(Pages, Nanos)>,
@@ -50,8 +58,9 @@ impl Switcher {
     /// A switcher before round 1.
     pub const fn new(rule: SwitchRule, setting: SwitchSetting) -> Self {
         Self {
-            rule: AnyRule::new(rule),
+            rule: AnyRule::new(rule, &setting),
             can_post_copy: rule.can_post_copy(),
+            has_round_limit: rule.has_round_limit(),
             setting,
             last_sending: None,
         }
@@ -78,14 +87,22 @@ impl Switcher {
                 ..of_rule
             };
         }
-        if self.fits(end.dirty) {
+        let (downtime, fits) = match self.rule.downtime(end.round) {
+            Some(downtime) => (
+                downtime.saturating_sub(self.setting.handover_cost),
+                Reason::FitsStep { downtime },
+            ),
+            None => (self.setting.downtime, Reason::Fits),
+        };
+        if self.fits(end.dirty, downtime) {
             return Verdict {
                 decision: Decision::StopCopy,
-                reason: Reason::Fits,
+                reason: fits,
                 ..of_rule
             };
         }
-        if of_rule.decision != Decision::Continue || end.round < self.setting.max_rounds {
+        let at_limit = self.has_round_limit && end.round >= self.setting.max_rounds;
+        if of_rule.decision != Decision::Continue || !at_limit {
             return of_rule;
         }
         let decision = if self.can_post_copy {
@@ -111,13 +128,13 @@ impl Switcher {
     }
 
     /// V·T ≤ downtime·S at the last known bandwidth S / T. Products of two 64-bit numbers: no overflow.
-    fn fits(&self, dirty: Pages) -> bool {
+    fn fits(&self, dirty: Pages, downtime: Nanos) -> bool {
         if dirty == Pages::ZERO {
             return true;
         }
         let Some((sent, duration)) = self.last_sending else {
             return false;
         };
-        u128::from(dirty.0) * u128::from(duration.0) <= u128::from(self.setting.downtime.0) * u128::from(sent.0)
+        u128::from(dirty.0) * u128::from(duration.0) <= u128::from(downtime.0) * u128::from(sent.0)
     }
 }

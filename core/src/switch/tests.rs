@@ -1,14 +1,18 @@
 //! The order of the tests by hand, and every decision against a model that works differently: reduced fractions, whole
 //! histories, division instead of cross-multiplication.
 
+mod model;
+
 use super::{Decision, Reason, RoundEnd, SwitchSetting, Switcher, Verdict};
-use crate::strategy::SwitchRule;
-use crate::units::{Nanos, Pages};
+use crate::strategy::{Alpha, SwitchRule};
+use crate::units::{BytesPerSec, Nanos, Pages, Ratio};
 use proptest::collection::vec;
-use proptest::prelude::{Just, Strategy, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use std::string::ToString;
+use std::vec;
 use std::vec::Vec;
 
-fn round(round: u32, sent: u64, dirty: u64, millis: u64) -> RoundEnd {
+pub(super) fn round(round: u32, sent: u64, dirty: u64, millis: u64) -> RoundEnd {
     RoundEnd {
         round,
         sent: Pages(sent),
@@ -68,6 +72,47 @@ fn the_limit_ends_pre_copy_by_what_the_rule_can_enter() {
     assert_eq!(at_limit(SwitchRule::Rounds(99), 30), (Decision::PostCopy, limit));
     assert_eq!(at_limit(SwitchRule::Lambda, 30), (Decision::PostCopy, limit));
     assert_eq!(at_limit(SwitchRule::Lambda, u32::MAX), (Decision::PostCopy, limit));
+    assert_eq!(
+        at_limit(SwitchRule::Qemu, u32::MAX),
+        (Decision::Continue, Reason::DoesNotFit),
+        "QEMU has no limit"
+    );
+    assert_eq!(
+        decided(limited(SwitchRule::Xen, Nanos::ZERO, 2).on_round(&round(2, 100, 100, 1))),
+        (Decision::StopCopy, Reason::RoundLimit { max_rounds: 2 })
+    );
+}
+
+#[test]
+fn ovirt_brings_its_own_downtime() {
+    // A page a millisecond: 100, 150 and 200 pages fit, of which the hand-over takes 2.
+    let setting = SwitchSetting {
+        handover_cost: Nanos::from_millis(2),
+        ..SwitchSetting::new(Pages(10_000))
+    };
+    let verdict = |number, dirty| Switcher::new(SwitchRule::Ovirt, setting).on_round(&round(number, 1000, dirty, 1000));
+    for (number, downtime) in [(1, 100), (2, 150), (3, 200), (4, 200)] {
+        let fits = Reason::FitsStep {
+            downtime: Nanos::from_millis(downtime),
+        };
+        assert_eq!(decided(verdict(number, downtime - 2)), (Decision::StopCopy, fits));
+        assert_ne!(verdict(number, downtime - 1).decision, Decision::StopCopy);
+    }
+}
+
+#[test]
+fn few_pages_stop_before_progress_is_asked_for() {
+    let sdf = SwitchRule::Sdf(Alpha::from_milli(1000).expect("at most 1"));
+    for rule in [sdf, SwitchRule::SdfAuto, SwitchRule::Xen] {
+        // They take a second each.
+        let mut slow = switcher(rule);
+        let few = Reason::FewDirty { dirty: Pages(49) };
+        assert_eq!(
+            decided(slow.on_round(&round(1, 49, 49, 49_000))),
+            (Decision::StopCopy, few),
+            "{rule}"
+        );
+    }
 }
 
 #[test]
@@ -152,7 +197,13 @@ fn the_time_of_the_rest_is_that_of_the_last_pages_sent() {
 #[test]
 fn only_rounds_of_zero_start_with_post_copy() {
     assert!(switcher(SwitchRule::Rounds(0)).starts_with_post_copy());
-    for rule in [SwitchRule::Never, SwitchRule::Rounds(1), SwitchRule::Lambda] {
+    for rule in [
+        SwitchRule::Never,
+        SwitchRule::Rounds(1),
+        SwitchRule::Lambda,
+        SwitchRule::Dyn,
+        SwitchRule::Ovirt,
+    ] {
         assert!(!switcher(rule).starts_with_post_copy(), "{rule}");
     }
 }
@@ -173,105 +224,6 @@ fn progress_is_signed_and_rounded_toward_zero() {
     assert_eq!((sdf(0, u64::MAX, 1), sdf(u64::MAX, 0, 1)), (i64::MIN, i64::MAX));
 }
 
-/// The same rules, written down a second time.
-mod model {
-    use super::{Decision, RoundEnd, SwitchRule};
-    use std::vec::Vec;
-
-    /// A reduced fraction.
-    #[derive(Clone, Copy)]
-    struct Fraction(i128, i128);
-
-    impl Fraction {
-        fn new(numerator: i128, denominator: i128) -> Self {
-            let divisor = gcd(numerator.abs(), denominator);
-            Self(numerator / divisor, denominator / divisor)
-        }
-
-        fn plus(self, other: Self) -> Self {
-            let common = self.1 / gcd(self.1, other.1) * other.1;
-            Self::new(self.0 * (common / self.1) + other.0 * (common / other.1), common)
-        }
-
-        fn whole_and_rest(self) -> (i128, i128) {
-            (self.0.div_euclid(self.1), self.0.rem_euclid(self.1))
-        }
-    }
-
-    fn gcd(a: i128, b: i128) -> i128 {
-        if b == 0 { a.max(1) } else { gcd(b, a % b) }
-    }
-
-    fn lambda(end: &RoundEnd) -> Fraction {
-        match (end.round, end.sent.0, end.dirty.0) {
-            (1, _, _) => Fraction(1, 1),
-            (_, 0, 0) => Fraction(0, 1),
-            (_, 0, _) => Fraction(1, 1),
-            (_, sent, dirty) => Fraction::new(dirty.into(), sent.into()),
-        }
-    }
-
-    pub(super) fn lambda_milli(end: &RoundEnd) -> i128 {
-        let lambda = lambda(end);
-        Fraction::new(lambda.0 * 1000, lambda.1).whole_and_rest().0
-    }
-
-    pub(super) fn sdf_milli(end: &RoundEnd) -> i128 {
-        let (before, after) = (i128::from(end.previous_dirty.0), i128::from(end.dirty.0));
-        let size = match end.sent.0 {
-            0 => return 0,
-            sent => {
-                Fraction::new((before - after).abs() * 1000, sent.into())
-                    .whole_and_rest()
-                    .0
-            }
-        };
-        if before < after { -size } else { size }
-    }
-
-    fn fits(history: &[RoundEnd], downtime: u64) -> bool {
-        let end = history[history.len() - 1];
-        let sending = history.iter().rev().find(|end| end.sent.0 > 0);
-        match (end.dirty.0, sending) {
-            (0, _) => true,
-            (_, None) => false,
-            (dirty, Some(known)) => {
-                let needed = i128::from(dirty) * i128::from(known.duration.0);
-                let (whole, rest) = Fraction::new(needed, known.sent.0.into()).whole_and_rest();
-                whole < downtime.into() || (whole == downtime.into() && rest == 0)
-            }
-        }
-    }
-
-    fn lambda_says_switch(history: &[RoundEnd]) -> bool {
-        let lambdas: Vec<Fraction> = history.iter().map(lambda).collect();
-        let Some(last) = lambdas.len().checked_sub(3).map(|start| &lambdas[start..]) else {
-            return false;
-        };
-        let above = last.iter().filter(|lambda| lambda.0 > lambda.1).count();
-        let sum = last.iter().fold(Fraction(0, 1), |sum, &lambda| sum.plus(lambda));
-        above >= 2 && sum.whole_and_rest().0 >= 3
-    }
-
-    pub(super) fn decide(rule: SwitchRule, downtime: u64, max_rounds: u32, history: &[RoundEnd]) -> Decision {
-        let rounds = history.len() as u32;
-        if fits(history, downtime) {
-            return Decision::StopCopy;
-        }
-        let switch = match rule {
-            SwitchRule::Never => false,
-            SwitchRule::Rounds(count) => rounds >= count,
-            SwitchRule::Lambda => lambda_says_switch(history),
-        };
-        match (switch, rounds >= max_rounds, rule) {
-            (true, _, _) => Decision::PostCopy,
-            (false, true, SwitchRule::Never) => Decision::StopCopy,
-            (false, true, _) => Decision::PostCopy,
-            (false, false, _) => Decision::Continue,
-        }
-    }
-}
-
 /// Counts from none to a 16 TiB guest, with small numbers often, so that equalities occur.
 fn pages() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 0..8u64, 3 => 0..2000u64, 1 => 0..=1u64 << 32]
@@ -286,18 +238,20 @@ fn history() -> impl Strategy<Value = Vec<RoundEnd>> {
     let rounds = vec((pages(), pages(), nanos(), proptest::bool::weighted(0.6)), 1..40);
     (pages(), rounds).prop_map(|(total, rounds)| {
         let mut previous_dirty = Pages(total);
+        let mut elapsed = Nanos::ZERO;
         let ends = rounds
             .into_iter()
             .zip(1..)
             .map(|((some, dirty, duration, everything), round)| {
                 let sent = if everything { previous_dirty } else { Pages(some) };
+                elapsed = elapsed.saturating_add(Nanos(duration.max(100_000_000)));
                 let end = RoundEnd {
                     round,
                     sent,
                     dirty: Pages(dirty),
                     previous_dirty,
                     duration: Nanos(duration),
-                    elapsed: Nanos(duration),
+                    elapsed,
                 };
                 previous_dirty = end.dirty;
                 end
@@ -307,20 +261,47 @@ fn history() -> impl Strategy<Value = Vec<RoundEnd>> {
 }
 
 fn rule() -> impl Strategy<Value = SwitchRule> {
+    let alpha = (0..=1000u16).prop_map(|milli| Alpha::from_milli(milli).expect("at most 1"));
+    let window = prop_oneof![0..20u64, 0..100_000u64];
     prop_oneof![
         1 => Just(SwitchRule::Never),
+        1 => Just(SwitchRule::Qemu),
         1 => (0..40u32).prop_map(SwitchRule::Rounds),
         3 => Just(SwitchRule::Lambda),
+        2 => alpha.prop_map(SwitchRule::Sdf),
+        2 => Just(SwitchRule::SdfAuto),
+        2 => Just(SwitchRule::Dyn),
+        1 => Just(SwitchRule::Heuristic),
+        1 => Just(SwitchRule::Xen),
+        4 => window.prop_map(|seconds| SwitchRule::KubevirtStall(Nanos::from_secs(seconds))),
+        1 => Just(SwitchRule::Nova10),
+        1 => Just(SwitchRule::Ovirt),
     ]
+}
+
+fn setting() -> impl Strategy<Value = SwitchSetting> {
+    let dirty_rate_before = proptest::option::of((0..1u64 << 40).prop_map(BytesPerSec));
+    let stall = prop_oneof![Just(0), 0..1_000_000u64, 0..100_000_000_000u64];
+    (pages(), nanos(), 0..45u32, dirty_rate_before, stall, 0..200_000_000u64).prop_map(
+        |(total, downtime, max_rounds, dirty_rate_before, stall, handover_cost)| SwitchSetting {
+            total: Pages(total),
+            downtime: Nanos(downtime),
+            max_rounds,
+            fault_stall: Nanos(stall),
+            handover_cost: Nanos(handover_cost),
+            dirty_rate_before,
+        },
+    )
 }
 
 proptest! {
     #[test]
-    fn decides_like_the_model(history in history(), rule in rule(), downtime in nanos(), max_rounds in 0..45u32) {
-        let mut switcher = limited(rule, Nanos(downtime), max_rounds);
+    fn decides_like_the_model(history in history(), rule in rule(), setting in setting()) {
+        let mut switcher = Switcher::new(rule, setting);
         for (end, count) in history.iter().zip(1..) {
-            let decision = switcher.on_round(end).decision;
-            prop_assert_eq!(decision, model::decide(rule, downtime, max_rounds, &history[..count]), "round {}", count);
+            let verdict = switcher.on_round(end);
+            prop_assert_eq!(verdict.decision, model::decide(rule, &setting, &history[..count]), "round {}", count);
+            prop_assert!(!verdict.reason.to_string().is_empty());
         }
     }
 
@@ -339,5 +320,14 @@ proptest! {
         let gap = 1000 - end.lambda_milli() - end.sdf_milli();
         let exact = dirty * 1000 % previous == 0 || dirty >= previous;
         prop_assert_eq!(gap, i64::from(!exact));
+    }
+
+    #[test]
+    fn the_rule_of_no_progress_is_the_rule_of_lambda_one(previous in pages(), dirty in 50..1u64 << 32) {
+        let end = RoundEnd { previous_dirty: Pages(previous), ..round(2, previous, dirty, 1) };
+        let sdf = SwitchRule::Sdf(Alpha::from_milli(0).expect("at most 1"));
+        let decision = limited(sdf, Nanos::ZERO, 30).on_round(&end).decision;
+        let diverges = end.lambda() >= Ratio::ONE;
+        prop_assert_eq!(decision == Decision::PostCopy, diverges);
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR")]
     to: Address,
 
-    /// How to move: precopy, postcopy, hybrid:N, as-hybrid, or a composition
+    /// How to move: precopy, postcopy, hybrid:N, dyn-hybrid, heuristic-hybrid, as-hybrid, or a composition
     ///
     /// A composition is key=value,…, possibly after a preset: hybrid:2,cut=fail. Keys: first, filter, switch, push,
     /// cut, slow, clear; a wrong value is answered with those there are.

@@ -9,7 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dunlin_core::message::VmId;
-use dunlin_core::migrate::{Phase, Resolution, SourceOutcome};
+use dunlin_core::migrate::{Phase, Resolution, SourceOutcome, check_strategy};
+use dunlin_core::strategy::Strategy;
 use dunlin_core::units::BytesPerSec;
 
 use super::recorder::Recorder;
@@ -129,10 +130,11 @@ impl Node {
     }
 
     fn options(request: &MigrateRequest) -> Result<SourceOptions, ControlError> {
-        let strategy = request
+        let strategy: Strategy = request
             .strategy
             .parse()
             .map_err(|error: dunlin_core::strategy::StrategyError| ControlError::refused(error.to_string()))?;
+        check_strategy(&strategy).map_err(|error| ControlError::refused(error.to_string()))?;
         if request.bandwidth == Some(0) {
             return Err(ControlError::refused(
                 "a bandwidth of 0 never ends; leave --bandwidth out for no limit",

@@ -130,11 +130,11 @@ fn guest_gap(result: &SourceResult) -> Duration {
         .max(Duration::from_nanos(target.guest_gap.0))
 }
 
-/// Pre-copy that does not converge ends at the round limit, however long the VM has to stop then.
+/// Pre-copy that does not converge ends at the round limit, or where the rule says so (after Xen's five rounds, within oVirt's downtime
+/// of the round), however long the VM has to stop then.
 fn goal_met(options: &SourceOptions, result: &SourceResult) -> bool {
-    let forced = |round: &RoundEnded| {
-        round.verdict.decision == Decision::StopCopy && matches!(round.verdict.reason, Reason::RoundLimit { .. })
-    };
+    let forced =
+        |round: &RoundEnded| round.verdict.decision == Decision::StopCopy && round.verdict.reason != Reason::Fits;
     let late = result.downtime.is_some_and(|downtime| downtime > options.downtime);
     !(late && result.rounds.iter().any(|(round, _)| forced(round)))
 }

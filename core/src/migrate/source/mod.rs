@@ -143,6 +143,7 @@ impl<'w> Source<'w> {
         let setting = SwitchSetting {
             downtime: config.downtime.saturating_sub(config.handover_cost),
             max_rounds: config.max_rounds,
+            handover_cost: config.handover_cost,
             ..SwitchSetting::new(total)
         };
         let switcher = Switcher::new(config.strategy.switch, setting);

@@ -1,0 +1,158 @@
+//! What of a strategy the state machines of a live migration carry out.
+
+use core::fmt;
+
+use crate::strategy::{Clear, Cut, Filter, First, Key, Push, Slow, Strategy};
+
+/// A part of a strategy that a live migration does not carry out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnsupportedStrategy {
+    key: Key,
+    strategy: Strategy,
+}
+
+impl UnsupportedStrategy {
+    /// The key whose value is not carried out.
+    pub const fn key(&self) -> Key {
+        self.key
+    }
+
+    /// The values of the key that are.
+    const fn supported(&self) -> &'static str {
+        match self.key {
+            Key::First => "serial",
+            Key::Filter | Key::Slow => "none",
+            Key::Switch => "any value",
+            Key::Push => "sequential",
+            Key::Cut => "fail or reconnect",
+            Key::Clear => "round",
+        }
+    }
+}
+
+impl fmt::Display for UnsupportedStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Strategy {
+            first,
+            filter,
+            switch,
+            push,
+            cut,
+            slow,
+            clear,
+        } = &self.strategy;
+        let key = self.key.name();
+        write!(f, "a live migration does not carry out {key}=")?;
+        match self.key {
+            Key::First => write!(f, "{first}")?,
+            Key::Filter => write!(f, "{filter}")?,
+            Key::Switch => write!(f, "{switch}")?,
+            Key::Push => write!(f, "{push}")?,
+            Key::Cut => write!(f, "{cut}")?,
+            Key::Slow => write!(f, "{slow}")?,
+            Key::Clear => write!(f, "{clear}")?,
+        }
+        write!(f, ": write {key}={}", self.supported())
+    }
+}
+
+impl core::error::Error for UnsupportedStrategy {}
+
+/// Refuses a strategy with a part that [`Source`](super::Source) and [`Target`](super::Target) do not carry out: they would do
+/// something else in its place. To be asked before anything starts.
+///
+/// Every switch rule is carried out, with the serial first copy, no filter, the sequential push, a cut that fails or
+/// reconnects, no slowing down, and dirty bits cleared by the round.
+///
+/// # Errors
+/// [`UnsupportedStrategy`] names the first such part in the order of the keys.
+pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrategy> {
+    let key = match strategy {
+        Strategy {
+            first: First::Parallel, ..
+        } => Key::First,
+        Strategy {
+            filter: Filter::MarkovHalf | Filter::Markov | Filter::Hazard | Filter::Ppm | Filter::Frequency,
+            ..
+        } => Key::Filter,
+        Strategy {
+            push: Push::Bubble(_) | Push::Forecast,
+            ..
+        } => Key::Push,
+        Strategy {
+            cut: Cut::Pbdata | Cut::Both,
+            ..
+        } => Key::Cut,
+        Strategy {
+            slow: Slow::AutoConverge | Slow::DirtyLimit,
+            ..
+        } => Key::Slow,
+        Strategy { clear: Clear::Late, .. } => Key::Clear,
+        Strategy {
+            first: First::Serial,
+            filter: Filter::None,
+            switch: _,
+            push: Push::Sequential,
+            cut: Cut::Fail | Cut::Reconnect,
+            slow: Slow::None,
+            clear: Clear::Round,
+        } => return Ok(()),
+    };
+    Err(UnsupportedStrategy {
+        key,
+        strategy: *strategy,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategy::SwitchRule;
+    use std::string::ToString;
+
+    fn checked(text: &str) -> Result<(), UnsupportedStrategy> {
+        check_strategy(&Strategy::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")))
+    }
+
+    #[test]
+    fn every_switch_rule_is_carried_out() {
+        for value in SwitchRule::AVAILABLE {
+            let value = value.replace(":N", ":2").replace(":A", ":0.5").replace("[:40s]", ":1s");
+            let value = value.split(' ').next().unwrap_or_default();
+            assert_eq!(checked(&std::format!("switch={value}")), Ok(()), "{value}");
+        }
+        for name in [
+            "precopy",
+            "postcopy",
+            "hybrid:2",
+            "dyn-hybrid",
+            "heuristic-hybrid",
+            "as-hybrid",
+        ] {
+            assert_eq!(checked(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_done_otherwise_is_refused_by_name() {
+        for (text, refused, instead) in [
+            ("par-migrate", "first=parallel", "first=serial"),
+            ("pa-hybrid,first=serial,cut=both", "cut=both", "cut=fail or reconnect"),
+            ("markov-sdf:0.5", "filter=markov:half", "filter=none"),
+            ("filter=markov", "filter=markov", "filter=none"),
+            ("filter=hazard", "filter=hazard", "filter=none"),
+            ("filter=ppm", "filter=ppm", "filter=none"),
+            ("filter=frequency", "filter=frequency", "filter=none"),
+            ("push=bubble", "push=bubble:1", "push=sequential"),
+            ("push=forecast", "push=forecast", "push=sequential"),
+            ("hybrid:1,cut=pbdata", "cut=pbdata", "cut=fail or reconnect"),
+            ("slow=auto-converge", "slow=auto-converge", "slow=none"),
+            ("slow=dirty-limit", "slow=dirty-limit", "slow=none"),
+            ("clear=late", "clear=late", "clear=round"),
+        ] {
+            let message = checked(text).expect_err(text).to_string();
+            let expected = std::format!("a live migration does not carry out {refused}: write {instead}");
+            assert_eq!(message, expected, "{text}");
+        }
+    }
+}

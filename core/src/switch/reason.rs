@@ -1,0 +1,209 @@
+//! Reasons in words.
+
+use core::fmt;
+
+use super::FEW_PAGES;
+use crate::units::{Nanos, Pages};
+
+/// Why it was decided so; `Display` says it in words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Reason {
+    /// The rest can be sent within the downtime.
+    Fits,
+    /// The round limit is reached.
+    RoundLimit {
+        /// The limit.
+        max_rounds: u32,
+    },
+    /// The static copy beside the rounds is not merged yet.
+    StaticCopyRuns {
+        /// The round at whose end it is.
+        until: u32,
+    },
+    /// The rule waits for the rest to fit.
+    DoesNotFit,
+    /// Fewer rounds were made than the rule makes.
+    RoundsLeft {
+        /// How many are still to come.
+        left: u32,
+    },
+    /// As many rounds were made as the rule makes.
+    RoundsDone {
+        /// How many it makes.
+        rounds: u32,
+    },
+    /// The rest can be sent within the downtime that the rule allows in this round (`ovirt`).
+    FitsStep {
+        /// That downtime.
+        downtime: Nanos,
+    },
+    /// `xen`, `sdf`: so few pages are dirty that another round is not worth it.
+    FewDirty {
+        /// How many.
+        dirty: Pages,
+    },
+    /// The rule compares a round with the one before, and this is the first.
+    FirstRound,
+    /// `sdf`: more progress per page sent than α.
+    SdfProgress {
+        /// SDF in thousandths, rounded toward zero.
+        sdf_milli: i64,
+        /// α in thousandths, rounded toward zero.
+        alpha_milli: u16,
+    },
+    /// `sdf`: no more progress per page sent than α.
+    SdfTooLittle {
+        /// SDF in thousandths, rounded toward zero.
+        sdf_milli: i64,
+        /// α in thousandths, rounded toward zero.
+        alpha_milli: u16,
+    },
+    /// `heuristic`: less is dirty than was sent.
+    Shrinking {
+        /// V(i).
+        dirty: Pages,
+        /// S(i).
+        sent: Pages,
+    },
+    /// `heuristic`: at least as much is dirty as was sent.
+    NotShrinking {
+        /// V(i).
+        dirty: Pages,
+        /// S(i).
+        sent: Pages,
+    },
+    /// `nova10`: at least 10 % less is dirty than at the end of the round before.
+    NovaProgress {
+        /// The progress in thousandths, rounded toward zero.
+        progress_milli: i64,
+    },
+    /// `nova10`: less progress than 10 %.
+    NovaTooLittle {
+        /// The progress in thousandths, rounded toward zero.
+        progress_milli: i64,
+    },
+    /// `kubevirt-stall`: nothing to compare with is as old as the window, or no bandwidth is known.
+    StallUnknown,
+    /// `kubevirt-stall`: less is left than before the window.
+    StallProgress {
+        /// The least that was left before the window.
+        before: Pages,
+    },
+    /// `kubevirt-stall`: no progress, but more is left than at the best moment.
+    StallNotMinimum {
+        /// What was left then.
+        best: Pages,
+    },
+    /// `kubevirt-stall`: no progress, but at this bandwidth the rest would arrive too late.
+    StallTooSlow,
+    /// `kubevirt-stall`: no progress, and little more is left than at the best moment.
+    StallMinimum {
+        /// What was left then.
+        best: Pages,
+    },
+    /// `lambda`: fewer than three values.
+    LambdaTooFew {
+        /// How many there are.
+        values: u32,
+    },
+    /// `lambda`: fewer than two of the last three values are above 1.
+    LambdaConverging {
+        /// How many are.
+        above: u32,
+    },
+    /// `lambda`: two of the last three values are above 1, but their mean is below.
+    LambdaMeanBelowOne {
+        /// The mean in thousandths, rounded toward zero.
+        mean_milli: i64,
+    },
+    /// `lambda`: at least two of the last three values are above 1, and their mean is at least 1.
+    LambdaDiverging {
+        /// How many are.
+        above: u32,
+        /// The mean in thousandths, rounded toward zero.
+        mean_milli: i64,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fits => f.write_str("the rest fits the downtime"),
+            Self::RoundLimit { max_rounds } => write!(f, "the limit of {max_rounds} rounds is reached"),
+            Self::StaticCopyRuns { until } => {
+                write!(f, "the static copy is not merged before the end of round {until}")
+            }
+            Self::DoesNotFit => f.write_str("the rest does not fit the downtime"),
+            Self::RoundsLeft { left } => write!(f, "{left} more to go before the switch"),
+            Self::RoundsDone { rounds: 1 } => f.write_str("the one round before the switch is done"),
+            Self::RoundsDone { rounds } => write!(f, "{rounds} rounds before the switch are done"),
+            Self::FitsStep { downtime } => {
+                write!(f, "the rest fits a downtime of {} us", downtime.as_micros())
+            }
+            Self::FewDirty { dirty } => write!(f, "only {dirty} pages are dirty, fewer than {FEW_PAGES}"),
+            Self::FirstRound => f.write_str("the first round has none before it to compare with"),
+            Self::SdfProgress { sdf_milli, alpha_milli } => write!(
+                f,
+                "progress of {} per page sent, above α = {}",
+                Thousandths(*sdf_milli),
+                Thousandths(i64::from(*alpha_milli))
+            ),
+            Self::SdfTooLittle { sdf_milli, alpha_milli } => write!(
+                f,
+                "progress of {} per page sent, not above α = {}",
+                Thousandths(*sdf_milli),
+                Thousandths(i64::from(*alpha_milli))
+            ),
+            Self::Shrinking { dirty, sent } => write!(f, "{dirty} pages are dirty, fewer than the {sent} sent"),
+            Self::NotShrinking { dirty, sent } => {
+                write!(f, "{dirty} pages are dirty, no fewer than the {sent} sent")
+            }
+            Self::NovaProgress { progress_milli } => {
+                write!(f, "progress of {} in the round", Thousandths(*progress_milli))
+            }
+            Self::NovaTooLittle { progress_milli } => write!(
+                f,
+                "progress of {} in the round, less than a tenth",
+                Thousandths(*progress_milli)
+            ),
+            Self::StallUnknown => f.write_str("nothing older than the window to compare with"),
+            Self::StallProgress { before } => {
+                write!(f, "fewer pages are left than before the window ({before})")
+            }
+            Self::StallNotMinimum { best } => {
+                write!(f, "stalled, but more pages are left than at best ({best})")
+            }
+            Self::StallTooSlow => f.write_str("stalled, but so slow that the rest would arrive too late"),
+            Self::StallMinimum { best } => {
+                write!(f, "stalled, and about as few pages are left as at best ({best})")
+            }
+            Self::LambdaTooFew { values } => write!(f, "{values} of the 3 λ values that the rule looks at"),
+            Self::LambdaConverging { above } => write!(f, "{above} of the last 3 λ above 1"),
+            Self::LambdaMeanBelowOne { mean_milli } => {
+                write!(
+                    f,
+                    "2 of the last 3 λ above 1, but their mean is {}",
+                    Thousandths(*mean_milli)
+                )
+            }
+            Self::LambdaDiverging { above, mean_milli } => {
+                write!(
+                    f,
+                    "{above} of the last 3 λ above 1, and their mean is {}",
+                    Thousandths(*mean_milli)
+                )
+            }
+        }
+    }
+}
+
+/// A number of thousandths, written with three decimals.
+struct Thousandths(i64);
+
+impl fmt::Display for Thousandths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sign, size) = (if self.0 < 0 { "-" } else { "" }, self.0.unsigned_abs());
+        write!(f, "{sign}{}.{:03}", size / 1000, size % 1000)
+    }
+}
