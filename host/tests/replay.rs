@@ -270,7 +270,8 @@ fn all_rules_agree_on_what_fits() {
         let (code, stdout, stderr) = replay(&words);
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
         for line in lines(&stdout).iter().filter(|line| line["decision"] != "continue") {
-            assert_eq!(line["decision"], "stop-copy", "{line}");
+            // oVirt brings a downtime of its own.
+            assert!(line["decision"] == "stop-copy" || line["rule"] == "ovirt", "{line}");
         }
     }
 }

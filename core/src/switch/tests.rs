@@ -282,16 +282,27 @@ fn rule() -> impl Strategy<Value = SwitchRule> {
 fn setting() -> impl Strategy<Value = SwitchSetting> {
     let dirty_rate_before = proptest::option::of((0..1u64 << 40).prop_map(BytesPerSec));
     let stall = prop_oneof![Just(0), 0..1_000_000u64, 0..100_000_000_000u64];
-    (pages(), nanos(), 0..45u32, dirty_rate_before, stall, 0..200_000_000u64).prop_map(
-        |(total, downtime, max_rounds, dirty_rate_before, stall, handover_cost)| SwitchSetting {
-            total: Pages(total),
-            downtime: Nanos(downtime),
-            max_rounds,
-            fault_stall: Nanos(stall),
-            handover_cost: Nanos(handover_cost),
-            dirty_rate_before,
-        },
+    let beside = prop_oneof![Just(0), 0..10u32];
+    (
+        pages(),
+        nanos(),
+        0..45u32,
+        dirty_rate_before,
+        stall,
+        0..200_000_000u64,
+        beside,
     )
+        .prop_map(
+            |(total, downtime, max_rounds, dirty_rate_before, stall, handover_cost, static_done_after)| SwitchSetting {
+                total: Pages(total),
+                downtime: Nanos(downtime),
+                max_rounds,
+                fault_stall: Nanos(stall),
+                static_done_after,
+                handover_cost: Nanos(handover_cost),
+                dirty_rate_before,
+            },
+        )
 }
 
 proptest! {

@@ -97,7 +97,22 @@ impl Trial {
 
 /// Every rule there is; one that needs a number has one or two usual ones.
 pub fn example_rules() -> Vec<SwitchRule> {
-    const RULES: [&str; 4] = ["never", "rounds:1", "rounds:2", "lambda"];
+    const RULES: [&str; 14] = [
+        "never",
+        "qemu",
+        "rounds:1",
+        "rounds:2",
+        "lambda",
+        "sdf:0.5",
+        "sdf:auto",
+        "dyn",
+        "heuristic",
+        "optimal",
+        "xen",
+        "kubevirt-stall",
+        "nova10",
+        "ovirt",
+    ];
     RULES
         .iter()
         .map(|rule| SwitchRule::parse(rule).expect("a test reads each of them"))

@@ -248,6 +248,9 @@ fn downtime(rule: SwitchRule, setting: &SwitchSetting, rounds: usize) -> u64 {
 }
 
 pub(super) fn decide(rule: SwitchRule, setting: &SwitchSetting, history: &[RoundEnd]) -> Decision {
+    if (history.len() as u32) < setting.static_done_after {
+        return Decision::Continue;
+    }
     if fits(history, downtime(rule, setting, history.len())) {
         return Decision::StopCopy;
     }
