@@ -13,6 +13,7 @@
 extern crate std;
 
 pub mod cost;
+pub mod order;
 pub mod pageset;
 pub mod pattern;
 pub mod strategy;

@@ -20,6 +20,7 @@
 //! ```
 
 mod algebra;
+mod backward;
 mod run;
 mod runs;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod cost;
 mod migrate;
+mod order_push;
 mod pageset;
 mod pattern;
 mod strategy;
@@ -29,6 +30,7 @@ const ROOMS: &[(&str, Drive)] = &[
     ("pageset", pageset::drive),
     ("strategy", strategy::drive),
     ("pattern", pattern::drive),
+    ("order::push", order_push::drive),
     ("switch", switch::drive),
     ("cost", cost::drive),
     ("migrate", migrate::drive),

@@ -1,0 +1,3 @@
+//! In which order pages travel: which dirty pages a pre-copy round leaves for later, and what post-copy pushes next.
+
+pub mod push;
