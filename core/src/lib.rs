@@ -1,4 +1,4 @@
-//! The deciding half of Dunlin.
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
@@ -26,3 +26,16 @@ pub mod message;
 pub mod migrate;
 #[cfg(feature = "wire")]
 pub mod wire;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_what_the_readme_says() {
+        let per_gib = pageset::words_needed(units::Pages(1 << 18)) * 8;
+        assert_eq!(per_gib * 10 / 1024, 325, "32.5 KiB per GiB");
+        assert!(size_of::<migrate::Source<'_>>() < 4 << 10);
+        assert!(size_of::<migrate::Target<'_>>() < 1 << 10);
+    }
+}

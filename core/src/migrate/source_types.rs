@@ -40,6 +40,29 @@ pub struct SourceConfig {
     pub host_pages: Vec<Run, 8>,
 }
 
+impl SourceConfig {
+    /// What `dunlin migrate` does unless it is told otherwise: a downtime of 300 ms, 2 ms of which the hand-over may cost, at most 30
+    /// rounds of at least 100 ms, pushes of 64 pages, a link that is lost after 3 s of silence, 10 s for the hand-over's answers.
+    /// No hashes, and no pages that the target's host reads.
+    pub const fn new(session: SessionId, vm: VmId, regions: Regions, strategy: Strategy) -> Self {
+        Self {
+            session,
+            vm,
+            regions,
+            strategy,
+            downtime: Nanos::from_millis(300),
+            handover_cost: Nanos::from_millis(2),
+            max_rounds: 30,
+            min_round: Nanos::from_millis(100),
+            push_pages: Pages(64),
+            network_timeout: Nanos::from_secs(3),
+            handover_timeout: Nanos::from_secs(10),
+            verify: false,
+            host_pages: Vec::new(),
+        }
+    }
+}
+
 /// Control messages a source sends; the host adds what only it knows (CPUID, configuration).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SourceMessage {
