@@ -16,6 +16,7 @@ pub mod cost;
 pub mod order;
 pub mod pageset;
 pub mod pattern;
+pub mod predict;
 pub mod strategy;
 pub mod switch;
 pub mod units;

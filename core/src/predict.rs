@@ -1,0 +1,157 @@
+//! Which pages will be written within the next horizon: what pre-copy had better hold back, and what post-copy had better
+//! push first.
+//!
+//! A [`Predictor`] learns from sampling windows (which pages were written in the last 50 ms), or from single writes in
+//! their true order, and then gives each page a [`Score`] for one point in time and one horizon. A round lasts seconds
+//! where a window lasts milliseconds, so the horizon is the caller's: the time that the round is going to take.
+//!
+//! | predictor | source | state, bytes per page | window | write | [`aim`](Predictor::aim) | score |
+//! |---|---|---|---|---|---|---|
+//! | [`Never`] | baseline | 0 | O(1) | O(1) | O(1) | O(1) |
+//! | [`Frequency`] | Ma 2010 | 0.5 | O(words) | | O(1) | O(1) |
+//! | [`Markov`] | the 2017 paper | 20 of the working set | O(words) | | O(pages of the last window) | O(1), 20 look-ups |
+//! | [`Successors`] | Joseph & Grunwald 1997 | 32 | | O(1) | O(writes in the horizon, pages at most) | O(1) |
+//! | [`Ppm`] | Yong 2013 | 0.5 | O(words) | | O(1) | O(1) |
+//! | [`Hazard`] | ours | 8 | O(words + pages written) | O(1) | O(pages) | O(1), 4 look-ups |
+//!
+//! "Words" are bitmap words, 64 pages each. All state is borrowed from the caller, sized by each one's `words_needed`.
+//!
+//! ```
+//! use dunlin_core::predict::{Hazard, Predictor, Score};
+//! use dunlin_core::units::{Gfn, Nanos, Pages};
+//!
+//! let mut storage = vec![0; Hazard::words_needed(Pages(128))];
+//! let mut hazard = Hazard::new(&mut storage, Pages(128))?;
+//! for window in 1..=100 {
+//!     // Page 5 is written in every window of 50 ms, page 6 in every twentieth, page 7 never.
+//!     let written = [1 << 5 | u64::from(window % 20 == 0) << 6, 0];
+//!     hazard.on_window(&written, Nanos::from_millis(50 * window))?;
+//! }
+//! hazard.aim(Nanos::from_secs(5), Nanos::from_millis(300));
+//! assert!(hazard.score(Gfn(5)) > Score::EVEN);
+//! assert!(hazard.score(Gfn(6)) < Score::EVEN);
+//! assert_eq!(hazard.score(Gfn(7)), Score::NONE);
+//! # Ok::<(), dunlin_core::predict::PredictError>(())
+//! ```
+
+mod any;
+mod fixed;
+mod frequency;
+mod hazard;
+mod markov;
+mod never;
+mod ppm;
+mod successors;
+mod window;
+
+pub use any::AnyPredictor;
+pub use frequency::Frequency;
+pub use hazard::Hazard;
+pub use markov::Markov;
+pub use never::Never;
+pub use ppm::Ppm;
+pub use successors::Successors;
+
+use core::fmt;
+
+use crate::units::{Gfn, Nanos, Pages};
+
+/// How much a page is expected to be written within the horizon, in units of 2⁻²⁴.
+///
+/// For all but [`Markov`] it is a probability, at most [`CERTAIN`](Self::CERTAIN). For `Markov` it is the mean number of
+/// transitions into the page, which can be more; it stops at the largest value, 256. [`NONE`](Self::NONE) means that no
+/// write is expected.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Score(pub u32);
+
+impl Score {
+    /// No write is expected.
+    pub const NONE: Self = Self(0);
+    /// A write is as likely as not.
+    pub const EVEN: Self = Self(1 << 23);
+    /// A write is certain.
+    pub const CERTAIN: Self = Self(1 << 24);
+}
+
+/// Why a predictor could not be made, or could not learn all it was told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum PredictError {
+    /// The words handed over are fewer than the predictor's `words_needed`.
+    StorageTooSmall {
+        /// Words that it needs.
+        needed: usize,
+        /// Words that were given.
+        given: usize,
+    },
+    /// Pages were written that the predictor has no room for: they lie outside the guest it was made for, or its working
+    /// set is full. All others were learned.
+    NoRoom {
+        /// How many such pages this window or write had.
+        pages: Pages,
+    },
+}
+
+impl fmt::Display for PredictError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StorageTooSmall { needed, given } => write!(
+                f,
+                "a predictor of this size needs {needed} words of storage but was given {given}: size it with words_needed()"
+            ),
+            Self::NoRoom { pages } => write!(
+                f,
+                "{pages} of the pages written have no room in the predictor: make it for more pages"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for PredictError {}
+
+/// Learns which pages are written, and says which will be.
+///
+/// Give it windows or single writes, whichever it learns from; what it does not learn from it ignores. Times never go
+/// back; a time before one already told counts as that one.
+pub trait Predictor {
+    /// A sampling window ended at `end`. `written` has a bit for each page that was written in it: bit g % 64 of word
+    /// g / 64 for page g. Words left out at the end are zero. Empty windows are told as well.
+    ///
+    /// # Errors
+    /// [`PredictError::NoRoom`]; what there is room for is learned all the same.
+    fn on_window(&mut self, _written: &[u64], _end: Nanos) -> Result<(), PredictError> {
+        Ok(())
+    }
+
+    /// vCPU `vcpu` wrote a page, after all writes told before.
+    ///
+    /// # Errors
+    /// [`PredictError::NoRoom`].
+    fn on_write(&mut self, _gfn: Gfn, _vcpu: u16, _at: Nanos) -> Result<(), PredictError> {
+        Ok(())
+    }
+
+    /// Makes [`score`](Self::score) answer for writes after `now`, until `now` + `horizon`: computes once what all pages
+    /// share. Scores are out of date once more has been learned.
+    fn aim(&mut self, now: Nanos, horizon: Nanos);
+
+    /// What is expected of a page. [`Score::NONE`] for a page outside the guest.
+    fn score(&self, gfn: Gfn) -> Score;
+
+    /// The scores of the pages of bitmap word `index` whose bits are set in `pages`: that of page 64·`index` + b goes to
+    /// `scores[b]`. Other entries are left alone.
+    fn score_word(&self, index: usize, pages: u64, scores: &mut [u32; 64]) {
+        let mut rest = pages;
+        while rest != 0 {
+            let bit = rest.trailing_zeros();
+            scores[bit as usize] = self.score(Gfn(index as u64 * 64 + u64::from(bit))).0;
+            rest &= rest - 1;
+        }
+    }
+
+    /// How many times a page was written that there was no room for.
+    fn overlooked(&self) -> Pages {
+        Pages::ZERO
+    }
+}
