@@ -154,7 +154,7 @@ impl AnyRule {
             SwitchRule::Dyn => Self::Dyn(Dyn::new(setting)),
             SwitchRule::Heuristic => Self::Heuristic(Heuristic),
             SwitchRule::Xen => Self::Xen(Xen),
-            SwitchRule::KubevirtStall(window) => Self::KubevirtStall(KubevirtStall::new(window, setting.total)),
+            SwitchRule::KubevirtStall(window) => Self::KubevirtStall(KubevirtStall::new(window, setting.memory)),
             SwitchRule::Nova10 => Self::Nova10(Nova10),
             SwitchRule::Ovirt => Self::Ovirt(Ovirt),
         }

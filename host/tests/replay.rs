@@ -163,6 +163,59 @@ fn decisions_are_those_computed_by_hand() {
 }
 
 #[test]
+fn every_other_rule_decides_as_computed_by_hand() {
+    // "" where the log ends first.
+    let (stop, post) = ("stop-copy", "post-copy");
+    // In the order of the logs.
+    let cases = [
+        // No limit of rounds; else as `never`.
+        ("qemu", [(4, stop), (0, ""), (18, stop), (0, ""), (5, stop)]),
+        // SDF: 0.55, 0.5 · 0.5 · 0.25 · 0.75, 0 · −0.05 in round 4.
+        ("sdf:0.5", [(2, post), (1, post), (1, post), (2, post), (4, post)]),
+        // 0.55, 0.5, 0.55 · 0.5, 0.25 · 0.25, 0.05 · 0.75, 0 · −0.05 in round 4; fits after the fourth.
+        ("sdf:0.2", [(4, stop), (3, post), (2, post), (2, post), (4, post)]),
+        // A page takes 125 us, a fault in five of 500 us; α = 125 / (125 + 105) = 0.543.
+        ("sdf:auto", [(2, post), (1, post), (1, post), (2, post), (4, post)]),
+        // r = 0.45, 0.5, 0.75, 0.25, 0.25; the first n with rⁿ ≤ 0.1 is 3, 4, 9, 2, 2.
+        ("dyn", [(3, post), (4, post), (9, post), (2, post), (4, post)]),
+        // V(3) = 13 200 > S(3) = 12 000; V(4) = 19 152 > S(4) = 18 240.
+        ("heuristic", [(4, stop), (3, post), (4, post), (2, post), (4, post)]),
+        ("xen", [(4, stop), (5, stop), (5, stop), (5, stop), (5, stop)]),
+        // V(3) = 13 200 is more than 0.9 · 12 000; V(2) = 22 800 is more than 0.9 · 24 000.
+        ("nova10", [(4, stop), (3, post), (2, post), (2, post), (4, post)]),
+        // 1 600 pages just fit its 200 ms.
+        ("ovirt", [(4, stop), (4, post), (4, post), (4, post), (4, post)]),
+        ("kubevirt-stall", [(4, stop), (0, ""), (18, stop), (0, ""), (5, stop)]),
+        // Compared with the best of 5 s ago. Diverging: round 4 (9.15 s) has 15 840, more than 0.96 · 16 000 of round 1 (4 s), but 12 000
+        // were left after round 2; from 14.15 s on 19 800 would do, and there are 30 000. Noisy: round 9 (22.2 s) has 14 773, more
+        // than 0.96 · 15 321 of round 5 (14.5 s) and no more than 1.04 · 14 343, the best. Plateau: round 6 ends at 9 s.
+        (
+            "kubevirt-stall:5s",
+            [(4, stop), (0, ""), (9, post), (6, post), (5, stop)],
+        ),
+    ];
+    for (rule, expected) in cases {
+        for (log, (round, decision)) in LOGS.into_iter().zip(expected) {
+            let (at, what, reason) = ending(log, rule, &[]);
+            assert_eq!((at, what.as_str()), (round, decision), "{log} {rule}: {reason}");
+        }
+    }
+}
+
+#[test]
+fn scores_are_what_a_rule_measures() {
+    let scores = |rule: &str| {
+        let (_, stdout, _) = replay(&["--rule", rule, "--total-pages", "32000", "--json", &path("diverging")]);
+        let scores = lines(&stdout)
+            .into_iter()
+            .map(|line| line["score_milli"].as_i64().unwrap());
+        scores.collect::<Vec<_>>()
+    };
+    assert_eq!(scores("lambda"), [1000, 750, 1100, 1200]);
+    assert_eq!(scores("sdf:0"), [500, 250, -100]);
+}
+
+#[test]
 fn options_reach_the_rules() {
     let limit = |decision: &str| (10, decision.into(), "the limit of 10 rounds is reached".into());
     assert_eq!(ending("plateau", "never", &["--max-rounds", "10"]), limit("stop-copy"));
@@ -171,6 +224,24 @@ fn options_reach_the_rules() {
     assert_eq!(ending("plateau", "never", &["--downtime", "1s"]).0, 1);
     assert_eq!(ending("plateau", "never", &["--downtime", "999999us"]).0, 0);
     assert_eq!(ending("converging", "never", &["--downtime", "0s"]).0, 0);
+    // α = 125 / (125 + 0.21 · 1500) = 0.284: 0.25 in round 2 is less, 0.5 in round 1 is not.
+    assert_eq!(ending("diverging", "sdf:auto", &["--fault-stall", "1500us"]).0, 2);
+    // KubeVirt allows 300 s per GiB, 36 s for 125 MiB: not enough after the second round. 62.5 GiB have hours.
+    let slow = "round,duration_us,sent_pages,dirty_pages\n1,40000000,32000,8000\n2,10000000,8000,8000\n";
+    let words = |page_size| {
+        [
+            "--rule",
+            "kubevirt-stall:10s",
+            "--total-pages",
+            "32000",
+            "--json",
+            "-",
+            "--page-size",
+            page_size,
+        ]
+    };
+    let last = |page_size| lines(&replay_piped(&words(page_size), slow).1)[1]["decision"].clone();
+    assert_eq!((last("4KiB"), last("2MiB")), ("continue".into(), "post-copy".into()));
 }
 
 #[test]

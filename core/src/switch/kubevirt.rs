@@ -4,14 +4,14 @@ use heapless::{Deque, Vec};
 
 use super::bandwidth::Smoothed;
 use super::{Decision, Reason, RoundEnd, Verdict};
-use crate::units::{Nanos, PAGE_SIZE, Pages, Ratio};
+use crate::units::{Bytes, Nanos, Pages, Ratio};
 
 /// Progress of less than this is a stall, and this much above the best is still a minimum, in hundredths.
 const MARGIN_PERCENT: u128 = 4;
 /// What a migration may take per GiB of the guest, and how often that in all (`completionTimeoutPerGiB`, `CompletionTimeoutFactor`).
 const BUDGET_PER_GIB: Nanos = Nanos::from_secs(150);
 const BUDGETS: u128 = 2;
-const PAGES_PER_GIB: u128 = (1 << 30) / PAGE_SIZE as u128;
+const GIB: u128 = 1 << 30;
 /// Minima within the window, and values since the stall, that are remembered.
 const HISTORY: usize = 64;
 
@@ -61,8 +61,8 @@ struct Stall {
 
 impl KubevirtStall {
     /// Before round 1, for a guest of this size.
-    pub const fn new(window: Nanos, total: Pages) -> Self {
-        let budget = BUDGETS * BUDGET_PER_GIB.0 as u128 * total.0 as u128 / PAGES_PER_GIB;
+    pub const fn new(window: Nanos, memory: Bytes) -> Self {
+        let budget = BUDGETS * BUDGET_PER_GIB.0 as u128 * memory.0 as u128 / GIB;
         Self {
             window,
             deadline: Nanos(if budget > u64::MAX as u128 {
@@ -184,11 +184,11 @@ mod tests {
     use std::vec;
 
     /// 4 GiB: a deadline of 1200 s.
-    const TOTAL: Pages = Pages(1 << 20);
+    const MEMORY: Bytes = Bytes(4 << 30);
 
     /// Feeds (seconds since the start, dirty) with rounds that send 1000 pages a second.
     fn verdicts(window_s: u64, ends: &[(u64, u64)]) -> vec::Vec<Verdict> {
-        let mut rule = KubevirtStall::new(Nanos::from_secs(window_s), TOTAL);
+        let mut rule = KubevirtStall::new(Nanos::from_secs(window_s), MEMORY);
         let ends = ends.iter().zip(1..).map(|(&(at, dirty), round)| RoundEnd {
             round,
             sent: Pages(1000),
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_the_history_is_counted() {
-        let mut rule = KubevirtStall::new(Nanos::from_secs(1000), TOTAL);
+        let mut rule = KubevirtStall::new(Nanos::from_secs(1000), MEMORY);
         let end = |number: u64, dirty| RoundEnd {
             round: number as u32,
             sent: Pages(1),
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn nothing_sent_says_nothing() {
-        let mut rule = KubevirtStall::new(Nanos::ZERO, TOTAL);
+        let mut rule = KubevirtStall::new(Nanos::ZERO, MEMORY);
         let nothing = RoundEnd {
             round: 1,
             sent: Pages::ZERO,

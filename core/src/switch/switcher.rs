@@ -2,7 +2,7 @@
 
 use super::{AnyRule, Decision, Reason, RoundEnd, Verdict};
 use crate::strategy::SwitchRule;
-use crate::units::{BytesPerSec, Nanos, Pages};
+use crate::units::{Bytes, BytesPerSec, Nanos, Pages};
 
 /// What a [`Switcher`] knows before round 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,6 +10,8 @@ use crate::units::{BytesPerSec, Nanos, Pages};
 pub struct SwitchSetting {
     /// V(0): all pages of the guest.
     pub total: Pages,
+    /// How much memory that is: what rules with a budget per GiB go by.
+    pub memory: Bytes,
     /// What sending the rest may take while the guest is paused. A caller that measures the fixed cost of its hand-over (state,
     /// records, round trips) gives the downtime without it.
     pub downtime: Nanos,
@@ -28,11 +30,12 @@ pub struct SwitchSetting {
 }
 
 impl SwitchSetting {
-    /// Downtime 300 ms and 30 rounds, QEMU's default and the limit of Li & Cao 2023; a fault of 500 us, what QEMU's
-    /// postcopy-preempt needs on a network of 10 Gbit/s.
+    /// A guest of so many pages of [`PAGE_SIZE`](crate::units::PAGE_SIZE). Downtime 300 ms and 30 rounds, QEMU's default and the limit
+    /// of Li & Cao 2023; a fault of 500 us, what QEMU's postcopy-preempt needs on a network of 10 Gbit/s.
     pub const fn new(total: Pages) -> Self {
         Self {
             total,
+            memory: total.bytes(),
             downtime: Nanos::from_millis(300),
             max_rounds: 30,
             fault_stall: Nanos::from_micros(500),

@@ -295,6 +295,7 @@ fn setting() -> impl Strategy<Value = SwitchSetting> {
         .prop_map(
             |(total, downtime, max_rounds, dirty_rate_before, stall, handover_cost, static_done_after)| SwitchSetting {
                 total: Pages(total),
+                memory: Pages(total).bytes(),
                 downtime: Nanos(downtime),
                 max_rounds,
                 fault_stall: Nanos(stall),

@@ -58,9 +58,7 @@ be written; 2 wrong usage or a wrong log.";
 #[command(allow_negative_numbers = true, after_help = LOG_HELP)]
 pub(super) struct Args {
     /// Which rule decides when pre-copy ends, or all; may be given several times, to compare
-    ///
-    /// A wrong rule is answered with those there are. `all` takes every rule once, those with a number with a usual one.
-    #[arg(long = "rule", value_name = "RULE", required = true, value_parser = rule)]
+    #[arg(long = "rule", value_name = "RULE", required = true, value_parser = rule, long_help = rule_help())]
     rules: Vec<Rule>,
 
     /// How many pages the guest has
@@ -78,6 +76,10 @@ pub(super) struct Args {
     /// The most rounds of pre-copy, for rules that heed a limit
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     max_rounds: u32,
+
+    /// How long a post-copy fault holds a vCPU up, for rules that weigh faults against transfers
+    #[arg(long, value_name = "TIME", default_value = "500us", value_parser = values::time, allow_hyphen_values = true)]
+    fault_stall: Micros,
 
     /// Print a JSON line for every round and rule
     #[arg(long)]
@@ -103,6 +105,14 @@ fn rule(text: &str) -> Result<Rule, StrategyError> {
         "all" => Ok(Rule::All),
         _ => SwitchRule::parse(text).map(Rule::One),
     }
+}
+
+fn rule_help() -> String {
+    format!(
+        "Which rule decides when pre-copy ends, or all; may be given several times, to compare\n\nRules: {}. `all` takes every \
+         rule once, one with a number with a usual one",
+        SwitchRule::AVAILABLE.join(", ")
+    )
 }
 
 fn page_size(text: &str) -> Result<Bytes, String> {
@@ -153,6 +163,8 @@ impl Args {
         let setting = SwitchSetting {
             downtime: Nanos::from_micros(self.downtime.0),
             max_rounds: self.max_rounds,
+            memory: Bytes(self.total_pages.saturating_mul(self.page_size.0)),
+            fault_stall: Nanos::from_micros(self.fault_stall.0),
             static_done_after: log.static_done_after(),
             ..SwitchSetting::new(total)
         };
