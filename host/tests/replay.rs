@@ -281,6 +281,17 @@ After round 4, 9.15 s into the migration, lambda switches to post-copy: the gues
         "The log ends after round 7 without a decision: never goes on with pre-copy, and 30,000 pages (117 MiB) are left, about \
          3.75 s."
     );
+    let (_, stdout, _) = replay_piped(
+        &["--rule", "never", "--total-pages", "9", "-"],
+        "round,duration_us,sent_pages,dirty_pages\n1,0,0,9\n2,2,9,0\n",
+    );
+    let unknown =
+        "    1       0 µs      0      9       —   0.000           —  continue   the rest does not fit the downtime\n";
+    assert!(stdout.contains(unknown), "{stdout}");
+    assert_eq!(
+        last(stdout),
+        "After round 2, 2 µs into the migration, never stops the guest, with nothing left to send."
+    );
     let beside = shown("never", "static-copy", &[]);
     assert!(
         beside
@@ -289,6 +300,24 @@ After round 4, 9.15 s into the migration, lambda switches to post-copy: the gues
             .unwrap()
             .ends_with(", static copy merged after round 4")
     );
+}
+
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let top = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(top.join("README.md")).unwrap();
+    let mut seen = 0;
+    for (start, _) in readme.match_indices("```\ndunlin replay ") {
+        let (words, rest) = readme[start + "```\ndunlin replay ".len()..]
+            .split_once("\n```\n\n```text\n")
+            .unwrap();
+        let shown = rest.split("```").next().unwrap();
+        let words: Vec<_> = words.split(' ').collect();
+        let printed = ran(command(&words).current_dir(&top).output().unwrap());
+        assert_eq!(printed, (Some(0), shown.to_owned(), String::new()));
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
 }
 
 #[test]

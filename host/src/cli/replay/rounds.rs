@@ -8,7 +8,7 @@ use crate::{
 use dunlin_core::{
     strategy::SwitchRule,
     switch::{Decision, Reason, RoundEnd, Verdict},
-    units::Nanos,
+    units::{Nanos, Pages},
 };
 
 /// Shows rounds as they come: a log may be longer than what fits memory.
@@ -92,6 +92,9 @@ fn ended(rule: SwitchRule, ending: &Ending, scene: Scene) -> String {
         return format!(
             "{when}, {rule} switches to post-copy: the guest goes on at the target while {rest} are still to be sent, {takes}."
         );
+    }
+    if end.dirty == Pages::ZERO {
+        return format!("{when}, {rule} stops the guest, with nothing left to send.");
     }
     let wanted = scene.setting.downtime;
     let too_long = verdict.reason != Reason::Fits && ending.rest_takes.is_none_or(|takes| takes > wanted);
