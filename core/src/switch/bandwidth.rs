@@ -36,6 +36,12 @@ impl Smoothed {
         self.rate.is_some()
     }
 
+    /// A time as the number of pages that can be sent in it, in parts of a page, rounded down, stopping at the largest number.
+    pub(super) fn in_page_times(&self, time: Nanos, parts: u128) -> Option<u128> {
+        let rate = u128::from(self.rate?);
+        Some((u128::from(time.0) * rate).saturating_mul(parts) / (NANOS_PER_SEC << PLACES))
+    }
+
     /// Whether these pages can be sent in this time; false if the bandwidth is not known.
     pub(super) fn sends_within(&self, pages: Pages, time: Nanos) -> bool {
         let needed = (u128::from(pages.0) * NANOS_PER_SEC) << PLACES;

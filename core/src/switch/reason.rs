@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::FEW_PAGES;
+use super::{Evidence, FEW_PAGES};
 use crate::units::{Nanos, Pages};
 
 /// Why it was decided so; `Display` says it in words.
@@ -102,6 +102,22 @@ pub enum Reason {
         /// What was left then.
         best: Pages,
     },
+    /// `optimal`: fewer than three rounds, or no bandwidth is known.
+    OptimalUnknown,
+    /// `optimal`: waiting may cost less than switching.
+    OptimalWaits {
+        /// After so many further rounds.
+        rounds: u32,
+        /// The best that a round may leave of what is dirty, in thousandths, rounded down.
+        factor_milli: i64,
+    },
+    /// `optimal`: waiting costs more than switching.
+    OptimalSwitches {
+        /// The best that a round may leave of what is dirty, in thousandths, rounded down.
+        factor_milli: i64,
+        /// What shows that it cannot be better.
+        evidence: Evidence,
+    },
     /// `lambda`: fewer than three values.
     LambdaTooFew {
         /// How many there are.
@@ -177,6 +193,26 @@ impl fmt::Display for Reason {
             Self::StallTooSlow => f.write_str("stalled, but so slow that the rest would arrive too late"),
             Self::StallMinimum { best } => {
                 write!(f, "stalled, and about as few pages are left as at best ({best})")
+            }
+            Self::OptimalUnknown => f.write_str("too few rounds to predict others"),
+            Self::OptimalWaits { rounds, factor_milli } => {
+                let factor = Thousandths(*factor_milli);
+                write!(
+                    f,
+                    "{rounds} more rounds may pay: each may leave only {factor} of what is dirty"
+                )
+            }
+            Self::OptimalSwitches { factor_milli, evidence } => {
+                let factor = Thousandths(*factor_milli);
+                let why = match evidence {
+                    Evidence::Steady => "as in the rounds before",
+                    Evidence::Rising => "having risen",
+                    Evidence::Stuck => "having fallen no further for 16 rounds",
+                };
+                write!(
+                    f,
+                    "no number of rounds pays: each would leave {factor} of what is dirty, {why}"
+                )
             }
             Self::LambdaTooFew { values } => write!(f, "{values} of the 3 λ values that the rule looks at"),
             Self::LambdaConverging { above } => write!(f, "{above} of the last 3 λ above 1"),

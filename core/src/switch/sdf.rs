@@ -1,23 +1,9 @@
 //! The SDF rule: switch when a page sent brings too little progress.
 
 use super::{Decision, FEW_PAGES, Reason, RoundEnd, Verdict};
+use crate::cost::RoundCost;
 use crate::strategy::Alpha;
 use crate::units::{Nanos, Pages};
-
-/// Of the pages that are missing at the switch, those that the guest waits for, in hundredths: with adaptive pre-paging faults
-/// are within 21 % of the working set (Hines & Gopalan 2009).
-const FAULTS_PERCENT: u128 = 21;
-/// Counts and times are exact up to these, 1 PiB of pages and 13 days; larger ones are read as that.
-const COUNT_MAX: u64 = 1 << 38;
-const TIME_MAX: u64 = 1 << 50;
-const STALL_MAX: u64 = 1 << 36;
-
-// The larger side of the comparison of `sdf:auto`.
-const _: () = assert!(
-    (100 * TIME_MAX as i128 + FAULTS_PERCENT as i128 * COUNT_MAX as i128 * STALL_MAX as i128)
-        .checked_mul(COUNT_MAX as i128)
-        .is_some()
-);
 
 /// `sdf:A`: V(i) < 50 → stop-and-copy; else SDF(i) = (V(i−1) − V(i)) / S(i) ≤ α → post-copy.
 ///
@@ -28,10 +14,9 @@ const _: () = assert!(
 ///
 /// If everything dirty is sent, SDF(i) = 1 − λ(i): the test λ ≥ 1 is α = 0.
 ///
-/// `sdf:auto` sets α in each round from what the choice costs. A page sent again costs the link c = T(i) / S(i); a page left to
-/// post-copy holds the guest up for `fault_stall` if it is waited for, which one in five is (21 %):
-/// α = c / (c + 0.21·fault_stall). The paper leaves choosing α to future work. If nothing was sent there is no c; SDF is 0 then, and no α
-/// is below that.
+/// `sdf:auto` sets α in each round to [`RoundCost::alpha_milli`]: what a page sent in vain costs the link, as a share of that and what
+/// a page left to post-copy costs the guest. The paper leaves choosing α to future work. A round that sent nothing has no such costs,
+/// but no progress either, and no α is below that.
 ///
 /// O(1) per round, no memory beyond the setting. The score is SDF(i).
 #[derive(Clone, Copy, Debug)]
@@ -63,12 +48,10 @@ impl Sdf {
     /// Compares SDF(i) with α.
     pub fn on_round(&mut self, end: &RoundEnd) -> Verdict {
         let sdf_milli = end.sdf_milli();
-        let (part, whole) = self.alpha(end);
-        // α is at most 1.
-        let alpha_milli = (part * 1000).checked_div(whole).unwrap_or(0) as u16;
+        let alpha_milli = self.alpha_milli(end);
         let (decision, reason) = if end.dirty < Pages(FEW_PAGES) {
             (Decision::StopCopy, Reason::FewDirty { dirty: end.dirty })
-        } else if exceeds(end, part, whole) {
+        } else if exceeds(end, alpha_milli) {
             (Decision::Continue, Reason::SdfProgress { sdf_milli, alpha_milli })
         } else {
             (Decision::PostCopy, Reason::SdfTooLittle { sdf_milli, alpha_milli })
@@ -80,28 +63,27 @@ impl Sdf {
         }
     }
 
-    /// α as a fraction.
-    fn alpha(&self, end: &RoundEnd) -> (u128, u128) {
+    fn alpha_milli(&self, end: &RoundEnd) -> u16 {
         match self.alpha {
-            Choice::Fixed(alpha) => (alpha.milli().into(), 1000),
+            Choice::Fixed(alpha) => alpha.milli(),
             Choice::Auto { fault_stall } => {
-                let sent = u128::from(end.sent.0.min(COUNT_MAX));
-                let sending = 100 * u128::from(end.duration.0.min(TIME_MAX));
-                let waiting = FAULTS_PERCENT * u128::from(fault_stall.0.min(STALL_MAX)) * sent;
-                (sending, (sending + waiting).max(1))
+                let cost = RoundCost {
+                    sent: end.sent,
+                    dirty: end.dirty,
+                    duration: end.duration,
+                    fault_stall,
+                };
+                // At most 1000.
+                cost.alpha_milli().unwrap_or(0) as u16
             }
         }
     }
 }
 
-/// SDF(i) > part / whole, multiplied crosswise.
-fn exceeds(end: &RoundEnd, part: u128, whole: u128) -> bool {
-    let cut = |pages: Pages| i128::from(pages.0.min(COUNT_MAX));
-    let progress = match cut(end.sent) {
-        0 => return false,
-        _ => cut(end.previous_dirty) - cut(end.dirty),
-    };
-    progress * whole as i128 > part as i128 * cut(end.sent)
+/// SDF(i) > α, multiplied crosswise.
+fn exceeds(end: &RoundEnd, alpha_milli: u16) -> bool {
+    let progress = i128::from(end.previous_dirty.0) - i128::from(end.dirty.0);
+    end.sent > Pages::ZERO && progress * 1000 > i128::from(alpha_milli) * i128::from(end.sent.0)
 }
 
 #[cfg(test)]
@@ -144,18 +126,20 @@ mod tests {
 
     #[test]
     fn auto_alpha_weighs_the_link_against_faults() {
-        // 1000 pages in 33 ms: 33 us a page. 33 / (33 + 0.21 · 500) = 33/138 = 0.2391.
+        // 1000 pages in 33 ms: 33 us a page. With 300 left the guest demands 2.75 % of them, at 500 us each:
+        // 33 / (33 + 13.75) = 0.705, and SDF is 0.7.
         let end = |dirty| RoundEnd {
             previous_dirty: Pages(1000),
             ..round(2, 1000, dirty, 33)
         };
         let verdict = |dirty| Sdf::auto(Nanos::from_micros(500)).on_round(&end(dirty));
-        let reason = |sdf_milli| Reason::SdfTooLittle {
-            sdf_milli,
-            alpha_milli: 239,
+        let too_little = Reason::SdfTooLittle {
+            sdf_milli: 700,
+            alpha_milli: 705,
         };
-        assert_eq!(verdict(761).reason, reason(239));
-        assert_eq!(verdict(760).decision, Decision::Continue);
+        assert_eq!(verdict(300).reason, too_little);
+        // 33 / (33 + 500·0.0274) = 0.706, and SDF is 0.71.
+        assert_eq!(verdict(290).decision, Decision::Continue);
         let free = Sdf::auto(Nanos::ZERO).on_round(&end(50));
         assert_eq!(free.decision, Decision::PostCopy, "faults that cost nothing: α = 1");
     }

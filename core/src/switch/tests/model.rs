@@ -1,5 +1,8 @@
 //! The rules, written down a second time.
 
+use crate::cost::RoundCost;
+use crate::units::Nanos;
+
 use super::{Decision, RoundEnd, SwitchRule, SwitchSetting};
 use std::vec;
 use std::vec::Vec;
@@ -93,21 +96,15 @@ fn sdf_says(end: &RoundEnd, alpha: Fraction) -> Decision {
     }
 }
 
-/// The time of a page by itself and the time lost by waiting for one in 21 of 100.
-fn auto_alpha(end: &RoundEnd, stall: u64) -> Fraction {
-    if end.sent.0 == 0 {
-        return Fraction(0, 1);
-    }
-    let sending = Fraction::new(end.duration.0.into(), end.sent.0.into());
-    let waiting = Fraction::new(i128::from(stall) * 21, 100);
-    let both = sending.plus(waiting);
-    if both.0 == 0 {
-        return Fraction(0, 1);
-    }
-    Fraction::new(
-        sending.0 * (both.1 / gcd(both.1, sending.1)),
-        sending.1 / gcd(both.1, sending.1) * both.0,
-    )
+/// The cost room has a model of its own.
+fn auto_alpha(end: &RoundEnd, fault_stall: Nanos) -> Fraction {
+    let cost = RoundCost {
+        sent: end.sent,
+        dirty: end.dirty,
+        duration: end.duration,
+        fault_stall,
+    };
+    Fraction::new(cost.alpha_milli().unwrap_or(0).into(), 1000)
 }
 
 /// Natural numbers of any size, the lowest digit first.
@@ -216,9 +213,11 @@ fn says(rule: SwitchRule, setting: &SwitchSetting, history: &[RoundEnd]) -> Deci
     let switch = match rule {
         SwitchRule::Never | SwitchRule::Qemu => false,
         SwitchRule::Rounds(count) => rounds >= count,
-        SwitchRule::Lambda | SwitchRule::Optimal => lambda_says_switch(history),
+        SwitchRule::Lambda => lambda_says_switch(history),
+        // Its parts have models of their own.
+        SwitchRule::Optimal => unreachable!("not decided here"),
         SwitchRule::Sdf(alpha) => return sdf_says(end, Fraction::new(alpha.milli().into(), 1000)),
-        SwitchRule::SdfAuto => return sdf_says(end, auto_alpha(end, setting.fault_stall.0)),
+        SwitchRule::SdfAuto => return sdf_says(end, auto_alpha(end, setting.fault_stall)),
         SwitchRule::Dyn => rounds >= dynamic_rounds(&history[0], setting),
         SwitchRule::Heuristic => rounds > 1 && end.dirty.0 >= end.sent.0,
         SwitchRule::Xen => {
