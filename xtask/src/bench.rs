@@ -10,6 +10,7 @@ mod figure;
 mod pageset;
 mod qemu;
 mod sampling;
+mod switch;
 mod tracking;
 
 use std::process::ExitCode;
@@ -44,6 +45,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "pageset",
         run: pageset::run,
+    },
+    Group {
+        name: "switch",
+        run: switch::run,
     },
     Group {
         name: "tracking",

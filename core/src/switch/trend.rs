@@ -15,9 +15,9 @@ const SPREAD: i64 = 226_914;
 const SPREAD_WEIGHT: i64 = 4;
 /// How far above an earlier level a rise must lead, in squared spreads. A walk that falls by d per step and has the spread s ever
 /// exceeds where it started by h with probability exp(−2dh/s²), in log2 as in any unit. With d of a load that falls by
-/// 10 % per round, log2(1/0.9) = 0.152, h = 9·s² is exceeded by chance in 7 of 100 walks and h = 28·s² in 2 of 10 000. There is
+/// 10 % per round, log2(1/0.9) = 0.152, h = 8·s² is exceeded by chance in 9 of 100 walks and h = 28·s² in 2 of 10 000. There is
 /// one first round to start from, but as many lowest ones as rounds, and a spread that only looks small.
-const RISE_FROM_FIRST: i64 = 9;
+const RISE_FROM_FIRST: i64 = 8;
 const RISE_FROM_LOWEST: i64 = 28;
 /// Rounds in which the lowest level must have fallen by this part of it: log2(16/15) ≈ 0.0931.
 const PATIENCE: usize = 16;
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_rise_counts_from_the_second_round_on() {
-        // Steps log2 1.15 and log2 1.25, as unlike as ordinary noise: h = 9·0.0390 = 0.351, the rise 0.526.
+        // Steps log2 1.15 and log2 1.25, as unlike as ordinary noise: h = 8·0.0390 = 0.312, the rise 0.526.
         assert_eq!(last(&[1000, 1150, 1440]), (0, Evidence::Rising));
         assert_ne!(
             last(&[1000, 990, 1440]).1,
@@ -249,7 +249,7 @@ mod tests {
         let changes = recent.windows(2).map(|pair| (pair[1] - pair[0]).powi(2)).sum::<f64>();
         let variance = (4.0 * 0.2164f64.powi(2) + changes / 2.0) / (3 + recent.len()) as f64;
         let lowest = |levels: &[f64]| levels.iter().copied().fold(f64::INFINITY, f64::min);
-        for (from, spreads) in [(levels[0], 9.0), (lowest(&levels[..now - 1]), 28.0)] {
+        for (from, spreads) in [(levels[0], 8.0), (lowest(&levels[..now - 1]), 28.0)] {
             let beyond = levels[now] - from - spreads * variance;
             if levels[now] > levels[now - 1] && levels[now - 1] > from {
                 if unsure(beyond) {
