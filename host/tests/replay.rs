@@ -222,6 +222,10 @@ fn scores_are_what_a_rule_measures() {
 
 #[test]
 fn options_reach_the_rules() {
+    assert_eq!(
+        ending("converging", "ovirt", &[]).2,
+        "the rest fits a downtime of 200 ms"
+    );
     let limit = |decision: &str| (10, decision.into(), "the limit of 10 rounds is reached".into());
     assert_eq!(ending("plateau", "never", &["--max-rounds", "10"]), limit("stop-copy"));
     assert_eq!(ending("plateau", "lambda", &["--max-rounds", "10"]), limit("post-copy"));

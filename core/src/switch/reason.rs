@@ -154,9 +154,8 @@ impl fmt::Display for Reason {
             Self::RoundsLeft { left } => write!(f, "{left} more to go before the switch"),
             Self::RoundsDone { rounds: 1 } => f.write_str("the one round before the switch is done"),
             Self::RoundsDone { rounds } => write!(f, "{rounds} rounds before the switch are done"),
-            Self::FitsStep { downtime } => {
-                write!(f, "the rest fits a downtime of {} us", downtime.as_micros())
-            }
+            // Steps are whole milliseconds.
+            Self::FitsStep { downtime } => write!(f, "the rest fits a downtime of {} ms", downtime.0 / 1_000_000),
             Self::FewDirty { dirty } => write!(f, "only {dirty} pages are dirty, fewer than {FEW_PAGES}"),
             Self::FirstRound => f.write_str("the first round has none before it to compare with"),
             Self::SdfProgress { sdf_milli, alpha_milli } => write!(
