@@ -12,6 +12,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod choose;
 pub mod control;
 pub mod cost;
 pub mod order;

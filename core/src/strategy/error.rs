@@ -80,7 +80,7 @@ pub struct Excerpt {
 }
 
 impl Excerpt {
-    pub(super) fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         let mut excerpt = Self {
             text: heapless::String::new(),
             cut: false,

@@ -4,6 +4,7 @@
 //! To add a room: a file beside this one with a `drive` function, and a line in [`ROOMS`]. What a room needs it takes from
 //! its stack or its scratch words; assertions may allocate when they fail, which fails the proof as well.
 
+mod choose;
 mod control;
 mod cost;
 mod migrate;
@@ -35,6 +36,7 @@ const ROOMS: &[(&str, Drive)] = &[
     ("switch", switch::drive),
     ("cost", cost::drive),
     ("control", control::drive),
+    ("choose", choose::drive),
     ("migrate", migrate::drive),
     #[cfg(feature = "wire")]
     ("wire", wire::drive),
