@@ -3,6 +3,7 @@
 
 mod blackout;
 mod bucket;
+mod choose;
 mod dataplane;
 mod dunlin;
 mod fault;
@@ -57,6 +58,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "bucket",
         run: bucket::run,
+    },
+    Group {
+        name: "choose",
+        run: choose::run,
     },
     Group {
         name: "blackout",
