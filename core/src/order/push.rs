@@ -15,8 +15,9 @@
 //! pushed (its frame was lost with the connection) is found in the end by every order.
 //!
 //! ```
-//! use dunlin_core::order::push::{AnyPush, Bubble, Direction, Pivots};
+//! use dunlin_core::order::push::{AnyPush, Bubble, Direction};
 //! use dunlin_core::pageset::{PageSet, Run, words_needed};
+//! use dunlin_core::strategy::Pivots;
 //! use dunlin_core::units::{Gfn, Pages};
 //!
 //! let mut storage = [0; words_needed(Pages(100))];
@@ -40,7 +41,7 @@ mod sequential;
 #[cfg(test)]
 mod tests;
 
-pub use bubble::{Bubble, Direction, Pivots};
+pub use bubble::{Bubble, Direction};
 pub use forecast::{Forecast, Scored};
 pub use recorded::Recorded;
 pub use sequential::Sequential;

@@ -1,6 +1,7 @@
 use crate::Numbers;
-use dunlin_core::order::push::{AnyPush, Bubble, Direction, Forecast, Pivots, Recorded, Scored, Sequential};
+use dunlin_core::order::push::{AnyPush, Bubble, Direction, Forecast, Recorded, Scored, Sequential};
 use dunlin_core::pageset::{PageSet, words_needed};
+use dunlin_core::strategy::Pivots;
 use dunlin_core::units::{Gfn, Pages};
 use std::hint::black_box;
 

@@ -1,6 +1,7 @@
 //! Away from the pages the target asked for last.
 
 use crate::pageset::{PageSet, Run};
+use crate::strategy::Pivots;
 use crate::units::{Gfn, Pages};
 
 /// In which direction a bubble grows.
@@ -13,19 +14,7 @@ pub enum Direction {
     Dual,
 }
 
-/// How many bubbles there are at most: the numbers that Hines & Gopalan compare.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub enum Pivots {
-    /// 1: every fault elsewhere moves the bubble.
-    One = 1,
-    /// 3.
-    Three = 3,
-    /// 7.
-    Seven = 7,
-}
-
-const PIVOTS_MAX: usize = Pivots::Seven as usize;
+const PIVOTS_MAX: usize = Pivots::Seven.count();
 
 /// The pages `low` .. `high` around a pivot, none of which was missing when it was looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,11 +49,11 @@ pub struct Bubble {
 }
 
 impl Bubble {
-    /// No fault yet.
+    /// No fault yet; as many bubbles as there are pivots, 1, 3 and 7 being what Hines & Gopalan compare.
     pub fn new(direction: Direction, pivots: Pivots) -> Self {
         Self {
             bubbles: heapless::Vec::from_iter([Territory { low: 0, high: 0 }]),
-            limit: pivots as usize,
+            limit: pivots.count(),
             direction,
             turn: 0,
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::pageset::words_needed;
+use crate::strategy::Pivots;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, VecDeque};
@@ -155,7 +156,7 @@ impl Model {
     fn new(direction: Direction, pivots: Pivots) -> Self {
         let mut model = Self {
             bubbles: VecDeque::from([BTreeSet::new()]),
-            limit: pivots as usize,
+            limit: pivots.count(),
             dual: direction == Direction::Dual,
             turns: VecDeque::new(),
         };
