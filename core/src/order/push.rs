@@ -26,7 +26,7 @@
 //! let mut push = AnyPush::Bubble(Bubble::new(Direction::Dual, Pivots::Three));
 //! missing.remove(Gfn(50)); // the target asked for it
 //! push.on_fault(Gfn(50));
-//! for first in [51, 47, 54, 44] {
+//! for first in [51, 47, 0, 54, 44] { // up, down, the pivot at page 0 where every push begins, and again
 //!     let run = push.next_run(&missing, Pages(3));
 //!     assert_eq!(run, Some(Run::new(Gfn(first), Pages(3))));
 //!     run.map(|run| missing.remove_run(run));
