@@ -91,7 +91,7 @@ impl Load {
     /// What a profiler that watches the guest for `span` finds: the mean over windows of each length, side by side.
     pub(crate) fn profile(&self, span: Nanos) -> Profile {
         let mut writer = Writer::new(Self {
-            seed: self.seed + 1,
+            seed: !self.seed,
             ..*self
         });
         let writes: Vec<usize> = (0..span.0 / self.interval()).map(|_| writer.page()).collect();
