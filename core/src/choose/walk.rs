@@ -1,6 +1,7 @@
 //! A migration in advance: round by round with the real switch rules, under one set of assumptions.
 
 use super::setting::{Limits, Link};
+use crate::control::{AutoConverge, AutoConvergeSetting, Congestion};
 use crate::cost::{Dirtied, PostCopy};
 use crate::pattern::Profile;
 use crate::strategy::{Clear, Filter, First, Push, Slow, Strategy, SwitchRule};
@@ -95,7 +96,7 @@ impl Standing {
             elapsed: end.elapsed,
             sent,
             stall: Nanos::ZERO,
-            throttle: Throttle::default(),
+            throttle: Throttle::none(),
             merged_at: Nanos::ZERO,
         }
     }
@@ -115,7 +116,7 @@ impl Standing {
             elapsed: Nanos::ZERO,
             sent,
             stall: Nanos::ZERO,
-            throttle: Throttle::default(),
+            throttle: Throttle::none(),
             merged_at,
         }
     }
@@ -352,46 +353,46 @@ fn post_copy(strategy: &Strategy, at: Standing, assumed: &Assumed<'_>) -> Outcom
     }
 }
 
-/// How far a guest that writes too fast is slowed down. Both ways begin when for the second time a round leaves more than half
-/// of what it sent, as in QEMU's `migration_trigger_throttle`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// How far a guest that writes too fast is slowed down, by the controllers that slow it down live, asked once a round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Throttle {
-    /// Share of the time that vCPUs do not run, for auto-converge.
-    percent: u32,
+    auto_converge: AutoConverge,
+    congestion: Congestion,
     /// The pages a second that the guest may dirty, for dirty-limit.
     pages_per_sec: Option<u64>,
-    /// How often too much was left since the last step.
-    high: u32,
 }
 
 impl Throttle {
-    /// QEMU's defaults of `cpu-throttle-initial`, `cpu-throttle-increment` and `max-cpu-throttle`.
-    const INITIAL: u32 = 20;
-    const INCREMENT: u32 = 10;
-    const MOST: u32 = 99;
     /// QEMU's default of `vcpu-dirty-limit`, 1 MB/s, in pages of each vCPU.
     const DIRTY_LIMIT: u64 = 256;
 
+    fn none() -> Self {
+        let setting = AutoConvergeSetting::default();
+        Self {
+            auto_converge: AutoConverge::new(setting),
+            congestion: Congestion::new(setting.threshold),
+            pages_per_sec: None,
+        }
+    }
+
     fn after_round(&mut self, slow: Slow, sent: Pages, dirty: Pages, vcpus: u32) {
-        if slow == Slow::None || u128::from(dirty.0) * 2 <= u128::from(sent.0) {
-            return;
-        }
-        self.high += 1;
-        if self.high < 2 {
-            return;
-        }
-        self.high = 0;
         match slow {
             Slow::None => {}
-            Slow::AutoConverge if self.percent == 0 => self.percent = Self::INITIAL,
-            Slow::AutoConverge => self.percent = (self.percent + Self::INCREMENT).min(Self::MOST),
-            Slow::DirtyLimit => self.pages_per_sec = Some(Self::DIRTY_LIMIT * u64::from(vcpus)),
+            Slow::AutoConverge => {
+                self.auto_converge.on_period(dirty.bytes(), sent.bytes());
+            }
+            Slow::DirtyLimit => {
+                if self.congestion.on_period(dirty.bytes(), sent.bytes()) {
+                    self.pages_per_sec = Some(Self::DIRTY_LIMIT * u64::from(vcpus));
+                }
+            }
         }
     }
 
     /// How long the guest runs meanwhile.
     const fn guest_time(&self, time: Nanos) -> Nanos {
-        Nanos((time.0 as u128 * (100 - self.percent as u128) / 100) as u64)
+        let running = 100 - self.auto_converge.throttle().percent() as u128;
+        Nanos((time.0 as u128 * running / 100) as u64)
     }
 
     /// What is left of the pages it would write.
