@@ -7,7 +7,7 @@ use super::{Decision, Reason, RoundEnd, SwitchSetting, Switcher, Verdict};
 use crate::strategy::{Alpha, SwitchRule};
 use crate::units::{BytesPerSec, Nanos, Pages, Ratio};
 use proptest::collection::vec;
-use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{Just, ProptestConfig, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
@@ -307,6 +307,8 @@ fn setting() -> impl Strategy<Value = SwitchSetting> {
 }
 
 proptest! {
+    // There are many rules, each with settings of its own.
+    #![proptest_config(ProptestConfig::with_cases(8000))]
     #[test]
     fn decides_like_the_model(history in history(), rule in rule(), setting in setting()) {
         let mut switcher = Switcher::new(rule, setting);

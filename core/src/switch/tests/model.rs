@@ -163,7 +163,8 @@ fn smoothed_bandwidth(history: &[RoundEnd]) -> Option<u128> {
         .iter()
         .filter(|end| end.duration.0 > 0)
         .map(|end| u128::from(end.sent.0) * 65_536 * 1_000_000_000 / u128::from(end.duration.0))
-        .filter(|&rate| rate > 0);
+        .filter(|&rate| rate > 0)
+        .map(|rate| rate.min(u64::MAX.into()));
     rates.reduce(|mean, newest| (newest * 2 + mean * 3) / 5)
 }
 
