@@ -12,7 +12,7 @@
 //! | [`Markov`] | the 2017 paper | 20 of the working set | O(words) | | O(pages of the last window) | O(1), 20 look-ups |
 //! | [`Successors`] | Joseph & Grunwald 1997 | 32 | | O(1) | O(writes in the horizon, pages at most) | O(1) |
 //! | [`Ppm`] | Yong 2013 | 0.5 | O(words) | | O(1) | O(1) |
-//! | [`Hazard`] | ours | 8 | O(words + pages written) | O(1) | O(pages) | O(1), 4 look-ups |
+//! | [`Hazard`] | ours | 8 | O(words + pages written) | O(1) | O(words), and 65 536 pages | O(1), 6 look-ups |
 //!
 //! "Words" are bitmap words, 64 pages each. All state is borrowed from the caller, sized by each one's `words_needed`.
 //!
@@ -42,6 +42,8 @@ mod markov;
 mod never;
 mod ppm;
 mod successors;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use any::AnyPredictor;
@@ -58,7 +60,8 @@ use crate::units::{Gfn, Nanos, Pages};
 
 /// How much a page is expected to be written within the horizon, in units of 2⁻²⁴.
 ///
-/// For all but [`Markov`] it is a probability, at most [`CERTAIN`](Self::CERTAIN). For `Markov` it is the mean number of
+/// For all but [`Markov`] it is a probability, at most [`CERTAIN`](Self::CERTAIN) ([`Hazard`] also weighs in what comes soon
+/// after the horizon). For `Markov` it is the mean number of
 /// transitions into the page, which can be more; it stops at the largest value, 256. [`NONE`](Self::NONE) means that no
 /// write is expected.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -139,13 +142,12 @@ pub trait Predictor {
     /// What is expected of a page. [`Score::NONE`] for a page outside the guest.
     fn score(&self, gfn: Gfn) -> Score;
 
-    /// The scores of the pages of bitmap word `index` whose bits are set in `pages`: that of page 64·`index` + b goes to
-    /// `scores[b]`. Other entries are left alone.
-    fn score_word(&self, index: usize, pages: u64, scores: &mut [u32; 64]) {
+    /// The scores of pages of bitmap word `index`, those whose bits are set in `pages`, lowest first. `scores` has one entry for
+    /// each; if it has fewer, the rest is left out.
+    fn score_word(&self, index: usize, pages: u64, scores: &mut [u32]) {
         let mut rest = pages;
-        while rest != 0 {
-            let bit = rest.trailing_zeros();
-            scores[bit as usize] = self.score(Gfn(index as u64 * 64 + u64::from(bit))).0;
+        for score in scores.iter_mut().take(pages.count_ones() as usize) {
+            *score = self.score(Gfn(index as u64 * 64 + u64::from(rest.trailing_zeros()))).0;
             rest &= rest - 1;
         }
     }

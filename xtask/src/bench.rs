@@ -9,17 +9,19 @@ mod dunlin;
 mod fault;
 mod figure;
 mod pageset;
+mod predict;
 mod qemu;
 mod sampling;
 mod switch;
 mod tracking;
 
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use anyhow::ensure;
 
 use crate::command::{cargo, succeeds};
-use figure::Figure;
+use figure::{Figure, Table};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -40,6 +42,8 @@ struct Group {
 /// What the groups share.
 struct Setting {
     dunlin: dunlin::Dunlin,
+    /// What groups have to show beside their figures.
+    tables: Mutex<Vec<Table>>,
 }
 
 const GROUPS: &[Group] = &[
@@ -50,6 +54,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "switch",
         run: switch::run,
+    },
+    Group {
+        name: "predict",
+        run: predict::run,
     },
     Group {
         name: "tracking",
@@ -91,16 +99,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     );
     let setting = Setting {
         dunlin: dunlin::Dunlin::build()?,
+        tables: Mutex::default(),
     };
     let mut figures = Vec::new();
     for group in groups {
         eprintln!("measuring {} …", group.name);
         figures.extend((group.run)(&setting)?);
     }
+    let tables = setting.tables.into_inner().expect("no group has panicked");
     if options.json {
-        println!("{}", figure::to_json(&figures));
+        println!("{}", figure::to_json(&figures, &tables));
     } else {
         println!("{}", figure::to_table(&figures));
+        for table in &tables {
+            println!("\n{table}");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

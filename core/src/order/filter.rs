@@ -63,11 +63,11 @@ impl fmt::Display for FilterError {
 impl core::error::Error for FilterError {}
 
 /// Bits of a score that one pass looks at.
-const DIGIT_BITS: u32 = 11;
+const DIGIT_BITS: u32 = 12;
 /// Values of a digit.
 const DIGITS: usize = 1 << DIGIT_BITS;
 /// Histograms that take turns, so that counting many equal scores does not wait for itself.
-const TURNS: usize = 4;
+const TURNS: usize = 2;
 
 /// Entries of scratch that choosing among `dirty` pages needs: one for each, and 32 KiB. `usize::MAX` if that cannot be
 /// counted.
@@ -122,11 +122,14 @@ fn hold_above<P: Predictor>(dirty: &PageSet<'_>, predictor: &P, threshold: Score
     let mut scores = [0; 64];
     for (index, pages) in occupied_words(dirty) {
         predictor.score_word(index, pages, &mut scores);
-        let higher = scores
-            .iter()
-            .enumerate()
-            .fold(0, |word, (bit, &score)| word | u64::from(score > threshold.0) << bit);
-        put(held, index, pages & higher);
+        let mut rest = pages;
+        let mut higher = 0;
+        for score in &scores[..pages.count_ones() as usize] {
+            let bit = rest & rest.wrapping_neg();
+            rest ^= bit;
+            higher |= if *score > threshold.0 { bit } else { 0 };
+        }
+        put(held, index, higher);
     }
 }
 
@@ -163,18 +166,12 @@ fn hold_highest<P: Predictor>(
 
 /// Writes the scores of the dirty pages in ascending order of their numbers; the highest of them.
 fn collect<P: Predictor>(dirty: &PageSet<'_>, predictor: &P, keys: &mut [u32]) -> u32 {
-    let mut scores = [0; 64];
-    let (mut at, mut highest) = (0, 0);
+    let (mut keys, mut highest) = (keys, 0);
     for (index, pages) in occupied_words(dirty) {
-        predictor.score_word(index, pages, &mut scores);
-        let mut left = pages;
-        while left != 0 {
-            let score = scores[left.trailing_zeros() as usize & 63];
-            keys[at] = score;
-            highest = highest.max(score);
-            at += 1;
-            left &= left - 1;
-        }
+        let (here, rest) = keys.split_at_mut(pages.count_ones() as usize);
+        keys = rest;
+        predictor.score_word(index, pages, here);
+        highest = here.iter().fold(highest, |highest, &key| key.max(highest));
     }
     highest
 }
@@ -210,9 +207,9 @@ fn threshold(keys: &[u32], highest: u32, count: u64, histograms: &mut [u32]) -> 
 /// Counts, of the keys that begin as known, how often each next digit comes.
 fn count_digits(keys: &[u32], known: u64, shift: u32, next_shift: u32, mask: u32, histograms: &mut [u32]) {
     histograms.fill(0);
-    let (quads, rest) = keys.as_chunks::<TURNS>();
-    for quad in quads {
-        for (turn, &key) in quad.iter().enumerate() {
+    let (pairs, rest) = keys.as_chunks::<TURNS>();
+    for pair in pairs {
+        for (turn, &key) in pair.iter().enumerate() {
             let counts = u32::from(u64::from(key) >> shift == known);
             histograms[turn * DIGITS + (key >> next_shift & mask) as usize] += counts;
         }
@@ -236,5 +233,118 @@ fn put(held: &mut PageSet<'_>, index: usize, pages: u64) {
     if pages != 0 {
         let done = held.union_words(index, &[pages]);
         debug_assert!(done.is_ok(), "the capacity was compared before");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pageset::words_needed;
+    use crate::units::{Gfn, Nanos};
+    use proptest::prelude::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    /// Scores by page number; pages beyond score nothing.
+    struct Given(Vec<u32>);
+
+    impl Predictor for Given {
+        fn aim(&mut self, _now: Nanos, _horizon: Nanos) {}
+
+        fn score(&self, gfn: Gfn) -> Score {
+            Score(self.0.get(gfn.0 as usize).copied().unwrap_or(0))
+        }
+    }
+
+    /// What is held of these dirty pages, by the function under test.
+    fn held(dirty: &[u64], scores: &[u32], rule: HoldBack) -> Vec<u64> {
+        let pages = Pages(300);
+        let mut words = [vec![0; words_needed(pages)], vec![0; words_needed(pages)]];
+        let [of_dirty, of_held] = &mut words;
+        let mut set = PageSet::new(of_dirty, pages).expect("storage fits");
+        for &page in dirty {
+            set.insert(Gfn(page)).expect("in range");
+        }
+        let mut held = PageSet::new(of_held, pages).expect("storage fits");
+        // What was in it must not matter.
+        held.fill();
+        let mut scratch = vec![u32::MAX; scratch_needed(set.len())];
+        let count = hold_back(&set, &Given(scores.to_vec()), rule, &mut scratch, &mut held).expect("sized for the set");
+        assert_eq!(count, held.len());
+        held.runs().flat_map(|run| run.first.0..run.end().0).collect()
+    }
+
+    #[test]
+    fn half_is_held_and_lower_pages_first_among_equals() {
+        let scores = [5, 9, 5, 0, 5, 1];
+        assert_eq!(held(&[0, 1, 2, 3, 4, 5], &scores, HoldBack::Half), [0, 1, 2]);
+        // Of an odd number the smaller half.
+        assert_eq!(held(&[0, 2, 3, 4, 5], &scores, HoldBack::Half), [0, 2]);
+        assert_eq!(held(&[3, 5], &scores, HoldBack::Half), [5]);
+        // Half is half, also of pages that nothing is expected of.
+        assert_eq!(held(&[100, 101, 102, 103], &scores, HoldBack::Half), [100, 101]);
+        assert_eq!(held(&[4], &scores, HoldBack::Half), [0; 0]);
+        assert_eq!(held(&[], &scores, HoldBack::Half), [0; 0]);
+    }
+
+    #[test]
+    fn what_is_probable_is_held_and_never_what_is_not_expected() {
+        let even = Score::EVEN.0;
+        let scores = [even, even + 1, 0, Score::CERTAIN.0, u32::MAX];
+        let dirty = [0, 1, 2, 3, 4, 200];
+        assert_eq!(held(&dirty, &scores, HoldBack::Above(Score::EVEN)), [1, 3, 4]);
+        assert_eq!(held(&dirty, &scores, HoldBack::Above(Score::NONE)), [0, 1, 3, 4]);
+        assert_eq!(held(&dirty, &scores, HoldBack::Above(Score(u32::MAX))), [0; 0]);
+    }
+
+    #[test]
+    fn what_is_too_small_is_named() {
+        let mut words = [vec![0; 100], vec![0; 100]];
+        let [of_dirty, of_held] = &mut words;
+        let mut dirty = PageSet::new(of_dirty, Pages(100)).expect("storage fits");
+        dirty.fill();
+        let mut held = PageSet::new(of_held, Pages(99)).expect("storage fits");
+        let never = crate::predict::Never;
+        let small = hold_back(&dirty, &never, HoldBack::Half, &mut [], &mut held);
+        assert_eq!(
+            small,
+            Err(FilterError::CapacityTooSmall {
+                needed: Pages(100),
+                given: Pages(99)
+            })
+        );
+        let mut held = PageSet::new(of_held, Pages(100)).expect("storage fits");
+        let needed = scratch_needed(Pages(100));
+        let small = hold_back(&dirty, &never, HoldBack::Half, &mut vec![0; needed - 1], &mut held);
+        assert_eq!(
+            small,
+            Err(FilterError::ScratchTooSmall {
+                needed,
+                given: needed - 1
+            })
+        );
+        let none = hold_back(&dirty, &never, HoldBack::Above(Score::EVEN), &mut [], &mut held);
+        assert_eq!(none, Ok(Pages::ZERO), "a threshold needs no scratch");
+        assert_eq!(scratch_needed(Pages(1 << 32)) as u64 >> 13, (1 << 19) + 1);
+        assert_eq!(scratch_needed(Pages(u64::MAX)), usize::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn chooses_like_sorting(
+            dirty in prop::collection::btree_set(0..300u64, 0..300),
+            scores in prop::collection::vec(prop_oneof![0..4_u32, (1_u32 << 20)..(1_u32 << 25), any::<u32>()], 300),
+            threshold in prop_oneof![0..4_u32, any::<u32>()],
+        ) {
+            let dirty: Vec<u64> = dirty.into_iter().collect();
+            let mut sorted = dirty.clone();
+            sorted.sort_by_key(|&page| (std::cmp::Reverse(scores[page as usize]), page));
+            sorted.truncate(dirty.len() / 2);
+            sorted.sort_unstable();
+            prop_assert_eq!(held(&dirty, &scores, HoldBack::Half), sorted);
+            let mut above = dirty.clone();
+            above.retain(|&page| scores[page as usize] > threshold);
+            prop_assert_eq!(held(&dirty, &scores, HoldBack::Above(Score(threshold))), above);
+        }
     }
 }

@@ -51,7 +51,7 @@ impl Predictor for AnyPredictor<'_> {
         each!(self, predictor => predictor.score(gfn))
     }
 
-    fn score_word(&self, index: usize, pages: u64, scores: &mut [u32; 64]) {
+    fn score_word(&self, index: usize, pages: u64, scores: &mut [u32]) {
         each!(self, predictor => predictor.score_word(index, pages, scores));
     }
 

@@ -87,34 +87,6 @@ pub(super) const fn exp2_neg_q32(x: u64) -> u64 {
     sum >> whole
 }
 
-/// Entries of [`PROBABILITY`]: 64 to the octave, up to 2⁻¹⁶.
-const PROBABILITIES: usize = 1024;
-
-/// 2²⁴·(1 − 2^(−i/64)) in the lower half, the difference to the next in the upper.
-static PROBABILITY: [u64; PROBABILITIES] = {
-    let mut table = [0; PROBABILITIES];
-    let mut i = 0;
-    while i < PROBABILITIES as u64 {
-        let here = (ONE_Q32 - exp2_neg_q32(i << 10)) >> 8;
-        let next = (ONE_Q32 - exp2_neg_q32((i + 1) << 10)) >> 8;
-        table[i as usize] = here | (next - here) << 32;
-        i += 1;
-    }
-    table
-};
-
-/// 1 − 2^(−x/2¹⁶) in units of 2⁻²⁴, within 2⁻¹⁵ (linear between entries), never falling; less than 1.
-#[inline(always)]
-pub(super) fn probability_of(x: u32) -> u32 {
-    let x = if x < (PROBABILITIES as u32) << 10 {
-        x
-    } else {
-        ((PROBABILITIES as u32) << 10) - 1
-    };
-    let entry = PROBABILITY[(x >> 10) as usize % PROBABILITIES];
-    entry as u32 + (((entry >> 32) as u32 * (x & 0x3ff)) >> 10)
-}
-
 #[cfg(test)]
 #[expect(clippy::float_arithmetic, reason = "compared with exact logarithms and powers")]
 mod tests {

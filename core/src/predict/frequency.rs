@@ -58,7 +58,7 @@ impl<'a> Frequency<'a> {
             current,
             syncs: [first, second, third],
             oldest: 0,
-            span,
+            span: Nanos(span.0.max(1)),
             began: None,
             pages: pages.0,
             overlooked: 0,
@@ -75,14 +75,12 @@ impl<'a> Frequency<'a> {
 impl Predictor for Frequency<'_> {
     fn on_window(&mut self, written: &[u64], end: Nanos) -> Result<(), PredictError> {
         let began = *self.began.get_or_insert(end);
-        if end.saturating_sub(began) >= self.span {
-            // After a silence longer than all that is remembered, every sync was empty.
-            let passed = (end.0 - began.0) / self.span.0.max(1);
-            for _ in 0..passed.min(REMEMBERED as u64 + 1) {
-                self.end_span();
-            }
-            self.began = Some(Nanos(began.0 + passed * self.span.0.max(1)));
+        let passed = end.saturating_sub(began).0 / self.span.0;
+        // After a silence longer than all that is remembered, every sync was empty.
+        for _ in 0..passed.min(REMEMBERED as u64 + 1) {
+            self.end_span();
         }
+        self.began = Some(Nanos(began.0 + passed * self.span.0));
         let inside = Inside::of(written, self.pages);
         for (index, word) in inside.words() {
             self.current[index] |= word;

@@ -2,7 +2,7 @@
 
 mod shape;
 
-use super::fixed::{log2_steps, probability_of};
+use super::fixed::{OCTAVE, log2_steps};
 use super::window::{Inside, bitmap_words, bits, no_room};
 use super::{PredictError, Predictor, Score};
 use crate::units::{Gfn, Nanos, Pages};
@@ -18,8 +18,12 @@ const COUNT_MAX: u32 = 15;
 const MEAN_SHIFT: u32 = 4;
 /// The largest mean interval: 17 to 18 minutes.
 const MEAN_MAX: u32 = (1 << 24) - 1;
-/// Pages whose open intervals are looked at by an aim, about: more say little more.
-const SAMPLED: u64 = 1 << 15;
+/// Bitmap words, at most about, whose pages the shape is learned from: 2^16 pages say as much as all.
+const SAMPLED_WORDS: u64 = 1 << 10;
+/// Entries of the table of ages: 64 to the octave of ticks.
+const AGES: usize = 32 * OCTAVE as usize;
+/// The horizons a score looks at, in rounds.
+const HORIZONS: [u32; 3] = [1, 2, 4];
 
 /// A renewal model: each page's writes are intervals, and how long the intervals are, relative to the page's own mean, is
 /// learned from all pages together.
@@ -47,30 +51,29 @@ const SAMPLED: u64 = 1 << 15;
 /// Rounding: times are kept in ticks of 1.05 ms, logarithms in 64 steps to the octave from 2⁻⁶ to 2⁶ means, probabilities in
 /// 2⁻²⁴. A page idle for more than 64 means scores 0. Writes within 34 ms of a page's last are one with it. The mean
 /// goes over all intervals, from the sixteenth on with a weight of a sixteenth; it stops at 17 minutes. Ages count up to 52
-/// days, then stop. When a class has counted as many intervals as the guest has pages, its counts are halved.
+/// days, then stop. The shape is learned from all pages of a guest of 256 MiB, from some 65 536 of a larger one, in groups of 64
+/// spread over the guest. When a class has counted eight times as many intervals as these are pages, its counts are halved. S is
+/// never taken to be less than 2⁻²⁰.
 ///
-/// 8 bytes per page and 120 KiB. A window costs O(words + pages written), a write O(1), [`aim`](Predictor::aim) at most 2^16
-/// pages, a score five logarithms and four look-ups.
+/// 8 bytes per page and 136 KiB. A window costs O(words + pages written), a write O(1), [`aim`](Predictor::aim) O(words) and
+/// some 65 536 pages, a score one logarithm and six look-ups.
 #[derive(Debug)]
 pub struct Hazard<'a> {
     /// Per page a packed [`State`], 0 if it was never written.
     states: &'a mut [u64],
     shape: Shape<'a>,
+    /// For each age, the logarithms of the age and of its sums with the horizons, 16 bits each.
+    ages: &'a mut [u64],
+    /// A bitmap word is sampled if the upper bits of its hash, shifted down by this, are 0; all are if it is 64.
+    sample_shift: u32,
     /// When the first window began, for ticks to count from; `None` before.
     origin: Option<Nanos>,
     /// The tick of the last window or write.
     now: u32,
-    /// What the last aim was for, in ticks.
-    aimed: Aim,
+    /// The tick of the last aim.
+    aimed_at: u32,
     pages: u64,
     overlooked: u64,
-}
-
-/// What scores are for, in ticks.
-#[derive(Clone, Copy, Debug, Default)]
-struct Aim {
-    now: u32,
-    horizon: u32,
 }
 
 /// What is known of a page, unpacked: 32 bits, 24, 4 and 2 of a word.
@@ -102,15 +105,17 @@ impl State {
         }
     }
 
-    /// The class of the interval under way, and the logarithm of what it is measured against.
+    /// The class of the interval under way.
     #[inline(always)]
-    const fn class(self) -> (usize, u32) {
-        let class = CLASS_OF[(self.count << 2 | self.long) as usize & 63] as usize;
+    const fn class(self) -> usize {
+        CLASS_OF[(self.count << 2 | self.long) as usize & 63] as usize
+    }
+
+    /// The logarithm of what the interval under way is measured against.
+    #[inline(always)]
+    const fn unit(self) -> u32 {
         // Without an interval the mean is 0.
-        (
-            class,
-            log2_steps(if self.count == 0 { UNIT_OF_FIRST } else { self.mean }),
-        )
+        log2_steps(if self.count == 0 { UNIT_OF_FIRST } else { self.mean | 1 })
     }
 }
 
@@ -148,7 +153,7 @@ impl<'a> Hazard<'a> {
     /// Words of storage for a guest of `pages`; `usize::MAX` if they cannot be counted.
     pub const fn words_needed(pages: Pages) -> usize {
         match bitmap_words(pages) {
-            Some(_) => (pages.0 as usize).saturating_add(Shape::WORDS),
+            Some(_) => (pages.0 as usize).saturating_add(Shape::WORDS + AGES),
             None => usize::MAX,
         }
     }
@@ -162,13 +167,18 @@ impl<'a> Hazard<'a> {
         let too_small = PredictError::StorageTooSmall { needed, given };
         let storage = storage.get_mut(..needed).ok_or(too_small)?;
         storage.fill(0);
-        let (shape, states) = storage.split_at_mut(Shape::WORDS);
+        let (shape, rest) = storage.split_at_mut(Shape::WORDS);
+        let (ages, states) = rest.split_at_mut(AGES);
+        // One word in 2^k, so that about SAMPLED_WORDS are left.
+        let one_in = (states.len() as u64 / (64 * SAMPLED_WORDS)).max(1).ilog2();
         Ok(Self {
             states,
-            shape: Shape::new(shape, pages.0),
+            shape: Shape::new(shape, u32::try_from(pages.0 >> one_in << 3).unwrap_or(u32::MAX)),
+            ages,
+            sample_shift: 64 - one_in,
             origin: None,
             now: 0,
-            aimed: Aim::default(),
+            aimed_at: 0,
             pages: pages.0,
             overlooked: 0,
         })
@@ -187,9 +197,20 @@ impl<'a> Hazard<'a> {
         self.now = self.tick(at);
     }
 
+    /// Whether the shape is learned from the pages of this bitmap word.
+    #[inline(always)]
+    const fn is_sampled(index: u64, shift: u32) -> bool {
+        // Fibonacci hashing: multiples of a power of two are spread as well as any.
+        let hash = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        match hash.checked_shr(shift) {
+            Some(upper) => upper == 0,
+            None => true,
+        }
+    }
+
     /// A page was written now.
     #[inline(always)]
-    fn write(state: &mut u64, shape: &mut Shape<'_>, now: u32) {
+    fn write(state: &mut u64, shape: &mut Shape<'_>, sampled: bool, now: u32) {
         let known = State::unpack(*state);
         let interval = now - known.last;
         if *state == 0 {
@@ -202,8 +223,9 @@ impl<'a> Hazard<'a> {
             .pack();
         } else if interval >= SAME_WRITE {
             let interval = interval.min(MEAN_MAX >> MEAN_SHIFT) << MEAN_SHIFT;
-            let (class, unit) = known.class();
-            shape.count(class, bin(log2_steps(interval), unit));
+            if sampled {
+                shape.count(known.class(), bin(log2_steps(interval), known.unit()));
+            }
             let weight = i64::from(WEIGHT[known.count as usize & 15]);
             let step = ((i64::from(interval) - i64::from(known.mean)) * weight) >> 16;
             *state = State {
@@ -217,35 +239,52 @@ impl<'a> Hazard<'a> {
         }
     }
 
-    /// The score of a page in this state.
+    /// The score of a page in this state: Σ weight·(S(a) − S(a + t))/S(a).
     #[inline(always)]
     fn score_of(&self, state: u64) -> u32 {
         if state == 0 {
             return 0;
         }
         let known = State::unpack(state);
-        let age = self.aimed.now.saturating_sub(known.last);
-        let (class, unit) = known.class();
-        let hazard = |age: u32| self.shape.cumulative(class, bin(log2_steps(to_units(age)), unit));
-        let so_far = hazard(age);
-        let within =
-            |times: u32| probability_of(hazard(age.saturating_add(self.aimed.horizon.saturating_mul(times))) - so_far);
-        (2 * within(1) + within(2) + within(4)) / 4
+        let (class, unit) = (known.class(), known.unit());
+        let logs = self.ages[age_entry(self.aimed_at.saturating_sub(known.last))];
+        let survival = |nth: u32| {
+            self.shape
+                .survival(class, bin((logs >> (16 * nth)) as u32 & 0xffff, unit))
+        };
+        let (now, inverse) = survival(0);
+        let [round, two, four] = [survival(1).0, survival(2).0, survival(3).0].map(u64::from);
+        // At most 4·S(a)/S(a) in units of 2^-44.
+        let lost = 4 * u64::from(now) - (2 * round + two + four);
+        ((lost * u64::from(inverse)) >> (32 + 12 + 2 - 24)).min(u64::from(Score::CERTAIN.0 - 1)) as u32
     }
 }
 
-/// Ticks in the units of a mean, from 1 up to what 32 bits hold.
+/// The entry of an age in ticks: its octave, and which 64th of it.
 #[inline(always)]
-const fn to_units(ticks: u32) -> u32 {
-    let most = u32::MAX >> MEAN_SHIFT;
-    (if ticks > most { most } else { ticks } << MEAN_SHIFT) | 1
+const fn age_entry(age: u32) -> usize {
+    let age = age | 1;
+    let octave = 31 - age.leading_zeros();
+    let part = ((age as u64) << OCTAVE.ilog2() >> octave) as u32 % OCTAVE;
+    (octave * OCTAVE + part) as usize % AGES
+}
+
+/// The least age with this entry; if that is more than one age, and the entry is one.
+const fn age_of(entry: usize) -> u64 {
+    let (octave, part) = (entry as u32 / OCTAVE, entry as u32 % OCTAVE);
+    ((OCTAVE + part) as u64) << octave >> OCTAVE.ilog2()
+}
+
+/// The logarithm of a time in ticks, in units of a mean.
+const fn log_of(ticks: u64) -> u32 {
+    let most = (u32::MAX >> MEAN_SHIFT) as u64;
+    log2_steps((if ticks > most { most } else { ticks } as u32) << MEAN_SHIFT | 1)
 }
 
 /// The bin of an interval or age with logarithm `log`, measured from `unit`.
 #[inline(always)]
 const fn bin(log: u32, unit: u32) -> usize {
-    let half = BINS as u32 / 2;
-    let bin = (log + half).saturating_sub(unit);
+    let bin = (log + BINS as u32 / 2).saturating_sub(unit);
     (if bin >= BINS as u32 { BINS as u32 - 1 } else { bin }) as usize
 }
 
@@ -254,8 +293,10 @@ impl Predictor for Hazard<'_> {
         self.advance(end);
         let inside = Inside::of(written, self.pages);
         for (index, word) in inside.words().filter(|&(_, word)| word != 0) {
+            let sampled = Self::is_sampled(index as u64, self.sample_shift);
+            let states = &mut self.states[index * 64..];
             for bit in bits(word) {
-                Self::write(&mut self.states[index * 64 + bit as usize], &mut self.shape, self.now);
+                Self::write(&mut states[bit as usize], &mut self.shape, sampled, self.now);
             }
         }
         no_room(inside.outside, &mut self.overlooked)
@@ -266,7 +307,8 @@ impl Predictor for Hazard<'_> {
         self.advance(at);
         match usize::try_from(gfn.0).ok().and_then(|page| self.states.get_mut(page)) {
             Some(state) => {
-                Self::write(state, &mut self.shape, self.now);
+                let sampled = Self::is_sampled(gfn.0 / 64, self.sample_shift);
+                Self::write(state, &mut self.shape, sampled, self.now);
                 Ok(())
             }
             None => no_room(1, &mut self.overlooked),
@@ -274,20 +316,31 @@ impl Predictor for Hazard<'_> {
     }
 
     fn aim(&mut self, now: Nanos, horizon: Nanos) {
-        let ticks = u32::try_from(horizon.0.div_ceil(1 << TICK_SHIFT)).unwrap_or(u32::MAX);
-        self.aimed = Aim {
-            now: self.tick(now),
-            horizon: ticks,
-        };
-        self.shape.clear_open();
-        let every = (self.pages / SAMPLED).max(1);
-        for &state in self.states.iter().step_by(every as usize).filter(|&&state| state != 0) {
-            let known = State::unpack(state);
-            let age = self.aimed.now.saturating_sub(known.last);
-            let (class, unit) = known.class();
-            self.shape.count_open(class, bin(log2_steps(to_units(age)), unit));
+        self.aimed_at = self.tick(now);
+        let ticks = horizon.0.div_ceil(1 << TICK_SHIFT);
+        for (entry, logs) in self.ages.iter_mut().enumerate() {
+            let age = age_of(entry);
+            *logs = u64::from(log_of(age));
+            for (nth, &times) in HORIZONS.iter().enumerate() {
+                let later = age.saturating_add(ticks.saturating_mul(u64::from(times)));
+                *logs |= u64::from(log_of(later)) << (16 * (nth + 1));
+            }
         }
-        self.shape.integrate(every);
+        self.shape.clear_open();
+        for (index, states) in self.states.chunks(64).enumerate() {
+            if !Self::is_sampled(index as u64, self.sample_shift) {
+                continue;
+            }
+            for known in states
+                .iter()
+                .filter(|&&state| state != 0)
+                .map(|&state| State::unpack(state))
+            {
+                let age = u64::from(self.aimed_at.saturating_sub(known.last));
+                self.shape.count_open(known.class(), bin(log_of(age), known.unit()));
+            }
+        }
+        self.shape.integrate();
     }
 
     fn score(&self, gfn: Gfn) -> Score {
@@ -295,10 +348,22 @@ impl Predictor for Hazard<'_> {
         Score(state.map_or(0, |&state| self.score_of(state)))
     }
 
-    fn score_word(&self, index: usize, pages: u64, scores: &mut [u32; 64]) {
-        let states = self.states.get(index * 64..).unwrap_or_default();
-        for bit in bits(pages) {
-            scores[bit as usize] = states.get(bit as usize).map_or(0, |&state| self.score_of(state));
+    fn score_word(&self, index: usize, pages: u64, scores: &mut [u32]) {
+        let Some(states) = self
+            .states
+            .get(index * 64..)
+            .and_then(|states| states.first_chunk::<64>())
+        else {
+            // The guest's last word, or none of its words.
+            for (score, bit) in scores.iter_mut().zip(bits(pages)) {
+                *score = self.score(Gfn(index as u64 * 64 + u64::from(bit))).0;
+            }
+            return;
+        };
+        let mut rest = pages;
+        for score in scores.iter_mut().take(pages.count_ones() as usize) {
+            *score = self.score_of(states[rest.trailing_zeros() as usize & 63]);
+            rest &= rest - 1;
         }
     }
 

@@ -29,7 +29,7 @@ const TABLE_WORDS: usize = COLUMN * 256 / 2;
 /// The paper observes before the migration only; here windows go on during the rounds and replace the oldest.
 ///
 /// Rounding: 1/rowsum is rounded down to 2⁻⁶⁴, w_k to the nearest multiple of 2⁻²⁴, but never to zero if it is not; so a
-/// score is off by less than 160·2⁻²⁴ ≈ 10⁻⁵. A w_k stops at 1.6, a hundred and sixtieth of the largest score.
+/// score is off by less than 160·2⁻²⁴ ≈ 10⁻⁵, unless it stops at 256.
 ///
 /// Memory: the working set is kept in groups of 64 neighbouring pages, 20 bytes for each page of a group in which any was
 /// written, half a byte for each page of the guest, and 22 KiB. A window costs O(words of the guest + groups),
@@ -200,9 +200,7 @@ impl Predictor for Markov<'_> {
     fn aim(&mut self, _now: Nanos, _horizon: Nanos) {
         let weights = self.weights().map(|weight| {
             let rounded = (weight + (1 << 39)) >> 40;
-            rounded
-                .max(u128::from(weight > 0))
-                .min(u128::from(u32::MAX) / WINDOWS as u128) as u64
+            rounded.max(u128::from(weight > 0)).min(u128::from(u32::MAX)) as u64
         });
         // A window scores by the weight of the one before. The oldest has none before it: what precedes it in the ring is
         // the newest, or empty.
@@ -213,6 +211,7 @@ impl Predictor for Markov<'_> {
                     (0..8)
                         .map(|bit| (value as u64 >> bit & 1) * score_of(byte * 8 + bit))
                         .sum::<u64>()
+                        .min(u64::from(u32::MAX))
                 };
                 *entry = sum(pair * 2) | sum(pair * 2 + 1) << 32;
             }
@@ -227,28 +226,24 @@ impl Predictor for Markov<'_> {
         Score(group.map_or(0, |group| self.score_in(&self.groups[group], (gfn.0 % 64) as u32)))
     }
 
-    fn score_word(&self, index: usize, pages: u64, scores: &mut [u32; 64]) {
-        let Some(group) = self.group(index) else {
-            for bit in bits(pages) {
-                scores[bit as usize] = 0;
-            }
-            return;
-        };
+    fn score_word(&self, index: usize, pages: u64, scores: &mut [u32]) {
         let mut sums = [0; 64];
-        for (entries, words) in self.table.iter().zip(self.groups[group].as_chunks::<8>().0) {
-            for (byte, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let rows = (0..8).fold(0, |rows, k| rows | (words[k] >> (8 * byte) & 0xff) << (8 * k));
-                if rows == 0 {
-                    continue;
-                }
-                let columns = transpose(rows).to_le_bytes();
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum += entry(entries, column as usize);
+        if let Some(group) = self.group(index) {
+            for (entries, words) in self.table.iter().zip(self.groups[group].as_chunks::<8>().0) {
+                for (byte, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                    let rows = (0..8).fold(0, |rows, k| rows | ((words[k] >> (8 * byte)) & 0xff) << (8 * k));
+                    if rows == 0 {
+                        continue;
+                    }
+                    let columns = transpose(rows).to_le_bytes();
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum += entry(entries, column as usize);
+                    }
                 }
             }
         }
-        for bit in bits(pages) {
-            scores[bit as usize] = sums[bit as usize].min(u64::from(u32::MAX)) as u32;
+        for (score, bit) in scores.iter_mut().zip(bits(pages)) {
+            *score = sums[bit as usize].min(u64::from(u32::MAX)) as u32;
         }
     }
 

@@ -76,10 +76,10 @@ impl Mark {
 impl<'a> Successors<'a> {
     /// Words of storage for a guest of `pages`, at most 2^32; `usize::MAX` if they cannot be counted.
     pub const fn words_needed(pages: Pages) -> usize {
-        if pages.0 > 1 << 32 || pages.0 > usize::MAX as u64 / ROW as u64 - VCPUS as u64 {
+        if pages.0 > 1 << 32 || pages.0 > usize::MAX as u64 / (2 * ROW as u64) {
             return usize::MAX;
         }
-        VCPUS + pages.0 as usize * ROW
+        VCPUS + pages.0 as usize * ROW + (ROW - 1)
     }
 
     /// Nothing known yet, of a guest of `pages`.
@@ -91,9 +91,12 @@ impl<'a> Successors<'a> {
         let too_small = PredictError::StorageTooSmall { needed, given };
         let storage = storage.get_mut(..needed).ok_or(too_small)?;
         storage.fill(0);
-        let (last, rows) = storage.split_at_mut(VCPUS);
+        let (last, rest) = storage.split_at_mut(VCPUS);
+        // No row across two cache lines.
+        let skipped = rest.as_ptr().align_offset(size_of::<Row>()).min(ROW - 1);
+        let rows = &mut rest[skipped..];
         Ok(Self {
-            rows: rows.as_chunks_mut().0,
+            rows: &mut rows.as_chunks_mut().0[..pages.0 as usize],
             last,
             writes: 0,
             first_at: Nanos::ZERO,
@@ -106,23 +109,22 @@ impl<'a> Successors<'a> {
     /// Counts a transition in the row it starts from.
     #[inline]
     fn count(row: &mut Row, to: u32) {
-        let aged = row[2] - (row[2] >> AGEING_SHIFT & AGED_MASK);
-        let successors = successors(row);
-        let count = |place: usize| aged >> (16 * place) & 0xffff;
-        let found = (0..KEPT).find(|&place| successors[place] == to && count(place) > 0);
-        let (place, before) = match found {
-            Some(place) => (place, count(place)),
-            None => {
-                let least = (1..KEPT).fold(
-                    0,
-                    |least, place| if count(place) < count(least) { place } else { least },
-                );
-                let shift = 32 * (least % 2);
-                row[least / 2] = row[least / 2] & !(0xffff_ffff << shift) | u64::from(to) << shift;
-                (least, 0)
-            }
+        let aged = row[2] - ((row[2] >> AGEING_SHIFT) & AGED_MASK);
+        let pages = successors(row);
+        // The place of the page if it has one, otherwise that with the lowest count: the least of keys that are 0 above the
+        // place for a match. Written without branches, which would wait for the row to arrive from memory.
+        let key = |place: usize| {
+            let count = (aged >> (16 * place)) & 0xffff;
+            let other = u64::from(pages[place] != to) | u64::from(count == 0);
+            ((count + 1) * other) << 2 | place as u64
         };
-        row[2] = aged & !(0xffff << (16 * place)) | (before + COUNTED) << (16 * place);
+        let least = key(0).min(key(1)).min(key(2)).min(key(3));
+        let (place, found) = (least & 3, u64::from(least < 4));
+        let (word, half) = ((place / 2) as usize & 1, 32 * (place % 2));
+        row[word] = row[word] & !(0xffff_ffff << half) | u64::from(to) << half;
+        let lane = 0xffff << (16 * place);
+        row[2] = (aged & !lane) | ((aged & lane) * found);
+        row[2] += COUNTED << (16 * place);
         let total = Mark::total(row[3]);
         row[3] = row[3] & !0xffff | (total - (total >> AGEING_SHIFT) + COUNTED);
     }

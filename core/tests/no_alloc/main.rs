@@ -8,9 +8,11 @@ mod choose;
 mod control;
 mod cost;
 mod migrate;
+mod order;
 mod order_push;
 mod pageset;
 mod pattern;
+mod predict;
 mod strategy;
 mod switch;
 #[cfg(feature = "wire")]
@@ -32,6 +34,8 @@ const ROOMS: &[(&str, Drive)] = &[
     ("pageset", pageset::drive),
     ("strategy", strategy::drive),
     ("pattern", pattern::drive),
+    ("predict", predict::drive),
+    ("order::filter", order::drive),
     ("order::push", order_push::drive),
     ("switch", switch::drive),
     ("cost", cost::drive),

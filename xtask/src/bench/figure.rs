@@ -63,8 +63,30 @@ impl Figure {
     }
 }
 
+/// Results that are too many for figures of their own.
+pub(crate) struct Table {
+    /// What the table is called in `--json`.
+    pub(crate) name: &'static str,
+    /// What it shows, in a sentence or two.
+    pub(crate) about: String,
+    pub(crate) header: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+    /// The same for `--json`, every number by its name.
+    pub(crate) data: Value,
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut table = comfy_table::Table::new();
+        table.load_preset(comfy_table::presets::ASCII_MARKDOWN);
+        table.set_header(&self.header);
+        table.add_rows(&self.rows);
+        write!(f, "{}\n\n{table}", self.about)
+    }
+}
+
 /// The object of `bench --json`.
-pub(crate) fn to_json(figures: &[Figure]) -> Value {
+pub(crate) fn to_json(figures: &[Figure], tables: &[Table]) -> Value {
     let figures: Vec<Value> = figures
         .iter()
         .map(|figure| {
@@ -78,7 +100,11 @@ pub(crate) fn to_json(figures: &[Figure]) -> Value {
             })
         })
         .collect();
-    json!({ "schema": "dunlin.bench.v1", "figures": figures })
+    let tables: Vec<Value> = tables
+        .iter()
+        .map(|table| json!({ "name": table.name, "rows": table.data }))
+        .collect();
+    json!({ "schema": "dunlin.bench.v1", "figures": figures, "tables": tables })
 }
 
 /// A table in Markdown, as README shows it.
@@ -131,7 +157,16 @@ mod tests {
                 .target(Target::AtLeast(0.7))
                 .beside("bare")
         };
-        let json = to_json(&[figure(0.7), figure(0.69), Figure::plain("g", 1.0, "s")]);
+        let table = Table {
+            name: "t",
+            about: "what it shows".into(),
+            header: vec!["a".into(), "b".into()],
+            rows: vec![vec!["1".into(), "2".into()]],
+            data: json!([{ "a": 1, "b": 2 }]),
+        };
+        assert!(table.to_string().starts_with("what it shows\n\n| a | b |"));
+        let json = to_json(&[figure(0.7), figure(0.69), Figure::plain("g", 1.0, "s")], &[table]);
+        assert_eq!(json["tables"][0]["rows"][0]["b"], 2);
         assert_eq!(json["schema"], "dunlin.bench.v1");
         assert_eq!(json["figures"][0]["met"], true);
         assert_eq!(json["figures"][1]["met"], false);

@@ -1,6 +1,6 @@
 //! How long intervals are relative to the mean before them, learned from all pages.
 
-use crate::predict::fixed::{LOG2_E_Q32, OCTAVE, ONE_Q32, exp2_neg_q32, log2_q16, mul_q32};
+use crate::predict::fixed::{LOG2_E_Q32, OCTAVE, exp2_neg_q32, mul_q32};
 
 /// The scale goes from 2^−this to 2^this means.
 const REACH: u32 = 6;
@@ -10,8 +10,10 @@ pub(super) const BINS: usize = (2 * REACH * OCTAVE) as usize;
 const CLASSES: usize = 10;
 /// How many intervals of the exponential distribution are mixed into each class.
 const PRIOR: u64 = 16;
-/// The most that the cumulative hazard is in all, in units of 2⁻³² octaves of S: S is never less than 2⁻³².
-const CUMULATIVE_MAX: u64 = 32 * ONE_Q32;
+/// S is never less than 2^−this.
+const LEAST_SHIFT: u32 = 20;
+/// S is kept in units of 2^−this while it is made.
+const FINE_SHIFT: u32 = 48;
 
 /// S(x) = e⁻ˣ at the beginning of each bin and beyond the last, in units of 2⁻³².
 const EXPONENTIAL: [u64; BINS + 1] = {
@@ -33,12 +35,12 @@ const EXPONENTIAL: [u64; BINS + 1] = {
 pub(super) struct Shape<'a> {
     /// Intervals that ended (upper 32 bits) and that are open (lower), by class.
     counts: &'a mut [[u64; BINS]],
-    /// −log2 S at the beginning of each bin, in units of 2⁻¹⁶, by class.
-    cumulative: &'a mut [[u64; BINS]],
+    /// By class, S at the beginning of each bin in units of 2⁻³² (lower 32 bits), and 1/S in units of 2⁻¹² (upper).
+    survival: &'a mut [[u64; BINS]],
     /// Ended intervals by class.
-    ended: [u64; CLASSES],
+    ended: [u32; CLASSES],
     /// Of these, the most before all are halved.
-    limit: u64,
+    limit: u32,
 }
 
 impl<'a> Shape<'a> {
@@ -46,11 +48,11 @@ impl<'a> Shape<'a> {
     pub(super) const WORDS: usize = 2 * CLASSES * BINS;
 
     /// Over storage of zeros; counts of a class are halved when they exceed `limit`.
-    pub(super) fn new(storage: &'a mut [u64], limit: u64) -> Self {
-        let (counts, cumulative) = storage.split_at_mut(CLASSES * BINS);
+    pub(super) fn new(storage: &'a mut [u64], limit: u32) -> Self {
+        let (counts, survival) = storage.split_at_mut(CLASSES * BINS);
         Self {
             counts: counts.as_chunks_mut().0,
-            cumulative: cumulative.as_chunks_mut().0,
+            survival: survival.as_chunks_mut().0,
             ended: [0; CLASSES],
             limit: limit.clamp(1 << 12, 1 << 31),
         }
@@ -72,7 +74,8 @@ impl<'a> Shape<'a> {
         for count in &mut self.counts[class] {
             let ended = *count >> 33;
             *count = ended << 32;
-            self.ended[class] += ended;
+            // At most half of a limit that fits.
+            self.ended[class] += ended as u32;
         }
     }
 
@@ -83,50 +86,43 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// An interval is still open.
+    /// An interval is still open. At most 2^32 − 1 times before they are forgotten.
     pub(super) fn count_open(&mut self, class: usize, bin: usize) {
         self.counts[class][bin] += 1;
     }
 
-    /// Makes the survival functions, each open interval counted `every` times: the product-limit estimate of Kaplan & Meier
-    /// (1958), in which those that ended in a bin are divided by those that got there.
-    pub(super) fn integrate(&mut self, every: u64) {
-        for (counts, cumulative) in self.counts.iter().zip(self.cumulative.iter_mut()) {
-            let of = |count: u64| (count >> 32) + (count & 0xffff_ffff) * every;
-            let mut got_here = counts.iter().map(|&count| of(count)).sum::<u64>();
-            let mut hazard = 0;
-            for (bin, (&count, cumulative)) in counts.iter().zip(cumulative).enumerate() {
-                *cumulative = hazard >> 16;
-                // With the prior, in units of 2⁻¹⁶ intervals. At most 2^32 pages and 2^31 intervals: fits 64 bits.
+    /// Makes the survival functions by the product-limit estimate of Kaplan & Meier (1958): at each bin, those that ended
+    /// there are taken from those that got there, open ones included.
+    pub(super) fn integrate(&mut self) {
+        for (counts, survival) in self.counts.iter().zip(self.survival.iter_mut()) {
+            let both = |count: u64| (count >> 32) + (count & 0xffff_ffff);
+            let mut got_here = counts.iter().map(|&count| both(count)).sum::<u64>();
+            let mut here = 1_u64 << FINE_SHIFT;
+            for (bin, (&count, survival)) in counts.iter().zip(survival).enumerate() {
+                *survival = packed(here);
+                // With the prior, in units of 2⁻¹⁶ intervals; at most 2^34 of them.
                 let prior = |bin: usize| (EXPONENTIAL[bin] * PRIOR) >> 16;
-                let ended = ((count >> 32) << 16) + prior(bin) - prior(bin + 1);
                 let at_risk = (got_here << 16) + prior(bin);
-                hazard = (hazard + hazard_of(ended, at_risk)).min(CUMULATIVE_MAX);
-                got_here -= of(count);
+                let left = ((got_here - (count >> 32)) << 16) + prior(bin + 1);
+                if at_risk > 0 {
+                    here = (u128::from(here) * u128::from(left) / u128::from(at_risk)) as u64;
+                }
+                got_here -= both(count);
             }
         }
     }
 
-    /// −log2 S in units of 2⁻¹⁶, at most 32 · 2¹⁶.
+    /// S in units of 2⁻³², from 2⁻²⁰ to just below 1, never rising with the bin; and 1/S in units of 2⁻¹².
     #[inline(always)]
-    pub(super) fn cumulative(&self, class: usize, bin: usize) -> u32 {
-        self.cumulative[class][bin] as u32
+    pub(super) fn survival(&self, class: usize, bin: usize) -> (u32, u32) {
+        let packed = self.survival[class][bin];
+        (packed as u32, (packed >> 32) as u32)
     }
 }
 
-/// −log2(1 − ended/at_risk) in units of 2⁻³².
-fn hazard_of(ended: u64, at_risk: u64) -> u64 {
-    if ended == 0 {
-        return 0;
-    }
-    let Some(left) = at_risk.checked_sub(ended).filter(|&left| left > 0) else {
-        return CUMULATIVE_MAX;
-    };
-    let share = ((u128::from(ended) << 32) / u128::from(at_risk)) as u64;
-    if share >= ONE_Q32 / 32 {
-        return (log2_q16(at_risk) - log2_q16(left)) << 16;
-    }
-    // The series of −ln(1 − x), whose fourth term is below 2⁻²².
-    let square = mul_q32(share, share);
-    mul_q32(share + square / 2 + mul_q32(square, share) / 3, LOG2_E_Q32)
+/// S and 1/S from S in units of 2⁻⁴⁸.
+fn packed(fine: u64) -> u64 {
+    let survival = (fine >> (FINE_SHIFT - 32)).clamp(1 << (32 - LEAST_SHIFT), u64::from(u32::MAX));
+    // 2^12·2^32/S: at most 2^32, for the least S, which is cut to what fits.
+    survival | ((1_u64 << 44) / survival).min(u64::from(u32::MAX)) << 32
 }
