@@ -4,9 +4,9 @@ use dunlin_core::choose::{
     CANDIDATES, Candidate, End, Forecast, Goal, Limits, Link, Metric, Uncertainty, choose, forecast, shah_2015,
     small_for,
 };
-use dunlin_core::strategy::{First, Slow, Strategy};
+use dunlin_core::strategy::{Alpha, First, Slow, Strategy, SwitchRule};
 use dunlin_core::switch::Decision;
-use dunlin_core::units::{Bytes, BytesPerSec, Pages};
+use dunlin_core::units::{Bytes, BytesPerSec, Nanos, Pages};
 
 use super::what_if::{Load, Order, Ran, migrate};
 
@@ -124,6 +124,32 @@ fn cost(ran: &Ran, goal: &Goal) -> f64 {
         .into_iter()
         .map(|metric| f64::from(goal.weight_milli(metric)) / 1000.0 * value(metric) as f64 / metric.point() as f64);
     points.sum()
+}
+
+/// What `sdf:auto` cost relative to the best fixed α from 0 to 1 in tenths, in hindsight; stalls by faults that take `fault_overhead`
+/// cost as much as time on the link, as its α is derived.
+pub(crate) fn alpha_regret(cell: &Cell, fault_overhead: Nanos, runs: u64) -> f64 {
+    let goal: Goal = "weighted:time=1,stall=1".parse().expect("a goal");
+    let link = Link {
+        fault_overhead,
+        ..cell.link
+    };
+    let cost_of = |switch| {
+        let costs = (0..runs).map(|number| {
+            let load = Load {
+                seed: cell.load.seed * 1000 + number,
+                ..cell.load
+            };
+            let ran = migrate(load, &Strategy::with_switch(switch), &link, &Limits::DEFAULT);
+            cost(&ran.expect("it ends at the round limit"), &goal)
+        });
+        costs.sum::<f64>()
+    };
+    let fixed = (0..=10).filter_map(|tenths| Alpha::from_milli(tenths * 100));
+    let best = fixed
+        .map(|alpha| cost_of(SwitchRule::Sdf(alpha)))
+        .fold(f64::INFINITY, f64::min);
+    cost_of(SwitchRule::SdfAuto) / best
 }
 
 /// Median and largest deviation from 1.

@@ -8,8 +8,9 @@ mod what_if;
 
 use dunlin_core::choose::Goal;
 use dunlin_core::strategy::SwitchRule;
+use dunlin_core::units::Nanos;
 
-use grid::{Pair, Played, cells, deviation, play};
+use grid::{Pair, Played, alpha_regret, cells, deviation, play};
 
 /// How many of these hold it, in percent.
 fn percent<T>(all: &[T], holds: impl Fn(&T) -> bool) -> usize {
@@ -46,4 +47,14 @@ fn forecasts_come_true_and_choices_pay() {
         by_choice >= 90 && by_choice > by_shah,
         "chosen well on {by_choice} %, by Shah's rule on {by_shah} %"
     );
+}
+
+#[test]
+fn the_automatic_alpha_is_near_the_best_in_hindsight() {
+    for fault_overhead in [100, 2000].map(Nanos::from_micros) {
+        for cell in cells(4096).iter().filter(|cell| cell.link.storage_bandwidth.is_none()) {
+            let regret = alpha_regret(cell, fault_overhead, 3);
+            assert!(regret <= 1.05, "{regret} for faults of {fault_overhead} ns on {cell:?}");
+        }
+    }
 }
