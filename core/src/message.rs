@@ -60,6 +60,8 @@ bitflags::bitflags! {
         const VERIFY = 1 << 2;
         /// A cut connection can be taken up again.
         const RECONNECT = 1 << 3;
+        /// The target reads pages from a storage directory that the source writes to.
+        const STORAGE = 1 << 4;
     }
 }
 
@@ -527,6 +529,10 @@ pub enum Message<'a> {
     Complete(TargetReport),
     /// Source: memory freed, goodbye.
     Bye,
+    /// Target: all pages of the static copy stand in memory, but for those that came on the migration channel before.
+    StaticMerged,
+    /// Target: the static copy is of no use here (its log says why); what it was to bring must come otherwise.
+    StaticFailed,
 }
 
 /// Checks that regions are non-empty, ascending, disjoint and do not overflow.

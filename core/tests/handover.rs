@@ -7,22 +7,35 @@ mod sim;
 
 use sim::{ADJACENT, Choices, Fault, HOLE, ONE_PAGE, Shape, TWO_MISSING, TargetActs, World};
 
-const STRATEGIES: [&str; 4] = ["precopy", "hybrid:1", "as-hybrid", "postcopy"];
+const STRATEGIES: [&str; 6] = [
+    "precopy",
+    "hybrid:1",
+    "as-hybrid",
+    "postcopy",
+    "par-migrate",
+    "pa-hybrid,cut=reconnect",
+];
 /// The same and those that do not come back after a cut.
-const ALL_STRATEGIES: [&str; 6] = [
+const ALL_STRATEGIES: [&str; 8] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
     "postcopy",
     "hybrid:1,cut=fail",
     "postcopy,cut=fail",
+    "par-migrate",
+    "hybrid:1,first=parallel",
 ];
 const SHAPES: [Shape; 3] = [HOLE, ADJACENT, ONE_PAGE];
 /// Every boundary is tried with each of these seeds: they decide about interleaving, writes and what a cut loses.
 const SEEDS: u64 = 3;
 
 fn every_boundary(fault: Fault, at_least: u64) {
-    for strategy in STRATEGIES {
+    every_boundary_of(&STRATEGIES, fault, at_least);
+}
+
+fn every_boundary_of(strategies: &[&str], fault: Fault, at_least: u64) {
+    for &strategy in strategies {
         for seed in 0..SEEDS {
             let mut boundary = 0;
             loop {
@@ -152,6 +165,15 @@ fn hosts_that_fail_leave_the_vm_on_one_side() {
     every_boundary(Fault::SourceActionFails, 10);
     every_boundary(Fault::TargetActionFails, 6);
 }
+
+/// Whatever becomes of the static copy, the VM is moved as if it had not been tried.
+#[test]
+fn a_static_copy_that_fails_costs_time_alone() {
+    const PARALLEL: [&str; 3] = ["par-migrate", "pa-hybrid,cut=reconnect", "hybrid:1,first=parallel"];
+    every_boundary_of(&PARALLEL, Fault::StorageFull, 10);
+    every_boundary_of(&PARALLEL, Fault::StorageDamaged, 30);
+}
+
 /// Two faults of any kind anywhere. The seed, which is the second value of a printed world, decides everything:
 /// `DUNLIN_SEED=n` runs that one alone and shows every step.
 #[test]
@@ -187,7 +209,8 @@ fn two_faults(seed: u64) -> World {
     let strategy = ALL_STRATEGIES[below(ALL_STRATEGIES.len() as u64) as usize];
     let shape = SHAPES[below(SHAPES.len() as u64) as usize];
     let mut plan = |part: u64| {
-        let fault = Fault::ALL[below(Fault::ALL.len() as u64) as usize];
+        let faults = Fault::of(strategy.parse().expect("a strategy"));
+        let fault = faults[below(faults.len() as u64) as usize];
         (fault, below(fault.boundaries() / part))
     };
     // The second counts from the first: often it strikes in the middle of what the first set off.

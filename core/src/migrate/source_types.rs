@@ -132,6 +132,11 @@ pub enum SourceAction {
     OpenFaultChannel,
     /// Start dirty tracking. Everything counts as clean at that instant.
     StartTracking,
+    /// Begin to write all pages of the VM as a static copy to the storage channel, beside what follows; if that fails, now or
+    /// later, [`SourceEvent::StaticFailed`].
+    StartStatic,
+    /// Stop doing so. Asked for whenever it was begun and the target did not get all of it; what was written is of no use.
+    StopStatic,
     /// Collect and clear the dirty bits; answer with [`SourceEvent::Harvested`].
     Harvest,
     /// Send these pages as they are when read; answer with [`SourceEvent::PagesSent`].
@@ -184,6 +189,8 @@ pub enum SourceEvent<'a> {
         /// Pages that travelled as zero runs.
         zero: Pages,
     },
+    /// The static copy could not be written. The link has nothing to do with it.
+    StaticFailed,
     /// The link is gone; if an action was outstanding, it failed for that. Only of the present connections, never of those before
     /// the last [`SourceAction::Reconnect`].
     LinkLost,

@@ -20,9 +20,8 @@ impl UnsupportedStrategy {
     /// The values of the key that are.
     const fn supported(&self) -> &'static str {
         match self.key {
-            Key::First => "serial",
             Key::Filter | Key::Slow => "none",
-            Key::Switch => "any value",
+            Key::First | Key::Switch => "any value",
             Key::Push => "sequential",
             Key::Cut => "fail or reconnect",
             Key::Clear => "round",
@@ -61,16 +60,13 @@ impl core::error::Error for UnsupportedStrategy {}
 /// Refuses a strategy with a part that [`Source`](super::Source) and [`Target`](super::Target) do not carry out: they would do
 /// something else in its place. To be asked before anything starts.
 ///
-/// Every switch rule is carried out, with the serial first copy, no filter, the sequential push, a cut that fails or
+/// Every first copy and every switch rule is carried out, with no filter, the sequential push, a cut that fails or
 /// reconnects, no slowing down, and dirty bits cleared by the round.
 ///
 /// # Errors
 /// [`UnsupportedStrategy`] names the first such part in the order of the keys.
 pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrategy> {
     let key = match strategy {
-        Strategy {
-            first: First::Parallel, ..
-        } => Key::First,
         Strategy {
             filter: Filter::MarkovHalf | Filter::Markov | Filter::Hazard | Filter::Ppm | Filter::Frequency,
             ..
@@ -89,7 +85,7 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
         } => Key::Slow,
         Strategy { clear: Clear::Late, .. } => Key::Clear,
         Strategy {
-            first: First::Serial,
+            first: First::Serial | First::Parallel,
             filter: Filter::None,
             switch: _,
             push: Push::Sequential,
@@ -136,7 +132,6 @@ mod tests {
     #[test]
     fn what_would_be_done_otherwise_is_refused_by_name() {
         for (text, refused, instead) in [
-            ("par-migrate", "first=parallel", "first=serial"),
             ("pa-hybrid,first=serial,cut=both", "cut=both", "cut=fail or reconnect"),
             ("markov-sdf:0.5", "filter=markov:half", "filter=none"),
             ("filter=markov", "filter=markov", "filter=none"),

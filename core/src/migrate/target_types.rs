@@ -17,6 +17,8 @@ pub struct TargetConfig {
     pub protocol: u16,
     /// The source sends hashes at the end.
     pub verify: bool,
+    /// The source writes a static copy of all pages to the storage channel.
+    pub static_copy: bool,
     /// Silence after which the link counts as lost.
     pub network_timeout: Nanos,
 }
@@ -42,6 +44,10 @@ pub enum TargetMessage {
     Abort(AbortReason),
     /// [`Message::Resumed`].
     Resumed(TargetStanding),
+    /// [`Message::StaticMerged`].
+    StaticMerged,
+    /// [`Message::StaticFailed`].
+    StaticFailed,
     /// [`Message::Complete`]; the host adds its measurements to what is here.
     Complete {
         /// Pages compared and pages that differed.
@@ -59,6 +65,8 @@ impl TargetMessage {
             Self::Running => Message::Running,
             Self::Abort(reason) => Message::Abort(reason),
             Self::Resumed(standing) => Message::Resumed(standing),
+            Self::StaticMerged => Message::StaticMerged,
+            Self::StaticFailed => Message::StaticFailed,
             Self::Complete { verified } => Message::Complete(TargetReport { verified, ..*report }),
         }
     }
@@ -126,6 +134,13 @@ pub enum TargetEvent<'a> {
     },
     /// Pages stand in guest memory as the source sent them (before the guest runs here).
     Received(Run),
+    /// Pages of the static copy stand in guest memory, but for those which [`Received`](Self::Received) was told of before: what
+    /// came on the migration channel is newer and stays. Of each page the host does either as one step.
+    StaticReceived(Run),
+    /// The last page of the static copy was received so.
+    StaticEnded,
+    /// The static copy, or what is left of it, is of no use.
+    StaticFailed,
     /// Pages were installed that were missing when the guest was started; pages that were not missing any more do no harm.
     Installed {
         /// Which.

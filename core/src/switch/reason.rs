@@ -18,7 +18,7 @@ pub enum Reason {
     },
     /// The static copy beside the rounds is not merged yet.
     StaticCopyRuns {
-        /// The round at whose end it is.
+        /// The round at whose end it is; the largest number if that is not known.
         until: u32,
     },
     /// The rule waits for the rest to fit.
@@ -147,6 +147,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Fits => f.write_str("the rest fits the downtime"),
             Self::RoundLimit { max_rounds } => write!(f, "the limit of {max_rounds} rounds is reached"),
+            Self::StaticCopyRuns { until: u32::MAX } => f.write_str("the static copy is not merged yet"),
             Self::StaticCopyRuns { until } => {
                 write!(f, "the static copy is not merged before the end of round {until}")
             }

@@ -20,7 +20,7 @@ pub struct SwitchSetting {
     /// How long one post-copy fault holds a vCPU up, as far as known.
     pub fault_stall: Nanos,
     /// The round at whose end a static copy beside the rounds is merged: before that nothing is decided, and the rule gathers
-    /// what it will go by. 0 if there is none.
+    /// what it will go by. 0 if there is none, the largest number as long as it is not known.
     pub static_done_after: u32,
     /// The fixed cost of the hand-over that `downtime` is already without; rules that bring a downtime of their own (`ovirt`) take it off
     /// as well.
@@ -120,6 +120,16 @@ impl Switcher {
             },
             ..of_rule
         }
+    }
+
+    /// A static copy was begun beside the rounds: nothing is decided before [`static_copy_done`](Self::static_copy_done).
+    pub const fn wait_for_static_copy(&mut self) {
+        self.setting.static_done_after = u32::MAX;
+    }
+
+    /// It is merged: the end of `round` is the first at which something is decided.
+    pub const fn static_copy_done(&mut self, round: u32) {
+        self.setting.static_done_after = round;
     }
 
     /// How long `pages` take at the last known bandwidth S / T, rounded up, stopping at the largest time; `None` if no round

@@ -34,6 +34,7 @@ pub(crate) enum Said {
     HashesEnd,
     Complete,
     Bye,
+    Static(bool),
 }
 
 /// Large enough for every state chunk that is made up.
@@ -103,6 +104,8 @@ impl Said {
             Self::HashesEnd => Message::HashesEnd,
             Self::Complete => Message::Complete(TargetReport::default()),
             Self::Bye => Message::Bye,
+            Self::Static(true) => Message::StaticMerged,
+            Self::Static(false) => Message::StaticFailed,
         }
     }
 }
@@ -157,6 +160,8 @@ pub(crate) fn anything_said() -> impl Strategy<Value = Said> {
         Said::HashesEnd,
         Said::Complete,
         Said::Bye,
+        Said::Static(true),
+        Said::Static(false),
     ]);
     prop_oneof![
         10 => plain,

@@ -23,6 +23,7 @@ enum Happens {
     Heard,
     Cancel,
     Violation,
+    StaticFailed,
     PageRequest(u64),
     Resolve(bool),
 }
@@ -44,6 +45,7 @@ fn events() -> impl Strategy<Value = Vec<(u64, Happens)>> {
         8 => anything_said().prop_map(Happens::Said),
         4 => Just(Happens::LinkLost),
         1 => Just(Happens::Violation),
+        1 => Just(Happens::StaticFailed),
         1 => Just(Happens::Cancel),
     ];
     let happens = prop_oneof![
@@ -67,6 +69,10 @@ struct Host {
     /// Whether the guest runs here; `None` if an action that would have changed it failed.
     runs: Option<bool>,
     tracks: bool,
+    /// A static copy is written, or was.
+    writes: bool,
+    /// It is merged.
+    merged: bool,
     record: SourceRecord,
     /// The last record is certain to say that.
     recorded: bool,
@@ -114,6 +120,8 @@ impl Host {
             unanswered: None,
             runs: Some(true),
             tracks: false,
+            writes: false,
+            merged: false,
             record: SourceRecord::Running,
             recorded: true,
             asked_to_give_up: false,
@@ -136,6 +144,7 @@ impl Host {
             Happens::Heard => self.source.on(self.now, SourceEvent::Heard),
             Happens::Cancel => self.source.on(self.now, SourceEvent::Cancel),
             Happens::Violation => self.source.on(self.now, SourceEvent::Violation(Violation::Frame)),
+            Happens::StaticFailed => self.source.on(self.now, SourceEvent::StaticFailed),
             Happens::PageRequest(gfn) => {
                 self.source.on_fault_request(Gfn(*gfn));
             }
@@ -177,6 +186,7 @@ impl Host {
             Some(SourceAction::Send(SourceMessage::Resume { .. })) => Said::Resumed(TargetStanding::Complete),
             _ if self.source.phase() == Phase::PostCopy && self.source.pending().is_empty() => Said::Complete,
             _ if self.source.phase() == Phase::Complete => Said::Complete,
+            _ if self.writes && !self.merged && self.source.round() > 1 => Said::Static(true),
             _ => return self.source.on(self.now, SourceEvent::Heard),
         };
         self.hear(&answer);
@@ -190,6 +200,7 @@ impl Host {
                 Message::Abort(_) | Message::Resumed(TargetStanding::NeverTaken) => self.free = true,
                 Message::Running | Message::Resumed(_) => self.running_heard = true,
                 Message::Complete(_) => self.complete_heard = true,
+                Message::StaticMerged => self.merged = true,
                 _ => {}
             }
         }
@@ -210,6 +221,7 @@ impl Host {
             SourceAction::Pause => self.runs = good.then_some(false),
             SourceAction::ResumeGuest => self.runs = good.then_some(true),
             SourceAction::StopTracking => self.tracks = false,
+            SourceAction::StopStatic => self.writes = false,
             _ => {}
         }
         let pages = match action {
@@ -223,6 +235,8 @@ impl Host {
                 | SourceAction::ResumeGuest
                 | SourceAction::StartTracking
                 | SourceAction::StopTracking
+                | SourceAction::StartStatic
+                | SourceAction::StopStatic
                 | SourceAction::Harvest
         );
         let bits = [0x8000_0000_0000_0001, 1 << 40, 3];
@@ -268,12 +282,17 @@ impl Host {
                 assert!(self.running_heard, "push to a target that does not run");
             }
             SourceAction::Pause => {
+                assert!(!self.writes || self.merged, "paused before the static copy is there");
                 assert_eq!(self.runs, Some(true), "paused twice");
                 // Stopped or not, it is on its way there.
                 self.runs = None;
             }
             SourceAction::SendHandOver(_) => assert_eq!(self.runs, Some(false), "state of a running guest"),
             SourceAction::StartTracking => self.tracks = true,
+            SourceAction::StartStatic => {
+                assert!(self.tracks, "what is written meanwhile would be missed");
+                self.writes = true;
+            }
             SourceAction::Record(SourceRecord::GivenUp) => {
                 assert_eq!(self.runs, Some(false), "given up while it runs");
                 (self.asked_to_give_up, self.recorded_running_since) = (true, false);
@@ -346,7 +365,9 @@ proptest! {
 
     #[test]
     fn a_source_never_gives_away_more_than_it_may(
-        strategy in prop::sample::select(vec!["precopy", "hybrid:1", "postcopy", "postcopy,cut=fail"]),
+        strategy in prop::sample::select(vec![
+            "precopy", "hybrid:1", "postcopy", "postcopy,cut=fail", "par-migrate", "hybrid:1,first=parallel",
+        ]),
         verify: bool,
         events in events(),
     ) {

@@ -22,6 +22,8 @@ enum Happens {
     SourceGoesOn,
     Said(Said),
     Pages(Run),
+    StaticPages(Run),
+    StaticEnd(bool),
     LinkLost,
     Heard,
     HostFailed,
@@ -46,6 +48,8 @@ fn events() -> impl Strategy<Value = Vec<(u64, Happens)>> {
         4 => bad_luck.prop_map(Happens::HostGoesOn),
         8 => anything_said().prop_map(Happens::Said),
         4 => runs().prop_map(Happens::Pages),
+        8 => runs().prop_map(Happens::StaticPages),
+        2 => any::<bool>().prop_map(Happens::StaticEnd),
         4 => Just(Happens::LinkLost),
         1 => Just(Happens::Violation),
         1 => Just(Happens::HostFailed),
@@ -91,6 +95,7 @@ pub(crate) fn target(verify: bool) -> Target<'static> {
         regions: regions(),
         protocol: 1,
         verify,
+        static_copy: true,
         network_timeout: Nanos::from_secs(3),
     };
     let storage = || -> &'static mut [u64] { vec![0; words_needed(Pages(END))].leak() };
@@ -133,6 +138,9 @@ impl Host {
             Happens::SourceGoesOn => self.honest_source(),
             Happens::Said(said) => self.hear(said),
             Happens::Pages(run) => self.pages(*run),
+            Happens::StaticPages(run) => self.static_pages(*run),
+            Happens::StaticEnd(true) => self.target.on(self.now, TargetEvent::StaticEnded),
+            Happens::StaticEnd(false) => self.target.on(self.now, TargetEvent::StaticFailed),
             Happens::LinkLost => self.target.on(self.now, TargetEvent::LinkLost),
             Happens::Heard => self.target.on(self.now, TargetEvent::Heard),
             Happens::HostFailed => self.target.on(self.now, TargetEvent::HostFailed),
@@ -208,6 +216,17 @@ impl Host {
             TargetEvent::Received(run)
         };
         self.target.on(self.now, event);
+    }
+
+    /// Pages of the static copy, which the host reads for itself.
+    fn static_pages(&mut self, run: Run) {
+        if self.target.phase() == Phase::Connecting || !is_in_one_region(run) {
+            return;
+        }
+        if self.target.phase() == Phase::PreCopy {
+            self.received.extend(run.first.0..run.end().0);
+        }
+        self.target.on(self.now, TargetEvent::StaticReceived(run));
     }
 
     fn hear(&mut self, said: &Said) {
@@ -349,6 +368,8 @@ impl Host {
                 assert!(self.ran && self.target.missing().is_empty());
                 self.complete_said = true;
             }
+            TargetMessage::StaticMerged => assert_eq!(self.received, ram(), "merged, but not whole"),
+            TargetMessage::StaticFailed => assert!(!self.ran),
             TargetMessage::Welcome { .. } | TargetMessage::RoundReached { .. } => {}
         }
     }

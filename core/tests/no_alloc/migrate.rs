@@ -5,6 +5,7 @@ use dunlin_core::migrate::{
     TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome,
 };
 use dunlin_core::pageset::{PageSet, Run, words_needed};
+use dunlin_core::strategy::First;
 use dunlin_core::units::{Gfn, Nanos, Pages};
 
 const PAGES: Pages = Pages(4096);
@@ -24,7 +25,7 @@ enum Trouble {
 }
 
 pub(crate) fn drive(scratch: &mut [u64]) {
-    for strategy in ["precopy", "postcopy", "hybrid:1", "as-hybrid"] {
+    for strategy in ["precopy", "postcopy", "hybrid:1", "as-hybrid", "par-migrate"] {
         for trouble in [Trouble::None, Trouble::Cancel, Trouble::Cut] {
             let (source, target) = Pair::new(strategy, trouble, scratch).run();
             if trouble == Trouble::Cancel && strategy != "postcopy" {
@@ -80,6 +81,7 @@ impl<'w> Pair<'w> {
             regions,
             protocol: 1,
             verify: true,
+            static_copy: config.strategy.first == First::Parallel,
             network_timeout: config.network_timeout,
         };
         let (pending, rest) = scratch.split_at_mut(SET_WORDS);
@@ -161,6 +163,10 @@ impl<'w> Pair<'w> {
                 };
                 self.source.on(self.now, sent);
                 return action;
+            }
+            SourceAction::StartStatic => {
+                self.tell_target(TargetEvent::StaticReceived(Run::new(Gfn(0), PAGES)));
+                self.tell_target(TargetEvent::StaticEnded);
             }
             SourceAction::Send(message) => self.send_from_source(message),
             SourceAction::SendHandOver(mode) => self.send_hand_over(mode),
@@ -251,6 +257,8 @@ impl<'w> Pair<'w> {
             TargetMessage::RoundReached { round } => Message::RoundReached { round },
             TargetMessage::Ready => Message::Ready,
             TargetMessage::Running => Message::Running,
+            TargetMessage::StaticMerged => Message::StaticMerged,
+            TargetMessage::StaticFailed => Message::StaticFailed,
             TargetMessage::Abort(reason) => Message::Abort(reason),
             TargetMessage::Resumed(standing) => Message::Resumed(standing),
             TargetMessage::Complete { verified } => Message::Complete(TargetReport {

@@ -95,6 +95,7 @@ impl World {
             let page = first as usize + index;
             self.target_memory[page] = Some(*value);
             self.installed_hash[page] = hash(*value);
+            self.came_on_migration_channel(page);
         }
         let run = Run::new(Gfn(first), Pages(values.len() as u64));
         self.tell_target(TargetEvent::Received(run));
@@ -123,6 +124,7 @@ impl World {
             regions: self.config.regions.clone(),
             protocol: 1,
             verify: self.verify,
+            static_copy: self.is_parallel(),
             network_timeout: NETWORK_TIMEOUT,
         };
         let end = self.end();

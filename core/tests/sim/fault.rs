@@ -37,10 +37,14 @@ pub(crate) enum Fault {
     SourceActionFails,
     /// The same on the target.
     TargetActionFails,
+    /// The source cannot write all of the static copy.
+    StorageFull,
+    /// The target cannot read it.
+    StorageDamaged,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::Cut,
         Self::CutFaultChannel,
         Self::BlackHole,
@@ -57,13 +61,23 @@ impl Fault {
         Self::SlowTargetDisk,
         Self::SourceActionFails,
         Self::TargetActionFails,
+        Self::StorageFull,
+        Self::StorageDamaged,
     ];
+
+    /// Those that can strike a migration by this strategy.
+    pub(crate) fn of(strategy: Strategy) -> &'static [Self] {
+        match strategy.first {
+            First::Serial => &Self::ALL[..16],
+            First::Parallel => &Self::ALL,
+        }
+    }
 
     /// About as many boundaries as it meets in a run.
     pub(crate) fn boundaries(self) -> u64 {
         match self {
             Self::SourceDiskFull | Self::TargetDiskFull | Self::SlowSourceDisk | Self::SlowTargetDisk => 3,
-            Self::SourceActionFails | Self::TargetActionFails => 30,
+            Self::SourceActionFails | Self::TargetActionFails | Self::StorageFull => 30,
             _ => 80,
         }
     }
@@ -78,6 +92,8 @@ impl Fault {
                 | Self::SlowTargetDisk
                 | Self::SourceActionFails
                 | Self::TargetActionFails
+                | Self::StorageFull
+                | Self::StorageDamaged
         )
     }
 }
@@ -196,6 +212,7 @@ impl World {
         self.target = None;
         self.target_doing = None;
         self.target_outcome = None;
+        self.stop_reading();
         self.waiting.clear();
         self.target_memory.fill(Some(0));
         if self.owner == Owner::Target {

@@ -9,6 +9,7 @@ mod fault;
 mod guest;
 mod link;
 mod source_side;
+mod storage;
 mod target_side;
 mod verdict;
 
@@ -22,6 +23,7 @@ use dunlin_core::migrate::{
     TargetRecord,
 };
 use dunlin_core::pageset::{PageSet, Run, words_needed};
+use dunlin_core::strategy::{First, Strategy};
 use dunlin_core::units::{Gfn, Nanos, Pages};
 use dunlin_core::wire::{decode_message, encode_message};
 
@@ -31,6 +33,7 @@ pub(crate) use fault::{Fault, Plan};
 use guest::Owner;
 use link::{Arrival, Frame, Lane, Link};
 use source_side::SourceReport;
+use storage::Storage;
 use target_side::TargetReply;
 
 const STATE: &[u8] = b"registers";
@@ -71,6 +74,7 @@ pub(crate) struct World {
     steps: u64,
     faults: Faults,
     link: Link,
+    storage: Storage,
     verify: bool,
     config: SourceConfig,
 
@@ -154,6 +158,7 @@ impl World {
             steps: 0,
             faults: Faults::new(plans),
             link: Link::new(),
+            storage: Storage::default(),
             verify: config.verify,
             shape,
             owner: Owner::Source,
@@ -227,12 +232,15 @@ impl World {
         while !self.settled() && self.now < self.last_trouble.saturating_add(PATIENCE) {
             self.steps += 1;
             assert!(self.steps < STEPS_MAX, "{self}: never comes to rest");
-            let acted = match self.below(10) {
+            let acts = if self.is_parallel() { 16 } else { 10 };
+            let acted = match self.below(acts) {
                 0..=2 => self.source_step(),
                 3..=5 => self.target_step(),
                 6 => self.deliver_to_target(),
                 7 => self.deliver_to_source(),
                 8 => self.ask_for_pages(),
+                10..=12 => self.write_static(),
+                13..=15 => (0..8).filter(|_| self.read_static()).count() > 0,
                 _ => {
                     for _ in 0..self.write_rate {
                         self.guest_writes();
@@ -333,6 +341,8 @@ impl World {
         self.link.repair();
         self.label.push_str(", again");
         self.config.session = SessionId(self.config.session.0 + 1000);
+        // Each session has a folder of its own.
+        self.storage = Storage::default();
         let source = Source::new(self.config.clone(), storage(self.end()), self.now).expect("storage fits");
         self.source = Some(source);
         self.source_doing = None;

@@ -92,6 +92,8 @@ impl World {
                 self.dirty.fill(false);
             }
             SourceAction::StopTracking => self.tracking = false,
+            SourceAction::StartStatic => self.start_static(),
+            SourceAction::StopStatic => self.stop_static(),
             SourceAction::Harvest => {
                 let mut words = vec![0u64; self.dirty.len().div_ceil(64)];
                 for (page, dirty) in self.dirty.iter_mut().enumerate() {
@@ -107,6 +109,7 @@ impl World {
             }
             SourceAction::Pause => {
                 assert_eq!(self.owner, Owner::Source, "{self}: paused twice");
+                self.assert_static_is_over();
                 self.owner = Owner::Nobody;
             }
             SourceAction::SendHandOver(mode) => return self.send_hand_over(mode),

@@ -107,12 +107,14 @@ impl World {
     fn carry_out_target(&mut self, action: TargetAction) -> TargetReply {
         match action {
             TargetAction::CreateGuest => {
+                self.start_reading();
                 self.target_memory.fill(Some(0));
                 self.installed_hash.fill(hash(0));
                 self.wanted_hash.fill(0);
             }
             TargetAction::Send(message) => return self.send_as_target(message),
             TargetAction::PrepareMissing => {
+                self.stop_reading();
                 let target = self.target.as_ref().expect("it acts");
                 for run in target.missing().runs() {
                     for page in run.first.0..run.end().0 {
@@ -120,7 +122,7 @@ impl World {
                     }
                 }
             }
-            TargetAction::RestoreState => {}
+            TargetAction::RestoreState => self.stop_reading(),
             TargetAction::RunGuest => {
                 assert_eq!(
                     self.owner,
@@ -155,6 +157,7 @@ impl World {
             TargetAction::Discard => {
                 assert_ne!(self.owner, Owner::Target, "{self}: dropped a running VM");
                 self.check_last_copy();
+                self.stop_reading();
                 self.target_memory.fill(Some(0));
             }
             TargetAction::Record(_) | TargetAction::Wait { .. } | TargetAction::Finish(_) => {
@@ -188,6 +191,9 @@ impl World {
     fn send_as_target(&mut self, message: TargetMessage) -> TargetReply {
         if let TargetMessage::Complete { verified } = message {
             self.report.verified = verified;
+        }
+        if message == TargetMessage::StaticMerged {
+            self.told_merged();
         }
         let message = message.message(&self.report);
         self.send_to_source(&[message])

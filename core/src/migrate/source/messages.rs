@@ -1,5 +1,6 @@
 //! What a source makes of the target's messages.
 
+use super::static_copy::AfterStatic;
 use super::{Source, Step};
 use crate::message::{
     AbortReason, Message, Mode, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, TargetReport, TargetStanding, Violation,
@@ -30,6 +31,8 @@ impl Source<'_> {
                     until: self.round_started.saturating_add(self.config.min_round),
                 };
             }
+            (Message::StaticMerged, step) if in_rounds(step) => self.static_merged(now),
+            (Message::StaticFailed, step) if in_rounds(step) => self.static_failed_there(now),
             (Message::Ready, Step::AwaitReady { .. }) => self.step = Step::RecordGivenUp,
             (Message::Abort(_), _) if self.peer_running => self.violation(now, Violation::UnexpectedMessage),
             (Message::Abort(reason), _) => self.aborted_there(*reason),
@@ -144,11 +147,27 @@ impl Source<'_> {
     }
 }
 
+/// While the guest runs here and pages are copied.
+const fn in_rounds(step: Step) -> bool {
+    matches!(
+        step,
+        Step::StartStatic
+            | Step::StopStatic(AfterStatic::Round)
+            | Step::RoundStart
+            | Step::RoundPages
+            | Step::RoundEnd
+            | Step::AwaitRound
+            | Step::RoundIdle { .. }
+            | Step::RoundHarvest
+    )
+}
+
 /// Whether a message answers what this step sends.
 fn answers(message: &Message<'_>, step: Step) -> bool {
     matches!(
         (message, step),
         (Message::Welcome { .. } | Message::Refused(_), Step::Hello)
+            | (Message::StaticMerged | Message::StaticFailed, Step::StartStatic)
             | (Message::RoundReached { .. }, Step::RoundEnd)
             | (Message::Ready, Step::HandOver(_))
             | (Message::Running, Step::Commit)

@@ -2,6 +2,7 @@
 
 mod messages;
 mod rounds;
+mod static_copy;
 mod trouble;
 mod view;
 
@@ -12,8 +13,9 @@ use super::source_types::{
 use super::{NotResolvable, Resolution};
 use crate::message::{AbortReason, Mode, end_gfn, run_in_regions, total_pages};
 use crate::pageset::{PageSet, PageSetError, Run};
-use crate::switch::{SwitchSetting, Switcher};
+use crate::switch::Switcher;
 use crate::units::{Gfn, Nanos, Pages};
+use static_copy::{AfterStatic, StaticCopy, switch_setting};
 
 /// Most pages of one data action: a run of the wire, and short enough that events are looked at often.
 const CHUNK: Pages = Pages(512);
@@ -31,6 +33,9 @@ enum Step {
     },
     OpenFaultChannel,
     StartTracking,
+    StartStatic,
+    /// The static copy is of no use.
+    StopStatic(AfterStatic),
     RoundStart,
     RoundPages,
     RoundEnd,
@@ -97,6 +102,9 @@ pub struct Source<'w> {
     /// The target answered Hello; before that there is nobody to tell anything.
     welcomed: bool,
     tracking: bool,
+    static_copy: StaticCopy,
+    /// The host may be writing one.
+    static_begun: bool,
     paused: bool,
     given_up: bool,
     peer_running: bool,
@@ -140,13 +148,7 @@ impl<'w> Source<'w> {
             pending.insert_run(Run::new(region.first, region.pages))?;
         }
         let total = total_pages(&config.regions);
-        let setting = SwitchSetting {
-            downtime: config.downtime.saturating_sub(config.handover_cost),
-            max_rounds: config.max_rounds,
-            handover_cost: config.handover_cost,
-            ..SwitchSetting::new(total)
-        };
-        let switcher = Switcher::new(config.strategy.switch, setting);
+        let switcher = Switcher::new(config.strategy.switch, switch_setting(&config));
         Ok(Self {
             switcher,
             pending,
@@ -156,6 +158,8 @@ impl<'w> Source<'w> {
             link: true,
             welcomed: false,
             tracking: false,
+            static_copy: StaticCopy::None,
+            static_begun: false,
             paused: false,
             given_up: false,
             peer_running: false,
@@ -214,6 +218,20 @@ impl<'w> Source<'w> {
             ),
             Step::OpenFaultChannel | Step::ReopenFaultChannel { .. } => SourceAction::OpenFaultChannel,
             Step::StartTracking => SourceAction::StartTracking,
+            Step::StartStatic => SourceAction::StartStatic,
+            Step::StopStatic(AfterStatic::Leave(reason)) if !self.static_begun => {
+                self.step = Step::TellAbort(reason);
+                return None;
+            }
+            Step::StopStatic(_) => SourceAction::StopStatic,
+            Step::RoundStart if self.must_stop_static() => {
+                self.step = Step::StopStatic(AfterStatic::Round);
+                return None;
+            }
+            Step::Pause(mode) if self.must_stop_static() => {
+                self.step = Step::StopStatic(AfterStatic::Pause(mode));
+                return None;
+            }
             Step::RoundStart => {
                 self.begin_round(now);
                 SourceAction::Send(SourceMessage::RoundStart {
@@ -285,7 +303,7 @@ impl<'w> Source<'w> {
             }
             Step::ResumeGuest(_) => SourceAction::ResumeGuest,
             Step::StopTracking(reason) if !self.tracking => {
-                self.step = Step::TellAbort(reason);
+                self.step = Step::StopStatic(AfterStatic::Leave(reason));
                 return None;
             }
             Step::StopTracking(_) => SourceAction::StopTracking,
@@ -312,6 +330,7 @@ impl<'w> Source<'w> {
             SourceEvent::Failed => self.action_failed(now),
             SourceEvent::Harvested(words) => self.harvested(now, words),
             SourceEvent::PagesSent { data, zero } => self.pages_sent(now, data, zero),
+            SourceEvent::StaticFailed => self.static_failed(),
             SourceEvent::LinkLost => self.link_lost(now, AbortReason::LinkLost),
             SourceEvent::Heard => self.last_heard = now,
             SourceEvent::Message(message) => {
@@ -372,7 +391,16 @@ impl<'w> Source<'w> {
             Step::OpenFaultChannel => self.first_step(),
             Step::StartTracking => {
                 self.tracking = true;
-                Step::RoundStart
+                self.after_tracking()
+            }
+            Step::StartStatic => self.static_started(),
+            Step::StopStatic(after) => {
+                self.static_begun = false;
+                match after {
+                    AfterStatic::Round => Step::RoundStart,
+                    AfterStatic::Pause(mode) => Step::Pause(mode),
+                    AfterStatic::Leave(reason) => Step::TellAbort(reason),
+                }
             }
             Step::RoundStart => {
                 self.round_started = now;
@@ -421,7 +449,7 @@ impl<'w> Source<'w> {
             }
             Step::StopTracking(reason) => {
                 self.tracking = false;
-                Step::TellAbort(reason)
+                Step::StopStatic(AfterStatic::Leave(reason))
             }
             Step::TellAbort(reason) => Step::Finished(SourceOutcome::Aborted {
                 reason,
@@ -443,12 +471,20 @@ impl<'w> Source<'w> {
             // The record may or may not have reached the disk: say again that the VM runs here.
             Step::RecordGivenUp => self.step = Step::RecordRunning(AbortReason::Record),
             // A record that cannot be written must not keep a guest from running that may run, nor a finished move from ending.
-            Step::RecordRunning(_) | Step::RecordMovedAway | Step::StopTracking(_) | Step::TellAbort(_) => {
+            Step::RecordRunning(_)
+            | Step::RecordMovedAway
+            | Step::StopTracking(_)
+            | Step::StopStatic(_)
+            | Step::TellAbort(_) => {
                 self.outstanding = true;
                 self.done(now);
             }
             // Nothing else is left to try, and the target must hear of the end.
             Step::ResumeGuest(_) => self.step = Step::StopTracking(AbortReason::SourceGuest),
+            Step::StartStatic => {
+                self.static_copy = StaticCopy::Failed;
+                self.step = self.static_started();
+            }
             Step::Reconnect { .. } => {
                 self.step = Step::Reconnect {
                     not_before: now.saturating_add(RECONNECT_EVERY),

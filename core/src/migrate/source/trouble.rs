@@ -1,5 +1,6 @@
 //! What a source does when something goes wrong.
 
+use super::static_copy::AfterStatic;
 use super::{RECONNECT_EVERY, RECONNECT_FIRST, Source, Step};
 use crate::message::{AbortReason, Mode, Violation};
 use crate::migrate::source_types::SourceOutcome;
@@ -72,6 +73,7 @@ impl Source<'_> {
     pub(super) fn may_have_happened(&mut self, step: Step) {
         self.paused |= matches!(step, Step::Pause(_));
         self.tracking |= step == Step::StartTracking;
+        self.static_begun |= step == Step::StartStatic;
     }
 
     pub(super) fn abort(&mut self, reason: AbortReason) {
@@ -95,6 +97,7 @@ impl Source<'_> {
             self.step,
             Step::ResumeGuest(_)
                 | Step::StopTracking(_)
+                | Step::StopStatic(AfterStatic::Leave(_))
                 | Step::TellAbort(_)
                 | Step::RecordRunning(_)
                 | Step::Finished(_)

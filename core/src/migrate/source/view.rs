@@ -1,5 +1,6 @@
 //! What a source shows of itself.
 
+use super::static_copy::AfterStatic;
 use super::{CHUNK, Source, Step};
 use crate::message::{Mode, TargetReport};
 use crate::migrate::Phase;
@@ -35,6 +36,7 @@ impl<'w> Source<'w> {
             Step::Finished(_)
             | Step::ResumeGuest(_)
             | Step::StopTracking(_)
+            | Step::StopStatic(AfterStatic::Leave(_))
             | Step::TellAbort(_)
             | Step::RecordRunning(_) => Phase::Aborted,
             _ if self.peer_running && self.seeks_target() => Phase::PostCopyPaused,

@@ -1,6 +1,7 @@
 //! The target of a migration.
 
 mod messages;
+mod static_copy;
 mod trouble;
 mod view;
 
@@ -59,6 +60,9 @@ pub struct Target<'w> {
     link: bool,
     /// A source that came back gets this first.
     answer: Answer,
+    /// Whether the static copy is merged, or failed, once that is known.
+    static_end: Option<bool>,
+    static_told: bool,
     ready_sent: bool,
     running: bool,
     round: u32,
@@ -82,6 +86,8 @@ enum Outstanding {
     Standing(TargetStanding),
     /// The rest of it.
     Missing,
+    /// What became of the static copy.
+    Static,
 }
 
 /// What a source that came back is still to be told.
@@ -114,6 +120,8 @@ impl<'w> Target<'w> {
             outstanding: Outstanding::Nothing,
             link: true,
             answer: Answer::Nothing,
+            static_end: None,
+            static_told: false,
             ready_sent: false,
             running: false,
             round: 0,
@@ -154,7 +162,7 @@ impl<'w> Target<'w> {
             return None;
         }
         match self.answer {
-            Answer::Nothing => None,
+            Answer::Nothing => self.tell_static(),
             Answer::Standing => {
                 let standing = self.standing();
                 self.outstanding = Outstanding::Standing(standing);
@@ -225,6 +233,9 @@ impl<'w> Target<'w> {
                 self.last_heard = now;
                 self.receive(run);
             }
+            TargetEvent::StaticReceived(run) => self.receive_static(run),
+            TargetEvent::StaticEnded => self.end_static(true),
+            TargetEvent::StaticFailed => self.end_static(false),
             TargetEvent::Installed { run, demanded } => {
                 self.last_heard = now;
                 self.install(run, demanded);
@@ -274,6 +285,7 @@ impl<'w> Target<'w> {
             Outstanding::Nothing => {}
             Outstanding::Standing(TargetStanding::PostCopy) => self.answer = Answer::Missing,
             Outstanding::Standing(_) | Outstanding::Missing => self.answer = Answer::Nothing,
+            Outstanding::Static => {}
             Outstanding::Step => self.step_done(),
         }
     }

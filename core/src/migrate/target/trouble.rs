@@ -80,7 +80,10 @@ impl Target<'_> {
     pub(super) fn link_lost(&mut self, reason: AbortReason) {
         self.link = false;
         self.answer = Answer::Nothing;
-        if matches!(self.outstanding, Outstanding::Standing(_) | Outstanding::Missing) {
+        if matches!(
+            self.outstanding,
+            Outstanding::Standing(_) | Outstanding::Missing | Outstanding::Static
+        ) {
             self.outstanding = Outstanding::Nothing;
         }
         match self.step {

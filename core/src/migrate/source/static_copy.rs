@@ -1,0 +1,112 @@
+//! The static copy: all of memory on the storage channel, beside rounds of what is written meanwhile.
+//!
+//! Li & Cao 2023, "Parallel migration process" (Algorithm 1): the copy is merged at the target under whatever came on the
+//! migration channel, and nothing is decided before it is. Where the paper is silent: a copy that fails is given up, and the
+//! migration goes on as if it had begun without one.
+
+use super::{Source, Step};
+use crate::message::{AbortReason, Mode, Violation, total_pages};
+use crate::pageset::Run;
+use crate::strategy::First;
+use crate::switch::{SwitchSetting, Switcher};
+use crate::units::{Nanos, Pages};
+
+/// How far the static copy is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum StaticCopy {
+    /// None is wanted, or it was not begun yet.
+    None,
+    Running,
+    Merged,
+    Failed,
+}
+
+/// What follows the end of a copy that is of no use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum AfterStatic {
+    Round,
+    Pause(Mode),
+    Leave(AbortReason),
+}
+
+impl Source<'_> {
+    /// After tracking has begun: a page written from now on is sent on the migration channel.
+    pub(super) fn after_tracking(&self) -> Step {
+        match self.config.strategy.first {
+            First::Serial => Step::RoundStart,
+            First::Parallel => Step::StartStatic,
+        }
+    }
+
+    /// Everything is on its way: a round sends only what is written from now on.
+    pub(super) fn static_started(&mut self) -> Step {
+        self.static_begun = true;
+        if self.static_copy == StaticCopy::None {
+            self.static_copy = StaticCopy::Running;
+            self.pending.clear();
+            self.switcher.wait_for_static_copy();
+        }
+        Step::RoundStart
+    }
+
+    pub(super) fn static_merged(&mut self, now: Nanos) {
+        match self.static_copy {
+            StaticCopy::Running => {
+                self.static_copy = StaticCopy::Merged;
+                self.static_begun = false;
+                self.switcher.static_copy_done(self.round);
+            }
+            // It was given up here before the target could know.
+            StaticCopy::Failed => {}
+            StaticCopy::None | StaticCopy::Merged => self.violation(now, Violation::UnexpectedMessage),
+        }
+    }
+
+    pub(super) fn static_failed_there(&mut self, now: Nanos) {
+        match self.static_copy {
+            StaticCopy::Running | StaticCopy::Failed => self.static_failed(),
+            StaticCopy::None | StaticCopy::Merged => self.violation(now, Violation::UnexpectedMessage),
+        }
+    }
+
+    /// All pages go on the migration channel after all. What the target has of the copy is replaced by them. The rule begins
+    /// anew with the round that sends them: against it, rounds beside a static copy say nothing.
+    pub(super) fn static_failed(&mut self) {
+        let starting = self.step == Step::StartStatic && self.outstanding;
+        if self.static_copy != StaticCopy::Running && !starting {
+            return;
+        }
+        self.static_copy = StaticCopy::Failed;
+        if starting {
+            return;
+        }
+        for index in 0..self.config.regions.len() {
+            let region = self.config.regions[index];
+            // The regions fit the set: they were all in it at first.
+            let _ = self.pending.insert_run(Run::new(region.first, region.pages));
+        }
+        let in_round = self.step == Step::RoundPages || (self.step == Step::RoundStart && self.outstanding);
+        let on_its_way = self.last_chunk.map_or(Pages::ZERO, |run| run.count);
+        self.round_pages = Pages(self.sent_data.0 + self.sent_zero.0 + on_its_way.0 + self.pending.len().0);
+        if in_round {
+            self.previous_dirty = total_pages(&self.config.regions);
+        }
+        let mut setting = switch_setting(&self.config);
+        setting.static_done_after = if in_round { self.round } else { self.round + 1 };
+        self.switcher = Switcher::new(self.config.strategy.switch, setting);
+    }
+
+    /// Whether the host still writes a copy that is of no use.
+    pub(super) fn must_stop_static(&self) -> bool {
+        self.static_begun && self.static_copy != StaticCopy::Running
+    }
+}
+
+pub(super) fn switch_setting(config: &super::SourceConfig) -> SwitchSetting {
+    SwitchSetting {
+        downtime: config.downtime.saturating_sub(config.handover_cost),
+        handover_cost: config.handover_cost,
+        max_rounds: config.max_rounds,
+        ..SwitchSetting::new(total_pages(&config.regions))
+    }
+}
