@@ -38,8 +38,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy)]
     strategy: String,
 
-    #[command(flatten)]
-    storage: unavailable::Storage,
+    /// A directory that the target's host mounts, too, for strategies that copy in parallel
+    #[arg(long, value_name = "DIR")]
+    storage: Option<PathBuf>,
+
+    /// Limit for what is written there [default: unlimited]
+    #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
+    storage_bandwidth: Option<BytesPerSec>,
 
     #[command(flatten)]
     choice: unavailable::Choice,
@@ -81,7 +86,6 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        self.storage.refuse()?;
         self.choice.refuse()?;
         let interrupt = catch_signals()?;
         let mut client = Client::connect(&self.control, Wait::within(ANSWER_PATIENCE, &interrupt))?;
@@ -105,6 +109,12 @@ impl Args {
     fn request(&self) -> MigrateRequest {
         MigrateRequest {
             bandwidth: self.bandwidth.map(|BytesPerSec(rate)| rate),
+            // The process that holds the guest may have another working directory.
+            storage: self
+                .storage
+                .as_ref()
+                .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
+            storage_bandwidth: self.storage_bandwidth.map(|BytesPerSec(rate)| rate),
             downtime_us: self.downtime.0,
             max_rounds: self.max_rounds,
             min_round_us: self.min_round.0,

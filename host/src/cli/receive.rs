@@ -1,6 +1,6 @@
 //! `dunlin receive`
 
-use super::{CliError, unavailable, values};
+use super::{CliError, values};
 use crate::{
     channel::Address,
     run::{node, options::ReceiveOptions},
@@ -19,8 +19,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "SOCK")]
     control: PathBuf,
 
-    #[command(flatten)]
-    unavailable: unavailable::Storage,
+    /// A directory that the source's host mounts, too, for strategies that copy in parallel
+    #[arg(long, value_name = "DIR")]
+    storage: Option<PathBuf>,
 
     /// Refuse guests with more memory than this [default: the memory of this host]
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
@@ -45,7 +46,6 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        self.unavailable.refuse()?;
         let max_memory = match self.max_memory {
             Some(Bytes(0)) => {
                 return Err(CliError::Usage(
@@ -60,6 +60,7 @@ impl Args {
             control: self.control,
             max_memory,
             populate: self.populate,
+            storage: self.storage,
             dump_ram: self.dump_ram,
             state: self.state,
             json: self.json,

@@ -3,45 +3,19 @@
 
 use super::CliError;
 
-/// For `receive` and `migrate`.
-#[derive(Debug, Default, clap::Args)]
-pub(super) struct Storage {
-    #[arg(long, hide = true)]
-    storage: Option<String>,
-}
-
 /// For `migrate`.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Choice {
-    #[arg(long, hide = true)]
-    storage_bandwidth: Option<String>,
     #[arg(long, hide = true)]
     goal: Option<String>,
     #[arg(long, hide = true)]
     profile: Option<String>,
 }
 
-impl Storage {
-    /// # Errors
-    /// [`CliError::Usage`] when it is given.
-    pub(super) fn refuse(&self) -> Result<(), CliError> {
-        refuse(
-            "--storage",
-            &self.storage,
-            "no strategy of this version uses a shared directory",
-        )
-    }
-}
-
 impl Choice {
     /// # Errors
     /// [`CliError::Usage`] when any of them is given.
     pub(super) fn refuse(&self) -> Result<(), CliError> {
-        refuse(
-            "--storage-bandwidth",
-            &self.storage_bandwidth,
-            "no strategy of this version uses a shared directory",
-        )?;
         refuse("--goal", &self.goal, "no strategy of this version chooses by a goal")?;
         refuse(
             "--profile",

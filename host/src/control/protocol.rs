@@ -2,6 +2,7 @@
 
 use crate::{channel::Address, report::Progress};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,12 @@ pub struct MigrateRequest {
     /// Limit for all network bytes, in bytes per second; `None` for no limit.
     #[serde(default)]
     pub bandwidth: Option<u64>,
+    /// A directory that both hosts mount.
+    #[serde(default)]
+    pub storage: Option<PathBuf>,
+    /// Limit for what is written there, in bytes per second; `None` for no limit.
+    #[serde(default)]
+    pub storage_bandwidth: Option<u64>,
     /// The longest pause that pre-copy aims at, in microseconds.
     #[serde(default = "MigrateRequest::default_downtime_us")]
     pub downtime_us: u64,
@@ -68,6 +75,8 @@ impl MigrateRequest {
             to,
             strategy: strategy.into(),
             bandwidth: None,
+            storage: None,
+            storage_bandwidth: None,
             downtime_us: Self::default_downtime_us(),
             max_rounds: Self::default_max_rounds(),
             min_round_us: Self::default_min_round_us(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use dunlin_core::message::VmId;
 use dunlin_core::migrate::{Phase, Resolution, SourceOutcome, check_strategy};
-use dunlin_core::strategy::Strategy;
+use dunlin_core::strategy::{First, Strategy};
 use dunlin_core::units::BytesPerSec;
 
 use super::recorder::Recorder;
@@ -140,8 +140,15 @@ impl Node {
                 "a bandwidth of 0 never ends; leave --bandwidth out for no limit",
             ));
         }
+        if strategy.first == First::Parallel && request.storage.is_none() {
+            return Err(ControlError::refused(
+                "first=parallel needs a directory that both hosts mount: give it with --storage here and at `dunlin receive`",
+            ));
+        }
         Ok(SourceOptions {
             to: request.to.clone(),
+            storage: request.storage.clone(),
+            storage_bandwidth: request.storage_bandwidth.map(BytesPerSec),
             strategy,
             bandwidth: request.bandwidth.map(BytesPerSec),
             downtime: Duration::from_micros(request.downtime_us),

@@ -39,6 +39,8 @@ pub struct ReceiveOptions {
     pub max_memory: Bytes,
     /// Populate all guest memory before the copy.
     pub populate: bool,
+    /// A directory that the source's host mounts, too.
+    pub storage: Option<PathBuf>,
     /// Where to write guest RAM when the guest has halted.
     pub dump_ram: Option<PathBuf>,
     /// Where the hand-over record is.

@@ -144,6 +144,7 @@ impl Receiving<'_> {
         if wanted.capabilities.contains(Capabilities::POST_COPY) {
             capabilities.set(Capabilities::POST_COPY, can_post_copy(config.kind));
         }
+        capabilities.set(Capabilities::STORAGE, self.options.storage.is_some());
         let offer = Offer {
             capabilities,
             max_memory: self.options.max_memory,
@@ -189,6 +190,7 @@ impl Receiving<'_> {
             link,
             incoming: self.incoming,
             populate: self.options.populate,
+            storage: self.options.storage.clone(),
             recorder: &mut recorder,
             handle: &handle,
             running: &|_guest: &Arc<AnyGuest>| eprintln!("dunlin: VM {name:?} runs here"),

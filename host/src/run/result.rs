@@ -37,7 +37,7 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.postcopy = postcopy(result);
     report.bytes = ByteCounts {
         migration: result.migration_bytes,
-        storage: 0,
+        storage: result.storage_bytes,
         fault: result.fault_bytes,
         control: result.control_bytes,
     };

@@ -143,6 +143,31 @@ fn a_segment_that_is_not_finished_is_not_there() {
     );
 }
 
+/// A page of zeros shifts all others against the pieces in which they are written.
+#[test]
+fn a_full_segment_is_no_longer_than_it_may_be() {
+    let pages = SEGMENT_PAGES_MAX + RUN_PAGES_MAX;
+    let root = tempfile::tempdir().unwrap();
+    let mut guest = vm(1);
+    guest.regions[0].pages = Pages(pages);
+    let directory = SessionDirectory::create(root.path(), guest).unwrap();
+    let source = memory(pages * PAGE_SIZE);
+    source.fill(run(1, pages - 1), noise).unwrap();
+    let mut writer = SegmentWriter::create(&directory, Kind::Static, 0).unwrap();
+    let mut next = 0;
+    while !writer.is_full() {
+        next += writer.add(&source, run(next, RUN_PAGES_MAX)).unwrap().0;
+    }
+    let written = writer.finish(true).unwrap();
+    assert!(
+        written.data.0 + RUN_PAGES_MAX > SEGMENT_PAGES_MAX,
+        "{} is not full",
+        written.data
+    );
+    let opened = SegmentReader::open(&directory, Kind::Static, 0).unwrap();
+    assert_eq!(opened.unwrap().pages(), (written.data, written.zero));
+}
+
 #[test]
 fn a_full_segment_takes_no_more() {
     let place = place();

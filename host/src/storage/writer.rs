@@ -33,6 +33,7 @@ pub struct SegmentWriter<'a> {
     buffer: AlignedPages,
     buffered: usize,
     copy: AlignedPages,
+    /// Pages of data in the file.
     data_pages: u64,
     zero_pages: u64,
 }
@@ -88,7 +89,8 @@ impl<'a> SegmentWriter<'a> {
 
     /// Whether it takes no more: the next page begins another segment.
     pub fn is_full(&self) -> bool {
-        self.data_pages + RUN_PAGES_MAX > SEGMENT_PAGES_MAX || self.entries.len() + BUFFER_PAGES > RUNS_MAX
+        let pages = self.data_pages + self.buffered as u64;
+        pages + RUN_PAGES_MAX > SEGMENT_PAGES_MAX || self.entries.len() + BUFFER_PAGES > RUNS_MAX
     }
 
     /// Adds the first pages of a run, at most [`RUN_PAGES_MAX`], as they are now: none if it is full. Says how many. Runs

@@ -1,10 +1,12 @@
 //! The source runner: carries out what [`Source`] decides.
 
 mod link;
+mod static_writer;
 mod worker;
 
 use worker::{RateMeter, Worker};
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -31,6 +33,7 @@ use crate::memory::GuestMemory;
 use crate::run::Clock;
 use crate::run::clock::nanos;
 use link::{LinkConfig, SharedSource, event_of, listen, open_fault, open_migration, serve_faults, tell_it_is_over};
+use static_writer::StaticWriter;
 
 /// A heartbeat is due when nothing was sent for this long (DESIGN: every second).
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -58,6 +61,10 @@ pub struct SourceOptions {
     pub strategy: Strategy,
     /// Limit for everything that goes over the network; none if absent.
     pub bandwidth: Option<BytesPerSec>,
+    /// A directory that both hosts mount, for strategies with a parallel first copy.
+    pub storage: Option<PathBuf>,
+    /// Limit for what is written there; none if absent.
+    pub storage_bandwidth: Option<BytesPerSec>,
     /// Longest downtime wanted.
     pub downtime: Duration,
     /// Most pre-copy rounds.
@@ -151,6 +158,8 @@ pub struct SourceResult {
     pub target: Option<TargetReport>,
     /// Bytes of page data on the migration channel.
     pub migration_bytes: u64,
+    /// Bytes of segments in the storage directory.
+    pub storage_bytes: u64,
     /// Bytes on the fault channel.
     pub fault_bytes: u64,
     /// Bytes of messages.
@@ -236,6 +245,7 @@ impl SourceRun<'_> {
                 scope,
                 migration: None,
                 listener: None,
+                static_writer: StaticWriter::none(),
                 fault_stream: None,
                 last_sent: Instant::now(),
                 verifying: None,
@@ -251,6 +261,7 @@ impl SourceRun<'_> {
             };
             let outcome = worker.work();
             worker.close();
+            worker.static_writer.finish();
             worker.result(outcome, started, steps_before, session)
         });
         if matches!(

@@ -3,6 +3,8 @@
 use super::*;
 use crate::channel::classify;
 use crate::memory::RunClass;
+use crate::storage::Vm;
+use dunlin_core::strategy::First;
 
 /// The runner's own state while it works.
 pub(super) struct Worker<'s, 'e, 'a, 'w> {
@@ -13,6 +15,7 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) scope: &'s Scope<'s, 'e>,
     pub(super) migration: Option<FrameSender>,
     pub(super) listener: Option<ScopedJoinHandle<'s, ()>>,
+    pub(super) static_writer: StaticWriter<'s>,
     pub(super) fault_stream: Option<Arc<Stream>>,
     pub(super) last_sent: Instant,
     pub(super) verifying: Option<Instant>,
@@ -124,6 +127,11 @@ impl Worker<'_, '_, '_, '_> {
             SourceAction::StartTracking => return self.guest_action(|guest| guest.start_tracking()),
             SourceAction::StopTracking => return self.guest_action(|guest| guest.stop_tracking()),
             SourceAction::ResumeGuest => return self.guest_action(|guest| guest.resume()),
+            SourceAction::StartStatic => return self.start_static(),
+            SourceAction::StopStatic => {
+                self.static_writer.stop();
+                Ok(())
+            }
             SourceAction::Pause => return self.pause(),
             SourceAction::Record(record) => return self.record(record),
             SourceAction::Wait { .. } | SourceAction::Finish(_) => return,
@@ -180,6 +188,7 @@ impl Worker<'_, '_, '_, '_> {
         let mut capabilities = Capabilities::RECONNECT;
         let options = self.run.options;
         capabilities.set(Capabilities::POST_COPY, options.strategy.can_post_copy());
+        capabilities.set(Capabilities::STORAGE, options.strategy.first == First::Parallel);
         capabilities.set(Capabilities::CHECKSUM, options.checksum);
         capabilities.set(Capabilities::VERIFY, options.verify);
         let regions = self.shared.lock().config().regions.clone();
@@ -381,6 +390,35 @@ impl Worker<'_, '_, '_, '_> {
         self.report(done);
     }
 
+    fn start_static(&mut self) {
+        let options = self.run.options;
+        let Some(storage) = &options.storage else {
+            // Refused before it began: the machine goes on without.
+            return self.shared.feed(SourceEvent::Failed);
+        };
+        let vm = Vm {
+            session: self.link.session,
+            id: self.run.vm,
+            regions: self.shared.lock().config().regions.clone(),
+        };
+        let bucket = TokenBucket::new(options.storage_bandwidth);
+        let place = (storage.as_path(), vm);
+        let started = self
+            .static_writer
+            .start(self.scope, place, self.memory, bucket, self.shared);
+        if let Err(error) = &started {
+            eprintln!(
+                "dunlin: there is no static copy, all pages go over the network: {}",
+                crate::run::chain(error)
+            );
+        }
+        self.shared.feed(if started.is_ok() {
+            SourceEvent::Done
+        } else {
+            SourceEvent::Failed
+        });
+    }
+
     fn record(&mut self, record: SourceRecord) {
         match self.run.recorder.record(record, self.link.session) {
             Ok(()) => self.shared.feed(SourceEvent::Done),
@@ -493,6 +531,7 @@ impl Worker<'_, '_, '_, '_> {
             source_gap,
             target: source.target_report().copied(),
             migration_bytes: migration,
+            storage_bytes: self.static_writer.bytes(),
             fault_bytes: self.link.fault.pages.load(Ordering::Relaxed),
             control_bytes: control.iter().sum(),
             postcopy_bytes: self.bytes_at_running.map_or(0, |at| migration - at),

@@ -1,13 +1,18 @@
 //! The target runner: carries out what [`Target`] decides.
 
 pub mod link;
+mod merge;
 mod populator;
 mod postcopy;
+mod static_reader;
 mod worker;
 
+use merge::Merge;
 use populator::Populator;
+use static_reader::StaticReader;
 use worker::Worker;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -133,6 +138,8 @@ pub struct TargetRun<'a> {
     pub incoming: &'a Receiver<Incoming>,
     /// Populate all memory before the copy.
     pub populate: bool,
+    /// A directory that both hosts mount.
+    pub storage: Option<PathBuf>,
     /// Where records go.
     pub recorder: &'a mut dyn TargetRecorder,
     /// How others reach it.
@@ -210,6 +217,7 @@ impl TargetRun<'_> {
             regions,
             protocol: self.protocol,
             verify,
+            static_copy: hello.capabilities.contains(Capabilities::STORAGE),
             network_timeout: hello.network_timeout.clamp(SHORTEST_SILENCE, LONGEST_SILENCE),
         };
         let target = Target::new(config, &mut received, &mut missing, clock.now())
@@ -246,6 +254,9 @@ impl TargetRun<'_> {
                 hello: &self.hello,
                 incoming: self.incoming,
                 populate: self.populate,
+                storage: self.storage,
+                merge: None,
+                static_reader: StaticReader::none(),
                 populator: Populator::new(),
                 recorder: self.recorder,
                 handle: self.handle,
@@ -269,6 +280,7 @@ impl TargetRun<'_> {
                 leftover: None,
             };
             let outcome = worker.work();
+            worker.static_reader.finish();
             let result = worker.result(outcome);
             over.store(true, Ordering::Release);
             stop_faults.store(true, Ordering::Release);

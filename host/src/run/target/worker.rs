@@ -2,11 +2,16 @@
 
 use super::populator::Populator;
 use super::*;
+use crate::storage::{SessionDirectory, Vm};
 
 pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) hello: &'e OwnedHello,
     pub(super) incoming: &'a Receiver<Incoming>,
     pub(super) populate: bool,
+    pub(super) storage: Option<PathBuf>,
+    /// If pages come by two channels before the guest runs here.
+    pub(super) merge: Option<Arc<Merge>>,
+    pub(super) static_reader: StaticReader<'s>,
     pub(super) populator: Populator<'s>,
     pub(super) recorder: &'a mut dyn TargetRecorder,
     pub(super) handle: &'a TargetHandle,
@@ -212,6 +217,12 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         run: Run,
     ) -> Result<(), FrameError> {
         let known = self.shared.lock().received().count_run(run);
+        let two_channels = self.merge.is_some();
+        if let Some(merge) = &self.merge
+            && header.kind != FrameKind::Announce
+        {
+            merge.claim(run);
+        }
         match header.kind {
             FrameKind::Pages => {
                 if known < run.count && !self.populate && !self.populator.is_told_of(run) {
@@ -220,7 +231,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 receiver.pages_into(memory, header)?;
             }
             // Fresh memory is zero already.
-            FrameKind::Zero if known > Pages::ZERO => memory.discard(run)?,
+            FrameKind::Zero if known > Pages::ZERO || two_channels => memory.discard(run)?,
             FrameKind::Zero => {}
             _ => {
                 if known == Pages::ZERO && !self.populate {
@@ -298,10 +309,12 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 self.event(recorded.map_err(|error| crate::run::chain(error.as_ref())))
             }
             TargetAction::PrepareMissing => {
+                self.static_reader.finish();
                 let prepared = self.prepare_missing();
                 self.outcome(prepared)
             }
             TargetAction::RestoreState => {
+                self.static_reader.finish();
                 let restored = self
                     .guest
                     .as_ref()
@@ -312,6 +325,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             TargetAction::FinishPostCopy => self.finish_post_copy(),
             TargetAction::CompareHashes => self.compare(),
             TargetAction::Discard => {
+                self.static_reader.finish();
                 self.populator.finish();
                 *self.uffd.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 self.guest = None;
@@ -413,6 +427,19 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         }
         let huge = !hello.capabilities.contains(Capabilities::POST_COPY);
         self.populator.start(self.scope, Arc::clone(memory), huge);
+        if let Some(storage) = &self.storage
+            && hello.capabilities.contains(Capabilities::STORAGE)
+        {
+            let vm = Vm {
+                session: hello.session,
+                id: hello.vm,
+                regions: hello.regions.clone(),
+            };
+            let merge = Arc::new(Merge::new(memory.end_gfn()));
+            let directory = SessionDirectory::open(storage, vm);
+            self.merge = Some(Arc::clone(&merge));
+            self.static_reader = StaticReader::start(self.scope, directory, Arc::clone(memory), merge, self.shared);
+        }
         self.guest = Some(guest);
         Ok(())
     }
