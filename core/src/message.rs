@@ -225,6 +225,9 @@ impl fmt::Display for Refusal {
                 f,
                 "the target speaks protocol versions {min} to {max}; use the same release on both hosts"
             ),
+            Self::Capabilities { lacking } if *lacking == Capabilities::STORAGE.bits() => f.write_str(
+                "the target knows no storage directory; start `dunlin receive` with --storage, or choose another strategy",
+            ),
             Self::Capabilities { lacking } => write!(
                 f,
                 "the target lacks what this strategy needs (capability bits {lacking:#x}); run `dunlin doctor` there, or choose another strategy"

@@ -3,6 +3,7 @@
 
 pub mod baseline;
 pub mod capability;
+pub mod mount;
 pub mod oracle;
 pub mod pairs;
 pub mod process;

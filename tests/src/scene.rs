@@ -256,6 +256,16 @@ impl Scene {
         }
     }
 
+    /// A folder of this name in the scene's, made if it is not there, as an argument.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn subfolder(&self, name: &str) -> anyhow::Result<String> {
+        let path = self.folder().join(name);
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(path.display().to_string())
+    }
+
     /// A path for a control socket.
     pub fn control(&self, name: &str) -> PathBuf {
         self.folder().join(format!("{name}.sock"))

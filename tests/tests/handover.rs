@@ -1,14 +1,12 @@
 //! Faults on the way, live: whatever dies before the guest has been given up, it runs on at the source, is still right,
 //! and can be moved again.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use dunlin::channel::{Direction, FaultProxy};
+use dunlin_tests::mount::SmallFolder;
 use dunlin_tests::oracle::{Verdict, expect_same_memory, expect_verified, with_enough_steps};
 use dunlin_tests::process::{Dunlin, Finished};
 use dunlin_tests::scene::{GuestOptions, Host, Kind, PATIENCE, Scene};
@@ -206,7 +204,7 @@ fn state_directory_of_the_target_is_full() -> anyhow::Result<()> {
     if !require(Capability::Root) {
         return Ok(());
     }
-    let full = FullFolder::new()?;
+    let full = SmallFolder::full()?;
     let state = full.path().to_string_lossy().into_owned();
     let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
     with_enough_steps(&options, STEPS, |options| {
@@ -295,12 +293,8 @@ fn receiver_told_to_stop_during_the_copy() -> anyhow::Result<()> {
 /// A guest in post-copy whose other side is killed: the scene, and the side that is left.
 fn left_alone_in_post_copy(kill_source: bool) -> anyhow::Result<(Scene, Host, Dunlin)> {
     let scene = Scene::new()?;
-    let state = scene.control("state").with_extension("dir");
-    fs::create_dir_all(&state)?;
-    let with_state = ["--state".to_owned(), state.display().to_string()];
-    let options = GuestOptions::new(kind(), "idle")
-        .with(["--fill", "random"])
-        .with(with_state.iter().map(String::as_str));
+    let state = scene.subfolder("state")?;
+    let options = GuestOptions::new(kind(), "idle").with(["--fill", "random", "--state", &state]);
     let mut source = scene.guest("source", &options)?;
     let mut target = scene.receiver("target", &[])?;
     let to = target.listening()?.to_owned();
@@ -350,41 +344,8 @@ fn source_given_up_by_hand_is_recorded_as_moved_away() -> anyhow::Result<()> {
     ensure!(resolved.code == Some(0), "{resolved}");
     let ended = source.process.wait(PATIENCE)?;
     ensure!(ended.code == Some(1), "the guest was lost, so not 0: {ended}");
-    let state = scene.control("state").with_extension("dir").display().to_string();
+    let state = scene.subfolder("state")?;
     let status = scene.dunlin(["status", "--json", "--state", &state])?.wait(PATIENCE)?;
     ensure!(status.json()?["state"] == "moved-away", "{status}");
     Ok(())
-}
-
-/// A file system with no byte left; gone at the end.
-struct FullFolder {
-    folder: tempfile::TempDir,
-}
-
-impl FullFolder {
-    fn new() -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", "size=16k", "tmpfs"])
-            .arg(folder.path());
-        ensure!(
-            mount.status().context("cannot start mount")?.success(),
-            "cannot mount a small file system"
-        );
-        let full = Self { folder };
-        // Written until nothing fits: the last write fails, as it should.
-        let _ = fs::write(full.path().join("filler"), vec![1; 1 << 20]);
-        Ok(full)
-    }
-
-    fn path(&self) -> PathBuf {
-        Path::new(self.folder.path()).to_owned()
-    }
-}
-
-impl Drop for FullFolder {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.folder.path()).status();
-    }
 }

@@ -8,7 +8,15 @@ use dunlin_tests::scene::{GuestOptions, Kind, Scene};
 use dunlin_tests::{Capability, require};
 use serde_json::Value;
 
-const STRATEGIES: [&str; 5] = ["precopy", "postcopy", "hybrid:1", "hybrid:2", "as-hybrid"];
+const STRATEGIES: [&str; 7] = [
+    "precopy",
+    "postcopy",
+    "hybrid:1",
+    "hybrid:2",
+    "as-hybrid",
+    "par-migrate",
+    "pa-hybrid,cut=reconnect",
+];
 const WORKLOADS: [&str; 6] = [
     "seq,rate=8000",
     "uniform,rate=8000",
@@ -27,6 +35,9 @@ const STEPS: u64 = 16_000;
 /// that may enter post-copy does.
 const LINK: [&str; 5] = ["--verify", "--bandwidth", "100MB/s", "--downtime", "1ms"];
 
+/// A static copy that takes half a second, so that rounds go on beside it.
+const STORAGE_LINK: [&str; 2] = ["--storage-bandwidth", "64MB/s"];
+
 /// Moves a guest through `hops` further processes while it runs and compares its memory in the end.
 fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()> {
     let steps = STEPS * u64::from(hops) / u64::from(options.vcpus);
@@ -34,10 +45,17 @@ fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()
         let scene = Scene::new()?;
         let mut holder = scene.guest("first", options)?;
         for hop in 0..hops {
-            let target = scene.receiver(&format!("hop-{hop}"), &[])?;
-            // Pre-copy of a busy guest ends by the default downtime, the others by their rule.
-            let link = if strategy == "precopy" { &LINK[..3] } else { &LINK[..] };
-            let report = scene.migrate(&holder, &target, strategy, link)?;
+            let storage = scene.subfolder("storage")?;
+            let storage = ["--storage", &storage];
+            let target = scene.receiver(&format!("hop-{hop}"), &storage)?;
+            let link = match strategy {
+                // Pre-copy of a busy guest ends by the default downtime, the others by their rule.
+                "precopy" => LINK[..3].to_vec(),
+                "par-migrate" => [&LINK[..3], &storage, &STORAGE_LINK].concat(),
+                _ if strategy.starts_with("pa-hybrid") => [&LINK[..], &storage, &STORAGE_LINK].concat(),
+                _ => LINK.to_vec(),
+            };
+            let report = scene.migrate(&holder, &target, strategy, &link)?;
             if !scene.status(&target).is_ok_and(|status| status["state"] == "running") {
                 return Ok(Verdict::HaltedBefore);
             }
@@ -60,6 +78,10 @@ fn expect_strategy(strategy: &str, report: &Value) -> anyhow::Result<()> {
         "postcopy" => ensure!(has_postcopy, "post-copy without post-copy: {report}"),
         "hybrid:1" => ensure!(has_postcopy && rounds == 1, "not one round, then post-copy: {report}"),
         "hybrid:2" => ensure!(has_postcopy && rounds == 2, "not two rounds, then post-copy: {report}"),
+        "par-migrate" => ensure!(
+            !has_postcopy && rounds >= 2 && report["bytes"]["storage"].as_u64() > Some(0),
+            "no static copy beside rounds: {report}"
+        ),
         // The rule decides by what it measures.
         _ => ensure!(rounds >= 1, "no round of pre-copy: {report}"),
     }
@@ -113,14 +135,24 @@ fn kvm_as_hybrid() {
 }
 
 #[test]
+fn kvm_par_migrate() {
+    check_matrix(5);
+}
+
+#[test]
+fn kvm_pa_hybrid() {
+    check_matrix(6);
+}
+
+#[test]
 fn thread_guest_by_every_strategy() {
     for (index, strategy) in STRATEGIES.iter().enumerate() {
-        let needs_faults = *strategy != "precopy";
+        let needs_faults = !matches!(*strategy, "precopy" | "par-migrate");
         if needs_faults && !require(Capability::Uffd) {
             continue;
         }
         let vcpus = VCPUS[index % VCPUS.len()];
-        let options = GuestOptions::new(Kind::Thread, WORKLOADS[index])
+        let options = GuestOptions::new(Kind::Thread, WORKLOADS[index % WORKLOADS.len()])
             .vcpus(vcpus)
             .with(["--fill", FILLS[index % FILLS.len()]]);
         if let Err(error) = check(&options, strategy, 1) {
