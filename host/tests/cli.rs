@@ -42,8 +42,8 @@ fn wrong_usage_says_what_to_do() {
             "write a larger size",
         ),
         (
-            "receive --control c --listen host:7000 --storage d".into(),
-            "leave it out",
+            "receive --control c --listen host:7000 --storage /nowhere/d".into(),
+            "make or mount it first",
         ),
         ("migrate --control c --to host:1 --strategy teleport".into(), "precopy"),
         (format!("{migrate} --to nowhere"), "cannot be used multiple times"),

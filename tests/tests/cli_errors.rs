@@ -125,7 +125,8 @@ fn migrations_nobody_can_mean() {
     let table: &[(&[&str], &[&str])] = &[
         (&["--strategy", "teleport"], &["teleport", "precopy"]),
         (&["--strategy", "hybrid"], &["hybrid"]),
-        (&["--strategy", "pa-hybrid"], &["first=parallel", "first=serial"]),
+        (&["--strategy", "pa-hybrid"], &["cut=both", "cut=fail or reconnect"]),
+        (&["--strategy", "par-migrate"], &["first=parallel", "--storage"]),
         (
             &["--strategy", "markov-sdf:0.5"],
             &["filter=markov:half", "filter=none"],

@@ -46,6 +46,12 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        if let Some(storage) = self.storage.as_ref().filter(|storage| !storage.is_dir()) {
+            return Err(CliError::Usage(format!(
+                "--storage: there is no directory {}: make or mount it first",
+                storage.display()
+            )));
+        }
         let max_memory = match self.max_memory {
             Some(Bytes(0)) => {
                 return Err(CliError::Usage(
