@@ -140,8 +140,23 @@ impl Scene {
         Dunlin::start_program(&self.program, self.folder(), args)
     }
 
+    /// The same in a network namespace, if one is named.
+    fn dunlin_in(&self, namespace: Option<&str>, args: Vec<String>) -> anyhow::Result<Dunlin> {
+        let Some(namespace) = namespace else {
+            return self.dunlin(args);
+        };
+        let words = ["netns", "exec", namespace].map(str::to_owned).into_iter();
+        let words = words.chain([display(&self.program)]).chain(args);
+        Dunlin::start_program(Path::new("ip"), self.folder(), words)
+    }
+
     /// Starts a guest whose control socket is called `name`, and waits until it runs.
     pub fn guest(&self, name: &str, options: &GuestOptions) -> anyhow::Result<Host> {
+        self.guest_in(None, name, options)
+    }
+
+    /// The same in a network namespace, if one is named.
+    pub fn guest_in(&self, namespace: Option<&str>, name: &str, options: &GuestOptions) -> anyhow::Result<Host> {
         let control = self.control(name);
         let mut args = options.args();
         args.extend([
@@ -152,7 +167,7 @@ impl Scene {
             "--json".into(),
         ]);
         let host = Host {
-            process: self.dunlin(args)?,
+            process: self.dunlin_in(namespace, args)?,
             control,
             listening: None,
         };
@@ -166,10 +181,22 @@ impl Scene {
 
     /// Starts a receiver at `address`, and waits until it listens.
     pub fn receiver_at(&self, name: &str, address: &str, extra: &[&str]) -> anyhow::Result<Host> {
+        self.receiver_in(None, name, address, extra)
+    }
+
+    /// The same in a network namespace, if one is named.
+    pub fn receiver_in(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+        address: &str,
+        extra: &[&str],
+    ) -> anyhow::Result<Host> {
         let control = self.control(name);
         let control_word = display(&control);
         let args = ["receive", "--listen", address, "--control", &control_word, "--json"];
-        let mut process = self.dunlin(args.iter().chain(extra))?;
+        let args = args.iter().chain(extra).map(|&word| word.to_owned()).collect();
+        let mut process = self.dunlin_in(namespace, args)?;
         let first = process.wait_for_schema("dunlin.receive.v1", PATIENCE)?;
         let listening = first["listening"]
             .as_str()
