@@ -29,9 +29,9 @@
 //! `cargo xtask bench choose` plays every candidate page by page on 180 loads (guests of 64 MiB that write 1/16 to all of their pages at
 //! random, in a circle or mostly a tenth of them, 0.2 to 2 times as fast as the link sends; with and without storage), 1620
 //! migrations. The likely time and bytes were 0.1 % off in the median. They were 39 % off at worst, where a rule that
-//! compares rounds meets a plateau and so waits for chance; with `rounds:N` less than 5 %. 99.8 % stayed within the interval.
-//! The choice cost at most 5 % more than the best candidate on 174 of the 180 loads (97 %), always `hybrid:1` on 76, Shah's rule on
-//! 36; of the six, five write in a circle, where it matters where in it the guest is.
+//! compares rounds meets a plateau and so waits for chance; with `rounds:N` less than 5 %. 99.7 % stayed within the interval.
+//! The choice cost at most 5 % more than the best candidate on 175 of the 180 loads (97 %), always `hybrid:1` on 76, Shah's rule on
+//! 36; of the other five, most write in a circle, where it matters where in it the guest is.
 
 mod baselines;
 mod choice;
