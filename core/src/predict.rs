@@ -113,6 +113,18 @@ impl fmt::Display for PredictError {
 
 impl core::error::Error for PredictError {}
 
+/// A write in a trace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Write {
+    /// The page.
+    pub gfn: Gfn,
+    /// The virtual CPU that wrote it.
+    pub vcpu: u16,
+    /// When.
+    pub at: Nanos,
+}
+
 /// Learns which pages are written, and says which will be.
 ///
 /// Give it windows or single writes, whichever it learns from; what it does not learn from it ignores. Times never go
@@ -133,6 +145,22 @@ pub trait Predictor {
     /// [`PredictError::NoRoom`].
     fn on_write(&mut self, _gfn: Gfn, _vcpu: u16, _at: Nanos) -> Result<(), PredictError> {
         Ok(())
+    }
+
+    /// Many writes at once, as a trace delivers them: the same as [`on_write`](Self::on_write) for each in turn, and faster where
+    /// the state is larger than the cache.
+    ///
+    /// # Errors
+    /// [`PredictError::NoRoom`], once for all.
+    fn on_writes(&mut self, writes: &[Write]) -> Result<(), PredictError> {
+        let mut left_out = 0;
+        for write in writes {
+            left_out += u64::from(self.on_write(write.gfn, write.vcpu, write.at).is_err());
+        }
+        match left_out {
+            0 => Ok(()),
+            pages => Err(PredictError::NoRoom { pages: Pages(pages) }),
+        }
     }
 
     /// Makes [`score`](Self::score) answer for writes after `now`, until `now` + `horizon`: computes once what all pages

@@ -127,7 +127,7 @@ fn hold_above<P: Predictor>(dirty: &PageSet<'_>, predictor: &P, threshold: Score
         for score in &scores[..pages.count_ones() as usize] {
             let bit = rest & rest.wrapping_neg();
             rest ^= bit;
-            higher |= if *score > threshold.0 { bit } else { 0 };
+            higher |= bit * u64::from(*score > threshold.0);
         }
         put(held, index, higher);
     }
@@ -156,9 +156,10 @@ fn hold_highest<P: Predictor>(
         for &key in here {
             let bit = left & left.wrapping_neg();
             left ^= bit;
-            let equal = key == threshold && equals_held > 0;
-            equals_held -= u64::from(equal);
-            chosen |= if key > threshold || equal { bit } else { 0 };
+            // Without branches, half of which would go the other way.
+            let equal = u64::from(key == threshold) & u64::from(equals_held > 0);
+            equals_held -= equal;
+            chosen |= bit * (u64::from(key > threshold) | equal);
         }
         put(held, index, chosen);
     }

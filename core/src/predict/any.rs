@@ -1,6 +1,6 @@
 //! One of the predictors, dispatched without pointers.
 
-use super::{Frequency, Hazard, Markov, Never, Ppm, PredictError, Predictor, Score, Successors};
+use super::{Frequency, Hazard, Markov, Never, Ppm, PredictError, Predictor, Score, Successors, Write};
 use crate::units::{Gfn, Nanos, Pages};
 
 /// One of the predictors, chosen at run time.
@@ -41,6 +41,10 @@ impl Predictor for AnyPredictor<'_> {
 
     fn on_write(&mut self, gfn: Gfn, vcpu: u16, at: Nanos) -> Result<(), PredictError> {
         each!(self, predictor => predictor.on_write(gfn, vcpu, at))
+    }
+
+    fn on_writes(&mut self, writes: &[Write]) -> Result<(), PredictError> {
+        each!(self, predictor => predictor.on_writes(writes))
     }
 
     fn aim(&mut self, now: Nanos, horizon: Nanos) {

@@ -4,7 +4,7 @@ mod shape;
 
 use super::fixed::{OCTAVE, log2_steps};
 use super::window::{Inside, bitmap_words, bits, no_room};
-use super::{PredictError, Predictor, Score};
+use super::{PredictError, Predictor, Score, Write};
 use crate::units::{Gfn, Nanos, Pages};
 use shape::{BINS, Shape};
 
@@ -20,6 +20,8 @@ const MEAN_SHIFT: u32 = 4;
 const MEAN_MAX: u32 = (1 << 24) - 1;
 /// Bitmap words, at most about, whose pages the shape is learned from: 2^16 pages say as much as all.
 const SAMPLED_WORDS: u64 = 1 << 10;
+/// Writes whose states are read ahead at once.
+const BATCH: usize = 32;
 /// Entries of the table of ages: 64 to the octave of ticks.
 const AGES: usize = 32 * OCTAVE as usize;
 /// The horizons a score looks at, in rounds.
@@ -74,6 +76,8 @@ pub struct Hazard<'a> {
     aimed_at: u32,
     pages: u64,
     overlooked: u64,
+    /// What reading ahead saw, kept only so that it is done.
+    read_ahead: u64,
 }
 
 /// What is known of a page, unpacked: 32 bits, 24, 4 and 2 of a word.
@@ -181,6 +185,7 @@ impl<'a> Hazard<'a> {
             aimed_at: 0,
             pages: pages.0,
             overlooked: 0,
+            read_ahead: 0,
         })
     }
 
@@ -312,6 +317,23 @@ impl Predictor for Hazard<'_> {
                 Ok(())
             }
             None => no_room(1, &mut self.overlooked),
+        }
+    }
+
+    fn on_writes(&mut self, writes: &[Write]) -> Result<(), PredictError> {
+        let mut left_out = 0;
+        for batch in writes.chunks(BATCH) {
+            // Reading all states first lets memory answer for them at the same time.
+            self.read_ahead = batch.iter().fold(0, |seen, write| {
+                seen | self.states.get(write.gfn.0 as usize).copied().unwrap_or(0)
+            });
+            for write in batch {
+                left_out += u64::from(self.on_write(write.gfn, write.vcpu, write.at).is_err());
+            }
+        }
+        match left_out {
+            0 => Ok(()),
+            pages => Err(PredictError::NoRoom { pages: Pages(pages) }),
         }
     }
 

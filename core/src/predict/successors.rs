@@ -1,7 +1,7 @@
 //! Which page is written after which: a table of the likeliest successors, from writes in their true order.
 
 use super::window::no_room;
-use super::{PredictError, Predictor, Score};
+use super::{PredictError, Predictor, Score, Write};
 use crate::units::{Gfn, Nanos, Pages};
 
 /// Successors kept for each page.
@@ -14,6 +14,8 @@ const AGEING_SHIFT: u32 = 4;
 const COUNTED: u64 = 4095;
 /// Clears what a shift carried over from the neighbouring count.
 const AGED_MASK: u64 = 0x0fff_0fff_0fff_0fff;
+/// Writes whose rows are read ahead at once.
+const BATCH: usize = 32;
 /// Virtual CPUs that are told apart.
 const VCPUS: usize = 64;
 /// A walk ends when it is this unlikely to get there, in units of 2⁻²⁴.
@@ -46,6 +48,8 @@ pub struct Successors<'a> {
     /// Which aim's marks are valid.
     aim: u8,
     overlooked: u64,
+    /// What reading ahead saw, kept only so that it is done.
+    read_ahead: u64,
 }
 
 /// A page's row: successors by number in two words, their four counts of 16 bits in the third, the fourth [`Mark`].
@@ -103,6 +107,7 @@ impl<'a> Successors<'a> {
             last_at: Nanos::ZERO,
             aim: 0,
             overlooked: 0,
+            read_ahead: 0,
         })
     }
 
@@ -209,6 +214,23 @@ impl Predictor for Successors<'_> {
             Self::count(&mut self.rows[(before - 1) as usize], gfn.0 as u32);
         }
         Ok(())
+    }
+
+    fn on_writes(&mut self, writes: &[Write]) -> Result<(), PredictError> {
+        let mut left_out = 0;
+        for batch in writes.chunks(BATCH) {
+            // Reading all rows first lets memory answer for them at the same time.
+            self.read_ahead = batch.iter().fold(0, |seen, write| {
+                seen | self.rows.get(write.gfn.0 as usize).map_or(0, |row| row[2])
+            });
+            for write in batch {
+                left_out += u64::from(self.on_write(write.gfn, write.vcpu, write.at).is_err());
+            }
+        }
+        match left_out {
+            0 => Ok(()),
+            pages => Err(PredictError::NoRoom { pages: Pages(pages) }),
+        }
     }
 
     fn aim(&mut self, _now: Nanos, horizon: Nanos) {

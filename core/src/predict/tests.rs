@@ -217,6 +217,38 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn many_writes_at_once_are_the_same_as_one_by_one(writes in prop::collection::vec((0..70u64, 0..3u16, 0..200u64), 0..300)) {
+        let pages = Pages(64);
+        let mut at = 0;
+        let writes: Vec<_> = writes.into_iter().map(|(page, vcpu, ms)| {
+            at += ms;
+            Write { gfn: Gfn(page), vcpu, at: Nanos::from_millis(at) }
+        }).collect();
+        let mut storages = [[(); 2].map(|()| vec![0; Hazard::words_needed(pages)]), [(); 2].map(|()| vec![0; Successors::words_needed(pages)])];
+        let [[a, b], [c, d]] = &mut storages;
+        let hazard = |words| AnyPredictor::Hazard(Hazard::new(words, pages).expect("storage fits"));
+        let successors = |words| AnyPredictor::Successors(Successors::new(words, pages).expect("storage fits"));
+        for [mut once, mut single] in [[hazard(a), hazard(b)], [successors(c), successors(d)]] {
+            let outside = writes.iter().filter(|write| write.gfn.0 >= 64).count() as u64;
+            let expected = if outside == 0 { Ok(()) } else { Err(PredictError::NoRoom { pages: Pages(outside) }) };
+            prop_assert_eq!(once.on_writes(&writes), expected);
+            for write in &writes {
+                let room = single.on_write(write.gfn, write.vcpu, write.at);
+                prop_assert_eq!(room.is_ok(), write.gfn.0 < 64);
+            }
+            prop_assert_eq!(once.overlooked(), single.overlooked());
+            for predictor in [&mut once, &mut single] {
+                predictor.aim(Nanos::from_millis(at), Nanos::from_millis(500));
+            }
+            for page in 0..64 {
+                prop_assert_eq!(once.score(Gfn(page)), single.score(Gfn(page)));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_cycle_in_true_order_is_walked_as_far_as_the_horizon() {
     let pages = Pages(10);

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use dunlin_core::order::filter::{HoldBack, hold_back, scratch_needed};
 use dunlin_core::pageset::{PageSet, words_needed};
-use dunlin_core::predict::{Hazard, Markov, Predictor, Successors};
+use dunlin_core::predict::{Hazard, Markov, Predictor, Successors, Write};
 use dunlin_core::units::{Gfn, Nanos, Pages};
 
 use super::super::figure::{Figure, Target};
@@ -18,6 +18,8 @@ const WRITES: usize = 1 << 21;
 /// A write every microsecond, windows of 50 ms.
 const WRITE_NS: u64 = 1000;
 const WINDOW_WRITES: usize = 50_000;
+/// Single writes handed over at a time.
+const EVENTS: usize = 256;
 const REPETITIONS: usize = 7;
 
 /// A guest of 8 GiB, of whose pages every other is dirty on average.
@@ -64,11 +66,17 @@ fn by_windows(pages: &[u64], clock: &mut Clock, written: &mut [u64], predictor: 
     }
 }
 
+/// Writes one after the other, handed over as many at a time as a ring of events delivers.
 fn by_writes(pages: &[u64], clock: &mut Clock, predictor: &mut impl Predictor) {
-    for &page in pages {
-        predictor
-            .on_write(Gfn(page), 0, clock.write())
-            .expect("room for every page");
+    let mut writes = Vec::with_capacity(EVENTS);
+    for events in pages.chunks(EVENTS) {
+        writes.clear();
+        writes.extend(events.iter().map(|&page| Write {
+            gfn: Gfn(page),
+            vcpu: 0,
+            at: clock.write(),
+        }));
+        predictor.on_writes(&writes).expect("room for every page");
     }
 }
 
