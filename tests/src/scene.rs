@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::process::{self, Dunlin, Finished};
+use crate::{Capability, require};
 
 /// Longest wait for anything that has no reason to take long, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,6 +23,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// A virtual machine where there are any; elsewhere a test says that it makes do with threads.
+    pub fn best() -> Self {
+        if require(Capability::Kvm) && require(Capability::Uffd) {
+            Self::Kvm
+        } else {
+            Self::Thread
+        }
+    }
+
     /// The value of `--kind`.
     pub const fn name(self) -> &'static str {
         match self {

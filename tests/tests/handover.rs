@@ -21,15 +21,6 @@ const SLOW: [&str; 2] = ["--bandwidth", "16MB/s"];
 /// Bytes after which the first copy is under way but far from its end.
 const MIDDLE: u64 = 6 << 20;
 
-/// A virtual machine where there are any; elsewhere the test says that it made do with threads.
-fn kind() -> Kind {
-    if require(Capability::Kvm) && require(Capability::Uffd) {
-        Kind::Kvm
-    } else {
-        Kind::Thread
-    }
-}
-
 /// A guest at its source, and a receiver behind a proxy that can break the connection.
 struct Story {
     source: Host,
@@ -86,7 +77,7 @@ fn survives(attempt: impl Fn(&mut Story) -> anyhow::Result<()>) -> anyhow::Resul
 }
 
 fn survives_with(receiver: &[&str], attempt: impl Fn(&mut Story) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let options = GuestOptions::new(Kind::best(), WORKLOAD).with(["--fill", "random"]);
     with_enough_steps(&options, STEPS, |options| {
         let mut story = Story::new(options, receiver)?;
         attempt(&mut story)?;
@@ -206,7 +197,7 @@ fn state_directory_of_the_target_is_full() -> anyhow::Result<()> {
     }
     let full = SmallFolder::full()?;
     let state = full.path().to_string_lossy().into_owned();
-    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let options = GuestOptions::new(Kind::best(), WORKLOAD).with(["--fill", "random"]);
     with_enough_steps(&options, STEPS, |options| {
         let scene = Scene::new()?;
         let mut source = scene.guest("source", options)?;
@@ -222,7 +213,7 @@ fn state_directory_of_the_target_is_full() -> anyhow::Result<()> {
 
 #[test]
 fn client_killed_and_the_migration_goes_on() -> anyhow::Result<()> {
-    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let options = GuestOptions::new(Kind::best(), WORKLOAD).with(["--fill", "random"]);
     with_enough_steps(&options, STEPS, |options| {
         let mut story = Story::new(options, &[])?;
         story.start("hybrid:1", &[])?.kill()?;
@@ -239,7 +230,7 @@ fn client_killed_and_the_migration_goes_on() -> anyhow::Result<()> {
 
 #[test]
 fn connection_cut_during_post_copy_is_made_again() -> anyhow::Result<()> {
-    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let options = GuestOptions::new(Kind::best(), WORKLOAD).with(["--fill", "random"]);
     with_enough_steps(&options, STEPS, |options| {
         let mut story = Story::new(options, &[])?;
         let mut migration = story.start("postcopy", &["--verify"])?;
@@ -259,7 +250,7 @@ fn connection_cut_during_post_copy_is_made_again() -> anyhow::Result<()> {
 /// up for; the target must hear of the source all that time.
 #[test]
 fn a_push_that_makes_up_for_demanded_pages_keeps_the_link() -> anyhow::Result<()> {
-    let options = GuestOptions::new(kind(), "seq")
+    let options = GuestOptions::new(Kind::best(), "seq")
         .memory("16MiB")
         .with(["--fill", "random"]);
     let scene = Scene::new()?;
@@ -294,7 +285,7 @@ fn receiver_told_to_stop_during_the_copy() -> anyhow::Result<()> {
 fn left_alone_in_post_copy(kill_source: bool) -> anyhow::Result<(Scene, Host, Dunlin)> {
     let scene = Scene::new()?;
     let state = scene.subfolder("state")?;
-    let options = GuestOptions::new(kind(), "idle").with(["--fill", "random", "--state", &state]);
+    let options = GuestOptions::new(Kind::best(), "idle").with(["--fill", "random", "--state", &state]);
     let mut source = scene.guest("source", &options)?;
     let mut target = scene.receiver("target", &[])?;
     let to = target.listening()?.to_owned();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use dunlin_tests::netns::Network;
 use dunlin_tests::oracle::{Verdict, expect_same_memory, expect_verified, with_enough_steps};
-use dunlin_tests::scene::{GuestOptions, Kind, PATIENCE, Scene};
+use dunlin_tests::scene::{GuestOptions, Host, Kind, PATIENCE, Scene};
 use dunlin_tests::{Capability, require};
 
 const WORKLOAD: &str = "uniform,rate=6000";
@@ -14,6 +14,19 @@ const STEPS: u64 = 20_000;
 
 fn can() -> bool {
     require(Capability::Netns) && require(Capability::Kvm) && require(Capability::Uffd)
+}
+
+fn busy_guest() -> GuestOptions {
+    GuestOptions::new(Kind::Kvm, WORKLOAD).with(["--fill", "random"])
+}
+
+/// A guest at one end of the link and a receiver at the other.
+fn hosts(network: &Network, guest: &GuestOptions, receiver: &[&str]) -> anyhow::Result<(Scene, Host, Host)> {
+    let scene = Scene::new()?;
+    let source = scene.guest_in(Some(network.source()), "source", guest)?;
+    let address = network.target_address();
+    let target = scene.receiver_in(Some(network.target()), "target", &address, receiver)?;
+    Ok((scene, source, target))
 }
 
 /// The link, not a limit of ours, decides how fast a round goes; the memory goes beside it.
@@ -25,11 +38,10 @@ fn a_static_copy_goes_past_a_slow_link() -> anyhow::Result<()> {
     let network = Network::new("100mbit")?;
     let options = GuestOptions::new(Kind::Kvm, "uniform,rate=1500").with(["--fill", "random"]);
     with_enough_steps(&options, STEPS / 4, |options| {
-        let scene = Scene::new()?;
-        let storage = scene.subfolder("storage")?;
-        let storage = ["--storage", &storage];
-        let mut source = scene.guest_in(Some(network.source()), "source", options)?;
-        let mut target = scene.receiver_in(Some(network.target()), "target", &network.target_address(), &storage)?;
+        let storage = tempfile::tempdir()?;
+        let storage = storage.path().to_string_lossy();
+        let storage = ["--storage", &*storage];
+        let (scene, mut source, mut target) = hosts(&network, options, &storage)?;
         let arguments = [&storage[..], &["--storage-bandwidth", "32MB/s", "--verify"]].concat();
         let report = scene.migrate(&source, &target, "par-migrate", &arguments)?;
         expect_verified(&report)?;
@@ -51,11 +63,8 @@ fn a_link_that_is_down_for_seconds_stops_post_copy_and_no_more() -> anyhow::Resu
         return Ok(());
     }
     let network = Network::new("200mbit")?;
-    let options = GuestOptions::new(Kind::Kvm, WORKLOAD).with(["--fill", "random"]);
-    with_enough_steps(&options, STEPS, |options| {
-        let scene = Scene::new()?;
-        let mut source = scene.guest_in(Some(network.source()), "source", options)?;
-        let mut target = scene.receiver_in(Some(network.target()), "target", &network.target_address(), &[])?;
+    with_enough_steps(&busy_guest(), STEPS, |options| {
+        let (scene, mut source, mut target) = hosts(&network, options, &[])?;
         let to = target.listening()?.to_owned();
         let arguments = ["--bandwidth", "8MB/s", "--network-timeout", "1s", "--verify"];
         let mut migration = scene.start_migration(&source, &to, "postcopy", &arguments)?;
@@ -80,11 +89,8 @@ fn a_link_that_goes_down_during_the_copy_costs_the_attempt() -> anyhow::Result<(
         return Ok(());
     }
     let network = Network::new("100mbit")?;
-    let options = GuestOptions::new(Kind::Kvm, WORKLOAD).with(["--fill", "random"]);
-    with_enough_steps(&options, STEPS, |options| {
-        let scene = Scene::new()?;
-        let mut source = scene.guest_in(Some(network.source()), "source", options)?;
-        let mut target = scene.receiver_in(Some(network.target()), "target", &network.target_address(), &[])?;
+    with_enough_steps(&busy_guest(), STEPS, |options| {
+        let (scene, mut source, mut target) = hosts(&network, options, &[])?;
         let to = target.listening()?.to_owned();
         let mut migration = scene.start_migration(&source, &to, "precopy", &["--network-timeout", "1s"])?;
         scene.poll_status(&mut target, |status| status["state"] == "pre-copy")?;

@@ -21,14 +21,6 @@ const MOST_OF_MEMORY: u64 = 30 << 20;
 /// The static copy of 32 MiB takes a second, all of it over the network not much longer.
 const LINKS: [&str; 5] = ["--verify", "--bandwidth", "32MB/s", "--storage-bandwidth", "32MB/s"];
 
-fn kind() -> Kind {
-    if require(Capability::Kvm) && require(Capability::Uffd) {
-        Kind::Kvm
-    } else {
-        Kind::Thread
-    }
-}
-
 /// A guest at its source, and a receiver that knows a storage directory.
 struct Story {
     source: Host,
@@ -43,7 +35,7 @@ fn arrives(
     on_the_way: impl Fn(&mut Story, &[PathBuf; 2]) -> anyhow::Result<()>,
     expect: impl Fn(&Story, &Finished, &Value) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let options = GuestOptions::new(Kind::best(), WORKLOAD).with(["--fill", "random"]);
     with_enough_steps(&options, STEPS, |options| {
         let scene = Scene::new()?;
         let folders = storage(&scene)?;
@@ -186,7 +178,7 @@ fn a_torn_segment_is_given_up() -> anyhow::Result<()> {
 fn a_target_without_the_directory_says_what_it_lacks() -> anyhow::Result<()> {
     let scene = Scene::new()?;
     let storage = scene.subfolder("storage")?;
-    let source = scene.guest("source", &GuestOptions::new(kind(), "idle"))?;
+    let source = scene.guest("source", &GuestOptions::new(Kind::best(), "idle"))?;
     let target = scene.receiver("target", &[])?;
     let to = target.listening()?.to_owned();
     let refused = scene
@@ -210,7 +202,7 @@ fn a_target_without_the_directory_says_what_it_lacks() -> anyhow::Result<()> {
 
 #[test]
 fn a_cancelled_copy_leaves_nothing_and_the_guest_moves_later() -> anyhow::Result<()> {
-    let options = GuestOptions::new(kind(), WORKLOAD).with(["--fill", "random"]);
+    let options = GuestOptions::new(Kind::best(), WORKLOAD).with(["--fill", "random"]);
     with_enough_steps(&options, STEPS, |options| {
         let scene = Scene::new()?;
         let storage = scene.subfolder("storage")?;
