@@ -341,12 +341,22 @@ fn hazard_lets_silent_pages_go_cold() {
     let mut storage = vec![0; Hazard::words_needed(pages)];
     let mut hazard = Hazard::new(&mut storage, pages).expect("storage fits");
     for number in 1..=2000_u64 {
-        // All pages every 200 ms; after 20 s only the second word goes on.
+        // All pages every 200 ms; those of the first word fall silent one after the other, the last of them after 20 s.
         let due = if number % 4 == 0 { u64::MAX } else { 0 };
-        let window = [if number <= 400 { due } else { 0 }, due];
+        let silent = (number + 4 * 63).saturating_sub(400).div_ceil(4).min(64);
+        let window = [due & u64::MAX.checked_shr(silent as u32).unwrap_or(0), due];
         hazard
             .on_window(&window, Nanos::from_millis(50 * number))
             .expect("room for every page");
+        if number == 420 {
+            // The last to fall silent, five means ago: none of the others was ever written after so long.
+            hazard.aim(Nanos::from_secs(21), Nanos::from_secs(1));
+            assert!(
+                hazard.score(Gfn(0)) < Score(Score::EVEN.0 / 2),
+                "{:?}",
+                hazard.score(Gfn(0))
+            );
+        }
     }
     hazard.aim(Nanos::from_secs(100), Nanos::from_secs(1));
     assert_eq!(hazard.score(Gfn(0)), Score::NONE, "idle for 400 of its means");
