@@ -89,8 +89,12 @@ impl<'a> SegmentWriter<'a> {
 
     /// Whether it takes no more: the next page begins another segment.
     pub fn is_full(&self) -> bool {
-        let pages = self.data_pages + self.buffered as u64;
-        pages + RUN_PAGES_MAX > SEGMENT_PAGES_MAX || self.entries.len() + BUFFER_PAGES > RUNS_MAX
+        self.data().0 + RUN_PAGES_MAX > SEGMENT_PAGES_MAX || self.entries.len() + BUFFER_PAGES > RUNS_MAX
+    }
+
+    /// Pages with data so far.
+    pub fn data(&self) -> Pages {
+        Pages(self.data_pages + self.buffered as u64)
     }
 
     /// Adds the first pages of a run, at most [`RUN_PAGES_MAX`], as they are now: none if it is full. Says how many. Runs
@@ -127,7 +131,11 @@ impl<'a> SegmentWriter<'a> {
         Ok(())
     }
 
-    fn add_zeros(&mut self, run: Run) {
+    /// Adds a run of pages that are known to be zero, however long: at most [`u32::MAX`] pages.
+    ///
+    /// # Panics
+    /// If it is longer.
+    pub fn add_zeros(&mut self, run: Run) {
         self.zero_pages += run.count.0;
         let before = self
             .entries

@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use dunlin_core::migrate::SourceEvent;
 use dunlin_core::pageset::Run;
-use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
+use dunlin_core::units::{Gfn, Pages};
 
 use super::link::SharedSource;
 use crate::channel::{Cancel, TokenBucket, Wait};
-use crate::memory::GuestMemory;
-use crate::storage::{Kind, SegmentWriter, SessionDirectory, StorageError, Vm, leftovers};
+use crate::memory::{GuestMemory, RunClass};
+use crate::storage::{Kind, SegmentWriter, SessionDirectory, StorageError, Vm, Written, leftovers};
 
 /// A folder in which nothing was written for this long belongs to no migration that goes on.
 const ABANDONED: Duration = Duration::from_secs(3600);
+/// Pages whose zeros are looked for at a time.
+const LOOK_PAGES: usize = 4096;
 /// Nothing waits for the rate limit this long: it ends with the copy.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
@@ -113,33 +115,69 @@ fn write(
     bucket: &TokenBucket,
     job: &Job,
 ) -> Result<(), StorageError> {
-    let mut sequence = 0;
-    let mut segment = SegmentWriter::create(directory, Kind::Static, sequence)?;
+    let mut segments = Segments::begin(directory)?;
+    let mut pieces = Vec::new();
     for region in memory.layout().regions() {
-        let mut next = region.first;
-        while next < region.end() {
-            if job.stop.load(Ordering::Acquire) {
-                return Ok(());
-            }
-            let rest = Run::new(next, Pages(region.end().0 - next.0));
-            let taken = segment.add(memory, rest)?;
-            if taken == Pages::ZERO {
-                let written = segment.finish(false)?;
-                job.bytes.fetch_add(written.bytes.0, Ordering::Relaxed);
-                sequence += 1;
-                segment = SegmentWriter::create(directory, Kind::Static, sequence)?;
-                continue;
-            }
-            next = Gfn(next.0 + taken.0);
-            if bucket
-                .wait_for(taken.0 * PAGE_SIZE, Wait::within(PATIENCE, &job.cancel))
-                .is_err()
-            {
-                return Ok(());
+        for first in (region.first.0..region.end().0).step_by(LOOK_PAGES) {
+            let count = (region.end().0 - first).min(LOOK_PAGES as u64);
+            pieces.clear();
+            memory.classify_runs(Run::new(Gfn(first), Pages(count)), |piece, class| {
+                pieces.push((piece, class))
+            })?;
+            for &(piece, class) in &pieces {
+                match class {
+                    // What never came into being need not be looked at, and a page that is written now is dirty.
+                    RunClass::Zero => segments.current.add_zeros(piece),
+                    RunClass::Data => segments.add(memory, piece, bucket, job)?,
+                }
+                if job.stop.load(Ordering::Acquire) {
+                    return Ok(());
+                }
             }
         }
     }
-    let written = segment.finish(true)?;
-    job.bytes.fetch_add(written.bytes.0, Ordering::Relaxed);
+    count(segments.current.finish(true)?, job);
     Ok(())
+}
+
+/// One segment after the other.
+struct Segments<'a> {
+    directory: &'a SessionDirectory,
+    current: SegmentWriter<'a>,
+    sequence: u32,
+}
+
+impl<'a> Segments<'a> {
+    fn begin(directory: &'a SessionDirectory) -> Result<Self, StorageError> {
+        Ok(Self {
+            directory,
+            current: SegmentWriter::create(directory, Kind::Static, 0)?,
+            sequence: 0,
+        })
+    }
+
+    /// Writes a run no faster than the limit allows, or a part of it if the copy is stopped.
+    fn add(&mut self, memory: &GuestMemory, run: Run, bucket: &TokenBucket, job: &Job) -> Result<(), StorageError> {
+        let mut rest = run;
+        while rest.count > Pages::ZERO {
+            if self.current.is_full() {
+                let next = SegmentWriter::create(self.directory, Kind::Static, self.sequence + 1)?;
+                let full = std::mem::replace(&mut self.current, next);
+                self.sequence += 1;
+                count(full.finish(false)?, job);
+            }
+            let before = self.current.data();
+            let taken = self.current.add(memory, rest)?;
+            rest = Run::new(Gfn(rest.first.0 + taken.0), Pages(rest.count.0 - taken.0));
+            let written = Pages(self.current.data().0 - before.0).bytes();
+            if bucket.wait_for(written.0, Wait::within(PATIENCE, &job.cancel)).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn count(written: Written, job: &Job) {
+    job.bytes.fetch_add(written.bytes.0, Ordering::Relaxed);
 }
