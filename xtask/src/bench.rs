@@ -16,6 +16,7 @@ mod switch;
 mod tracking;
 
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::sync::Mutex;
 
 use anyhow::ensure;
@@ -41,7 +42,8 @@ struct Group {
 
 /// What the groups share.
 struct Setting {
-    dunlin: dunlin::Dunlin,
+    /// Built when the first group asks for it.
+    dunlin: LazyLock<dunlin::Dunlin>,
     /// What groups have to show beside their figures.
     tables: Mutex<Vec<Table>>,
 }
@@ -98,7 +100,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         "no group of figures has such a name; there are: {names}"
     );
     let setting = Setting {
-        dunlin: dunlin::Dunlin::build()?,
+        dunlin: LazyLock::new(|| dunlin::Dunlin::build().unwrap_or_else(|error| panic!("{error:#}"))),
         tables: Mutex::default(),
     };
     let mut figures = Vec::new();
