@@ -104,8 +104,8 @@ fn times(a: u64, b: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Decision;
     use super::super::tests::round;
+    use super::super::{Decision, Reason};
     use super::*;
     use crate::units::{Nanos, Pages};
 
@@ -140,6 +140,12 @@ mod tests {
             [Decision::Continue, Decision::Continue, Decision::PostCopy]
         );
         assert_eq!(decisions[2].score_milli, 370);
+        let none_allowed = SwitchSetting {
+            max_rounds: 0,
+            ..setting
+        };
+        let verdict = Dyn::new(&none_allowed).on_round(&round(1, 1000, 370, 1));
+        assert_eq!(verdict.reason, Reason::RoundsDone { rounds: 1 }, "the first is over");
     }
 
     #[test]

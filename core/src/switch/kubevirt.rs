@@ -288,6 +288,31 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_values_the_largest_is_dropped() {
+        // Stalled at 40 s. Of 70 values that descend to 831 the last 64 are kept, and relaxing at 80 s takes the smallest.
+        let mut rule = KubevirtStall::new(Nanos::from_secs(40), MEMORY);
+        let mut end = |millis: u64, dirty| {
+            rule.on_round(&RoundEnd {
+                round: 1,
+                sent: Pages(1000),
+                dirty: Pages(dirty),
+                previous_dirty: Pages(dirty),
+                duration: Nanos::from_secs(1),
+                elapsed: Nanos::from_millis(millis),
+            })
+            .reason
+        };
+        end(0, 500);
+        let best = Pages(500);
+        assert_eq!(end(40_000, 900), Reason::StallNotMinimum { best });
+        for number in 0..70 {
+            assert_eq!(end(41_000 + number, 900 - number), Reason::StallNotMinimum { best });
+        }
+        assert_eq!(end(80_000, 2000), Reason::StallNotMinimum { best: Pages(831) });
+        assert_eq!(rule.forgotten(), 7);
+    }
+
+    #[test]
     fn nothing_sent_says_nothing() {
         let mut rule = KubevirtStall::new(Nanos::ZERO, MEMORY);
         let nothing = RoundEnd {

@@ -191,5 +191,7 @@ mod tests {
         let all = u64::MAX;
         assert_eq!(first_switch(&[(all, all), (1, all), (1, all), (1, all)]), Some(3));
         assert_eq!(first_switch(&[(all, 0), (all, 1), (all, all - 1)]), None);
+        // Both counts are read as the largest that is exact.
+        assert_eq!(first_switch(&[(all - 1, all); 5]), None);
     }
 }

@@ -178,6 +178,18 @@ mod tests {
     }
 
     #[test]
+    fn a_page_left_behind_costs_its_own_time_as_well() {
+        // 7.7 % a round: eight rounds send 6.146 times what is left and leave 0.527 of it. Waiting pays if a page left behind costs
+        // more than 6.146 / (0.75 − 0.527) = 27.5 page times: 27.88 is enough, and 26.88, what its faults cost, would not be.
+        let dirty: Vec<u64> = (0..12).map(|n| (1e12 * 0.923f64.powi(n)) as u64).collect();
+        let waits = Reason::OptimalWaits {
+            rounds: 8,
+            factor_milli: 922,
+        };
+        assert_eq!(verdicts(&SETTING, &dirty)[11].reason, waits);
+    }
+
+    #[test]
     fn progress_that_costs_more_than_it_saves_is_left() {
         // 5 % a round: eight rounds send 6.7 times what is left and leave 0.66 of it, 25.2 in all.
         let dirty: Vec<u64> = (0..4).map(|n| (1e9 * 0.95f64.powi(n)) as u64).collect();
@@ -198,6 +210,11 @@ mod tests {
         // A hundred times as many do not fit for long.
         let many = verdicts(&SETTING, &[33_200, 32_536, 31_885, 31_247]);
         assert_eq!(many[3].decision, Decision::PostCopy);
+    }
+
+    #[test]
+    fn nothing_left_is_nothing_to_save() {
+        assert_eq!(first_switch(&[0; 3]), Some(3));
     }
 
     #[test]

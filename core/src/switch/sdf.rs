@@ -142,6 +142,12 @@ mod tests {
         assert_eq!(verdict(290).decision, Decision::Continue);
         let free = Sdf::auto(Nanos::ZERO).on_round(&end(50));
         assert_eq!(free.decision, Decision::PostCopy, "faults that cost nothing: α = 1");
+        let nothing_sent = Sdf::auto(Nanos::from_micros(500)).on_round(&round(3, 0, 60, 33));
+        let no_cost = Reason::SdfTooLittle {
+            sdf_milli: 0,
+            alpha_milli: 0,
+        };
+        assert_eq!(nothing_sent.reason, no_cost);
     }
 
     #[test]

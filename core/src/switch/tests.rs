@@ -2,12 +2,17 @@
 //! histories, division instead of cross-multiplication.
 
 mod model;
+#[expect(clippy::float_arithmetic, reason = "a model in floating point")]
+mod optimal;
+pub(super) use optimal::quantiles;
 
 use super::{Decision, Reason, RoundEnd, SwitchSetting, Switcher, Verdict};
 use crate::strategy::{Alpha, SwitchRule};
 use crate::units::{BytesPerSec, Nanos, Pages, Ratio};
+use core::cell::Cell;
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::test_runner::TestRunner;
 use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
@@ -304,6 +309,46 @@ fn setting() -> impl Strategy<Value = SwitchSetting> {
                 dirty_rate_before,
             },
         )
+}
+
+#[test]
+fn optimal_decides_like_its_model() {
+    let (asked, unsure) = (Cell::new(0), Cell::new(0));
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(6000));
+    let histories = prop_oneof![1 => history(), 4 => optimal::developments()];
+    let done = runner.run(&(histories, setting()), |(history, setting)| {
+        let mut switcher = Switcher::new(SwitchRule::Optimal, setting);
+        for (end, count) in history.iter().zip(1..) {
+            let (verdict, history) = (switcher.on_round(end), &history[..count]);
+            let possible = optimal::possible(&setting, history);
+            asked.set(asked.get() + 1);
+            unsure.set(unsure.get() + u32::from(possible.len() > 1));
+            let decide = |&says: &Decision| model::decide_by(says, SwitchRule::Optimal, &setting, history);
+            let decisions: Vec<Decision> = possible.iter().map(decide).collect();
+            prop_assert!(
+                decisions.contains(&verdict.decision),
+                "round {}: {:?} {}",
+                count,
+                decisions,
+                verdict.reason
+            );
+            let scores = optimal::scores(history);
+            prop_assert!(
+                scores.contains(&(verdict.score_milli as f64)),
+                "round {}: {} is not in {:?}",
+                count,
+                verdict.score_milli,
+                scores
+            );
+        }
+        Ok(())
+    });
+    done.unwrap_or_else(|error| panic!("{error}"));
+    let (asked, unsure) = (asked.get(), unsure.get());
+    assert!(
+        unsure * 20 < asked,
+        "the model knows no answer in {unsure} of {asked} rounds"
+    );
 }
 
 proptest! {

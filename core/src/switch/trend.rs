@@ -8,9 +8,9 @@ const STEPS: usize = 16;
 /// By what the spread of so many steps the mean must be above a bound, in hundredths: quantiles of Student's t for 1 to 15 degrees of
 /// freedom, exceeded by chance in 2 of 10 000 cases. Several windows are tried in each of many rounds, so each must be this sure.
 const STUDENT: [i64; STEPS - 1] = [
-    159_071, 4999, 1760, 1092, 836, 707, 631, 581, 546, 520, 500, 485, 472, 462, 453,
+    159_155, 4998, 1760, 1092, 836, 707, 631, 581, 546, 520, 500, 485, 472, 462, 453,
 ];
-/// The spread of a step that is taken for granted before one is seen: 15 %, log2(1.15) ≈ 0.2164 with weight of so many steps.
+/// The spread of a step that is taken for granted before one is seen: 15 % of the level, 0.15 / ln 2 ≈ 0.2164, with the weight of so many steps.
 const SPREAD: i64 = 226_914;
 const SPREAD_WEIGHT: i64 = 4;
 /// How far above an earlier level a rise must lead, in squared spreads. A walk that falls by d per step and has the spread s ever
@@ -156,6 +156,7 @@ const fn deviation(count: i64, sum: i64, squares: i64) -> i64 {
 #[cfg(test)]
 #[expect(clippy::float_arithmetic, reason = "compared with floating point")]
 mod tests {
+    use super::super::tests::quantiles;
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -172,6 +173,13 @@ mod tests {
     }
 
     #[test]
+    fn quantiles_are_those_of_students_t() {
+        for (&quantile, exact) in STUDENT.iter().zip(quantiles()) {
+            assert_eq!(quantile as f64, (exact * 100.0).round());
+        }
+    }
+
+    #[test]
     fn a_level_that_stays_proves_itself_after_two_steps() {
         assert_eq!(updates(&[700, 700, 700]), [None, None, Some((0, Evidence::Steady))]);
         assert_eq!(last(&[1024, 512, 256]), (-ONE, Evidence::Steady));
@@ -180,9 +188,9 @@ mod tests {
 
     #[test]
     fn spread_leaves_room_for_better() {
-        // Steps −1, −2, −3: mean −2, spread 1, 49.99/√3 = 28.86 below.
+        // Steps −1, −2, −3: mean −2, spread 1, 49.98/√3 = 28.86 below.
         let (bound, evidence) = last(&[1 << 20, 1 << 19, 1 << 17, 1 << 14]);
-        let expected = -(2.0 + 49.99 / 3f64.sqrt()) * ONE as f64;
+        let expected = -(2.0 + 49.98 / 3f64.sqrt()) * ONE as f64;
         assert!((bound as f64 - expected).abs() < 30.0, "{bound} {expected}");
         assert_eq!(evidence, Evidence::Steady);
     }

@@ -158,7 +158,7 @@ fn dynamic_rounds(first: &RoundEnd, setting: &SwitchSetting) -> u32 {
 }
 
 /// In 1/65536 pages per second.
-fn smoothed_bandwidth(history: &[RoundEnd]) -> Option<u128> {
+pub(super) fn smoothed_bandwidth(history: &[RoundEnd]) -> Option<u128> {
     let rates = history
         .iter()
         .filter(|end| end.duration.0 > 0)
@@ -215,8 +215,8 @@ fn says(rule: SwitchRule, setting: &SwitchSetting, history: &[RoundEnd]) -> Deci
         SwitchRule::Never | SwitchRule::Qemu => false,
         SwitchRule::Rounds(count) => rounds >= count,
         SwitchRule::Lambda => lambda_says_switch(history),
-        // Its parts have models of their own.
-        SwitchRule::Optimal => unreachable!("not decided here"),
+        // Its model knows no exact answer where it is on the edge.
+        SwitchRule::Optimal => unreachable!("decided beside this"),
         SwitchRule::Sdf(alpha) => return sdf_says(end, Fraction::new(alpha.milli().into(), 1000)),
         SwitchRule::SdfAuto => return sdf_says(end, auto_alpha(end, setting.fault_stall)),
         SwitchRule::Dyn => rounds >= dynamic_rounds(&history[0], setting),
@@ -248,13 +248,18 @@ fn downtime(rule: SwitchRule, setting: &SwitchSetting, rounds: usize) -> u64 {
 }
 
 pub(super) fn decide(rule: SwitchRule, setting: &SwitchSetting, history: &[RoundEnd]) -> Decision {
+    decide_by(says(rule, setting, history), rule, setting, history)
+}
+
+/// The three tests, with what the rule says.
+pub(super) fn decide_by(says: Decision, rule: SwitchRule, setting: &SwitchSetting, history: &[RoundEnd]) -> Decision {
     if (history.len() as u32) < setting.static_done_after {
         return Decision::Continue;
     }
     if fits(history, downtime(rule, setting, history.len())) {
         return Decision::StopCopy;
     }
-    match says(rule, setting, history) {
+    match says {
         Decision::Continue if history.len() as u32 >= setting.max_rounds => match rule {
             SwitchRule::Never | SwitchRule::Xen => Decision::StopCopy,
             SwitchRule::Qemu => Decision::Continue,
