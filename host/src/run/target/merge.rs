@@ -11,6 +11,9 @@ use super::SharedTarget;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::storage::Content;
 
+#[cfg(test)]
+pub(super) mod tests;
+
 /// Pages under one lock: those of one word of a bitmap.
 const STRIPE_PAGES: u64 = 64;
 /// Locks; stripes share them.
@@ -111,28 +114,4 @@ fn runs_of(stripe: usize, mut bits: u64) -> impl Iterator<Item = Run> {
         bits &= !(u64::MAX.checked_shr(u64::BITS - count).unwrap_or(0) << from);
         Some(Run::new(Gfn(base + u64::from(from)), Pages(u64::from(count))))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn stripes_are_the_pages_of_the_run(first in 0..300u64, count in 1..300u64) {
-            let run = Run::new(Gfn(first), Pages(count));
-            let pages: Vec<u64> = stripes(run)
-                .flat_map(|(stripe, mask)| (0..64).filter(move |bit| mask >> bit & 1 == 1).map(move |bit| stripe as u64 * 64 + bit))
-                .collect();
-            prop_assert_eq!(pages, (first..first + count).collect::<Vec<_>>());
-        }
-
-        #[test]
-        fn runs_are_the_bits(bits: u64) {
-            let pages: Vec<u64> = runs_of(3, bits).flat_map(|run| run.first.0..run.end().0).collect();
-            prop_assert_eq!(pages, (0..64).filter(|bit| bits >> bit & 1 == 1).map(|bit| 192 + bit).collect::<Vec<_>>());
-        }
-    }
 }

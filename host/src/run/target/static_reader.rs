@@ -133,3 +133,182 @@ impl Work<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use dunlin_core::message::{SessionId, VmId};
+    use dunlin_core::migrate::{TargetAction, TargetMessage};
+    use dunlin_core::pageset::Run;
+    use dunlin_core::units::{Gfn, Pages};
+
+    use super::super::merge::tests::shared;
+    use super::*;
+    use crate::memory::tests::{memory, noise, run};
+    use crate::storage::{SegmentWriter, Vm};
+
+    const MIB: u64 = 1 << 20;
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Ends the threads also if a test fails beside them.
+    struct Ended<'s>(StaticReader<'s>);
+
+    impl Drop for Ended<'_> {
+        fn drop(&mut self) {
+            self.0.finish();
+        }
+    }
+
+    /// A target that waits for pages, and a directory for its static copy.
+    struct Scene {
+        root: tempfile::TempDir,
+        directory: SessionDirectory,
+        source: GuestMemory,
+        memory: Arc<GuestMemory>,
+        shared: SharedTarget<'static>,
+    }
+
+    fn scene() -> Scene {
+        let root = tempfile::tempdir().unwrap();
+        let (source, memory) = (memory(MIB), Arc::new(memory(MIB)));
+        source.fill(run(0, 256), noise).unwrap();
+        source.discard(run(100, 20)).unwrap();
+        let shared = shared(&memory);
+        let vm = Vm {
+            session: SessionId(1),
+            id: VmId(9),
+            regions: crate::run::vm::regions(memory.layout()),
+        };
+        let directory = SessionDirectory::create(root.path(), vm).unwrap();
+        for _ in 0..3 {
+            assert!(!matches!(poll(&shared), TargetAction::Wait { .. }));
+            shared.feed(TargetEvent::Done);
+        }
+        assert!(matches!(poll(&shared), TargetAction::Wait { .. }));
+        Scene {
+            root,
+            directory,
+            source,
+            memory,
+            shared,
+        }
+    }
+
+    fn poll(shared: &SharedTarget<'_>) -> TargetAction {
+        let now = shared.now();
+        shared.lock().poll(now)
+    }
+
+    fn wait_for<T>(look: impl Fn() -> Option<T>) -> T {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < until, "it never happens");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    impl Scene {
+        fn write(&self, sequence: u32, pages: Run, last: bool) {
+            let mut writer = SegmentWriter::create(&self.directory, Kind::Static, sequence).unwrap();
+            assert_eq!(writer.add(&self.source, pages).unwrap(), pages.count);
+            writer.finish(last).unwrap();
+        }
+
+        fn read(&self, meanwhile: impl FnOnce()) {
+            std::thread::scope(|scope| {
+                let merge = Arc::new(Merge::new(self.memory.end_gfn()));
+                let directory = SessionDirectory::open(self.root.path(), self.directory.vm().clone());
+                let reader = StaticReader::start(scope, directory, Arc::clone(&self.memory), merge, &self.shared);
+                let _ended = Ended(reader);
+                meanwhile();
+            });
+        }
+
+        fn received(&self) -> Pages {
+            self.shared.lock().received().len()
+        }
+
+        /// What the source is told of the copy.
+        fn told(&self) -> TargetMessage {
+            wait_for(|| match poll(&self.shared) {
+                TargetAction::Send(message) => Some(message),
+                _ => None,
+            })
+        }
+    }
+
+    /// The last segment is there before the first: it is not the end.
+    #[test]
+    fn the_copy_ends_when_every_segment_is_merged() {
+        let scene = scene();
+        scene.write(2, run(200, 56), true);
+        scene.write(1, run(90, 110), false);
+        scene.read(|| {
+            // One thread waits for the first segment, the other takes the two that are there.
+            wait_for(|| (scene.received() == Pages(166)).then_some(()));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(
+                matches!(poll(&scene.shared), TargetAction::Wait { .. }),
+                "a part of it is the whole"
+            );
+            scene.write(0, run(0, 90), false);
+            assert_eq!(scene.told(), TargetMessage::StaticMerged);
+        });
+        let all = run(0, 256);
+        assert_eq!(scene.received(), all.count);
+        assert_eq!(scene.memory.hash_run(all).unwrap(), scene.source.hash_run(all).unwrap());
+    }
+
+    /// However many segments, whoever takes the last.
+    #[test]
+    fn segments_that_come_one_by_one_are_merged() {
+        for segments in [1, 2, 3, 8] {
+            let scene = scene();
+            scene.read(|| {
+                let each = 256 / segments;
+                for sequence in 0..segments {
+                    let first = sequence * each;
+                    let last = sequence + 1 == segments;
+                    let count = if last { 256 - first } else { each };
+                    scene.write(sequence as u32, run(first, count), last);
+                }
+                assert_eq!(scene.told(), TargetMessage::StaticMerged, "{segments}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_damaged_segment_fails_the_copy() {
+        let scene = scene();
+        scene.write(0, run(0, 90), false);
+        let mut files = std::fs::read_dir(scene.directory.path()).unwrap();
+        let path = files.next().expect("the segment").unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[5000] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        scene.read(|| assert_eq!(scene.told(), TargetMessage::StaticFailed));
+        assert!(!scene.shared.lock().received().contains(Gfn(0)));
+    }
+
+    /// Pages that are missing for good: the copy ends, and is none.
+    #[test]
+    fn a_copy_with_a_gap_is_none() {
+        let scene = scene();
+        scene.write(0, run(0, 90), false);
+        scene.write(1, run(91, 165), true);
+        scene.read(|| assert_eq!(scene.told(), TargetMessage::StaticFailed));
+    }
+
+    #[test]
+    fn a_reader_that_waits_can_be_ended() {
+        let scene = scene();
+        scene.read(|| {});
+        scene.write(0, run(0, 256), true);
+        scene.read(|| assert_eq!(scene.told(), TargetMessage::StaticMerged));
+    }
+}
