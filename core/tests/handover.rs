@@ -172,6 +172,7 @@ fn a_static_copy_that_fails_costs_time_alone() {
     const PARALLEL: [&str; 3] = ["par-migrate", "pa-hybrid,cut=reconnect", "hybrid:1,first=parallel"];
     every_boundary_of(&PARALLEL, Fault::StorageFull, 10);
     every_boundary_of(&PARALLEL, Fault::StorageDamaged, 30);
+    every_boundary_of(&PARALLEL, Fault::StorageElsewhere, 30);
 }
 
 /// Two faults of any kind anywhere. The seed, which is the second value of a printed world, decides everything:

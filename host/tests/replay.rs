@@ -265,8 +265,8 @@ fn a_table_shows_every_round_and_the_end_in_words() {
 Rule lambda: 32,000 pages of 4.00 KiB (125 MiB), downtime 300 ms, at most 30 rounds
 
 round       time    sent   dirty       λ     SDF  rest takes  decision   reason
-    1     4.00 s  32,000  16,000       —   0.500      2.00 s  continue   1 of the 3 λ values that the rule looks at
-    2     2.00 s  16,000  12,000   0.750   0.250      1.50 s  continue   2 of the 3 λ values that the rule looks at
+    1     4.00 s  32,000  16,000       —   0.500      2.00 s  continue   1 λ so far; the rule looks at 3
+    2     2.00 s  16,000  12,000   0.750   0.250      1.50 s  continue   2 λ so far; the rule looks at 3
     3     1.50 s  12,000  13,200   1.100  -0.100      1.65 s  continue   1 of the last 3 λ above 1
     4     1.65 s  13,200  15,840   1.200  -0.200      1.98 s  post-copy  2 of the last 3 λ above 1, and their mean is 1.016
 

@@ -53,7 +53,8 @@ pub enum Phase {
     PostCopy,
     /// The same, with the link lost.
     PostCopyPaused,
-    /// The guest runs on the target and nothing is missing.
+    /// The guest runs on the target and nothing is missing. The attempt itself ends a little later, with `Finish`: the target still
+    /// says so, hashes are compared, records written.
     Complete,
     /// The attempt is over; the guest runs on the source.
     Aborted,

@@ -34,6 +34,9 @@ pub struct SourceConfig {
     pub network_timeout: Nanos,
     /// Longest wait for the target to answer a request of the hand-over.
     pub handover_timeout: Nanos,
+    /// Shortest time that the target has to merge what is left of a static copy once all of it is written; it has as long as the
+    /// writing took, if that was longer. A target that sees another directory never merges anything.
+    pub merge_patience: Nanos,
     /// Send hashes of every page for comparison.
     pub verify: bool,
     /// Pages the target's host reads itself; they are sent while the guest is paused, never left missing.
@@ -57,6 +60,7 @@ impl SourceConfig {
             push_pages: Pages(64),
             network_timeout: Nanos::from_secs(3),
             handover_timeout: Nanos::from_secs(10),
+            merge_patience: Nanos::from_secs(30),
             verify: false,
             host_pages: Vec::new(),
         }
@@ -189,6 +193,8 @@ pub enum SourceEvent<'a> {
         /// Pages that travelled as zero runs.
         zero: Pages,
     },
+    /// All of the static copy was written.
+    StaticWritten,
     /// The static copy could not be written. The link has nothing to do with it.
     StaticFailed,
     /// The link is gone; if an action was outstanding, it failed for that. Only of the present connections, never of those before

@@ -156,6 +156,10 @@ impl fmt::Display for StrategyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => write!(f, "the strategy is empty: write {Choices}"),
+            // Whoever writes a rule alone means it as part of a composition.
+            Self::UnknownPreset { name } if SwitchRule::parse(&name.text).is_ok() => {
+                write!(f, "{name} is no strategy but a switch rule: write switch={}", name.text)
+            }
             Self::UnknownPreset { name } => write!(f, "{name} is no strategy: write {Choices}"),
             Self::NotKeyValue { item } => {
                 write!(

@@ -214,7 +214,7 @@ impl fmt::Display for Reason {
                     "no number of rounds pays: each would leave {factor} of what is dirty, {why}"
                 )
             }
-            Self::LambdaTooFew { values } => write!(f, "{values} of the 3 λ values that the rule looks at"),
+            Self::LambdaTooFew { values } => write!(f, "{values} λ so far; the rule looks at 3"),
             Self::LambdaConverging { above } => write!(f, "{above} of the last 3 λ above 1"),
             Self::LambdaMeanBelowOne { mean_milli } => {
                 write!(

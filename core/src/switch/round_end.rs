@@ -12,7 +12,8 @@ pub struct RoundEnd {
     pub sent: Pages,
     /// V(i): pages dirty as the round ends.
     pub dirty: Pages,
-    /// V(i−1): pages dirty as the round before ended; all pages of the guest for round 1.
+    /// V(i−1): pages dirty as the round before ended; all pages of the guest for round 1. Without those that went as a few bytes in
+    /// round i because they were zero: they were no part of what it had to send (Li & Cao 2023 count M so).
     pub previous_dirty: Pages,
     /// T(i): time spent sending, without idling up to the minimum round.
     pub duration: Nanos,

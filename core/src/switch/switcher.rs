@@ -127,6 +127,11 @@ impl Switcher {
         self.setting.static_done_after = u32::MAX;
     }
 
+    /// The round at whose end something is decided for the first time: see [`SwitchSetting::static_done_after`].
+    pub const fn static_done_after(&self) -> u32 {
+        self.setting.static_done_after
+    }
+
     /// It is merged: the end of `round` is the first at which something is decided.
     pub const fn static_copy_done(&mut self, round: u32) {
         self.setting.static_done_after = round;

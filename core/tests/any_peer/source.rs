@@ -99,6 +99,7 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         push_pages: Pages(3),
         network_timeout: Nanos::from_secs(3),
         handover_timeout: Nanos::from_secs(10),
+        merge_patience: Nanos::from_secs(30),
         verify,
         host_pages: [
             Run::new(Gfn(3), Pages(1)),

@@ -72,6 +72,7 @@ impl<'w> Pair<'w> {
             push_pages: Pages(64),
             network_timeout: Nanos::from_secs(3),
             handover_timeout: Nanos::from_secs(10),
+            merge_patience: Nanos::from_secs(30),
             verify: true,
             host_pages: [Run::new(Gfn(3), Pages(1))].into_iter().collect(),
         };

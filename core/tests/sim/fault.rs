@@ -41,10 +41,12 @@ pub(crate) enum Fault {
     StorageFull,
     /// The target cannot read it.
     StorageDamaged,
+    /// The target never sees the rest of it.
+    StorageElsewhere,
 }
 
 impl Fault {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Cut,
         Self::CutFaultChannel,
         Self::BlackHole,
@@ -63,6 +65,7 @@ impl Fault {
         Self::TargetActionFails,
         Self::StorageFull,
         Self::StorageDamaged,
+        Self::StorageElsewhere,
     ];
 
     /// Those that can strike a migration by this strategy.
@@ -94,6 +97,7 @@ impl Fault {
                 | Self::TargetActionFails
                 | Self::StorageFull
                 | Self::StorageDamaged
+                | Self::StorageElsewhere
         )
     }
 }

@@ -145,6 +145,7 @@ impl World {
             push_pages: Pages(if end > 4 { 4 } else { 1 }),
             network_timeout: NETWORK_TIMEOUT,
             handover_timeout: Nanos::from_secs(10),
+            merge_patience: Nanos::from_millis(200),
             verify: seed % 3 != 2,
             host_pages: [Run::new(Gfn(guest::host_page(shape)), Pages(1))].into_iter().collect(),
         };

@@ -85,6 +85,9 @@ impl World {
             .map(|&page| self.source_memory[page as usize]);
         self.storage.written.extend(values);
         self.storage.writes = self.storage.written.len() < ram.len();
+        if !self.storage.writes {
+            self.tell_source(SourceEvent::StaticWritten);
+        }
         true
     }
 
@@ -94,6 +97,11 @@ impl World {
         let ready = self.storage.written.len();
         if !self.storage.reads || self.target.is_none() || self.storage.read >= ready {
             return false;
+        }
+        if self.strikes(Fault::StorageElsewhere) {
+            // The target looks into another directory. When the source gives up it says so, as the other does here.
+            self.storage.reads = false;
+            return true;
         }
         if self.strikes(Fault::StorageDamaged) {
             self.storage.reads = false;

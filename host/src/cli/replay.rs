@@ -34,6 +34,8 @@ The log is CSV: a line for every round of pre-copy, from the first on.
   2,1500000,12000,4100
 
 dirty_pages is what is dirty when the round ends: what the next would send.
+A fifth column, zero_pages, may tell of pages that went as a few bytes: they
+are no part of what the round had to send.
 Before the header may stand a line that tells of a static copy beside the
 rounds, merged at the end of round K. Nothing is decided before that:
 

@@ -1,6 +1,6 @@
 //! What can be wrong with a round log.
 
-use super::log::{HEADER, STATIC_DONE_AFTER};
+use super::log::{HEADER, HEADER_WITH_ZEROS, STATIC_DONE_AFTER};
 use std::{fmt, io};
 
 /// Most characters of a wrong value that a message repeats.
@@ -54,11 +54,22 @@ pub enum Column {
     SentPages,
     /// `dirty_pages`.
     DirtyPages,
+    /// `zero_pages`, which may be left out.
+    ZeroPages,
 }
 
 impl Column {
     /// In their order.
-    pub const ALL: [Self; 4] = [Self::Round, Self::DurationUs, Self::SentPages, Self::DirtyPages];
+    pub const ALL: [Self; 5] = [
+        Self::Round,
+        Self::DurationUs,
+        Self::SentPages,
+        Self::DirtyPages,
+        Self::ZeroPages,
+    ];
+
+    /// How many of them every log has.
+    pub const REQUIRED: usize = 4;
 
     /// As the header has it.
     pub const fn name(self) -> &'static str {
@@ -67,6 +78,7 @@ impl Column {
             Self::DurationUs => "duration_us",
             Self::SentPages => "sent_pages",
             Self::DirtyPages => "dirty_pages",
+            Self::ZeroPages => "zero_pages",
         }
     }
 }
@@ -82,16 +94,24 @@ pub enum Fault {
     WrongHeader(String),
     /// A header that ends early.
     ShortHeader,
-    /// A header with more than four names.
+    /// A header with more names than there are columns.
     LongHeader(String),
     /// A first line with # that is not `# static_done_after=K`.
     WrongComment,
     /// A # further down.
     LateComment,
-    /// A line with fewer than four values.
-    Missing,
-    /// A line with more than four values.
-    ExtraValue(String),
+    /// A line with fewer values than the header has names.
+    Missing {
+        /// How many that has.
+        columns: usize,
+    },
+    /// A line with more.
+    ExtraValue {
+        /// The first of them.
+        text: String,
+        /// How many names the header has.
+        columns: usize,
+    },
     /// No value between two commas.
     NoValue,
     /// Below zero.
@@ -163,16 +183,16 @@ impl fmt::Display for Fault {
                 f,
                 "a comment stands in the first line only, and says # {STATIC_DONE_AFTER}=K: leave this one out"
             ),
-            Self::Missing => write!(
+            Self::Missing { columns } => write!(
                 f,
-                "the line ends before this value: a line has {}, {HEADER}",
-                Column::ALL.len()
+                "the line ends before this value: a line has {columns}, {}",
+                header(*columns)
             ),
-            Self::ExtraValue(text) => write!(
+            Self::ExtraValue { text, columns } => write!(
                 f,
-                "{} is a value too many: a line has {}, {HEADER}, and numbers have no separators",
+                "{} is a value too many: a line has {columns}, {}, and numbers have no separators",
                 Excerpt(text),
-                Column::ALL.len()
+                header(*columns)
             ),
             Self::NoValue => f.write_str("there is no value: write a number, 0 if it is none"),
             Self::Negative(text) => write!(f, "{} is negative: write a number from 0 on", Excerpt(text)),
@@ -206,6 +226,14 @@ impl fmt::Display for Fault {
                 "the line is longer than {max} bytes, as no line of a round log is: is this the right file?"
             ),
         }
+    }
+}
+
+const fn header(columns: usize) -> &'static str {
+    if columns == Column::REQUIRED {
+        HEADER
+    } else {
+        HEADER_WITH_ZEROS
     }
 }
 

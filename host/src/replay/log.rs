@@ -14,19 +14,24 @@ use std::{fmt, io::BufRead};
 /// What a log begins with, save for a comment.
 pub const HEADER: &str = "round,duration_us,sent_pages,dirty_pages";
 
+/// The same with the column that may be left out.
+pub const HEADER_WITH_ZEROS: &str = "round,duration_us,sent_pages,dirty_pages,zero_pages";
+
 /// What the comment in the first line may tell: the round at whose end the static copy was merged.
 pub const STATIC_DONE_AFTER: &str = "static_done_after";
 
 /// The rounds of a log, one after the other.
 ///
 /// A log is CSV with the header [`HEADER`]. In the line of round i, `duration_us` is T(i) and `sent_pages` S(i), and `dirty_pages`
-/// is V(i), what is dirty as the round ends. Before the header may stand `# static_done_after=K`.
+/// is V(i), what is dirty as the round ends. A fifth column, `zero_pages`, tells of pages that were dirty, too, and went as a few
+/// bytes because they were zero: they are no part of what the round had to send. Before the header may stand `# static_done_after=K`.
 ///
 /// Accepted are LF and CRLF, blank lines, a byte order mark, spaces around values, values in quotation marks, and an end without
 /// a line break. Everything else is an error; after one, the log has ended.
 pub struct RoundLog<R> {
     lines: Lines<R>,
     values: Values,
+    columns: usize,
     total: Pages,
     static_done_after: u32,
     last: Last,
@@ -50,6 +55,7 @@ impl<R: BufRead> RoundLog<R> {
         let mut log = Self {
             lines: Lines::new(reader),
             values: Values::new(),
+            columns: Column::REQUIRED,
             total,
             static_done_after: 0,
             last: Last {
@@ -83,7 +89,10 @@ impl<R: BufRead> RoundLog<R> {
             line = self.lines.next()?;
         }
         match line {
-            Some(line) => check_header(&mut self.values, line),
+            Some(line) => {
+                self.columns = check_header(&mut self.values, line)?;
+                Ok(())
+            }
             None => Err(self.lines.wrong_end(Fault::NoHeader)),
         }
     }
@@ -95,7 +104,7 @@ impl<R: BufRead> RoundLog<R> {
                 _ => Ok(None),
             };
         };
-        let end = round_end(&mut self.values, line, &self.last, self.total)?;
+        let end = round_end(&mut self.values, self.columns, line, &self.last, self.total)?;
         self.last = Last {
             round: u64::from(end.round),
             dirty: end.dirty,
@@ -148,10 +157,12 @@ fn static_done_after(line: Line<'_>) -> Result<Option<u32>, LogError> {
     round.map(Some).map_err(|fault| line.wrong(byte, None, fault))
 }
 
-fn check_header(values: &mut Values, line: Line<'_>) -> Result<(), LogError> {
+/// How many columns the log has.
+fn check_header(values: &mut Values, line: Line<'_>) -> Result<usize, LogError> {
     values.begin(line);
-    for column in Column::ALL {
+    for (index, column) in Column::ALL.into_iter().enumerate() {
         match values.next(line)? {
+            None if index == Column::REQUIRED => return Ok(index),
             None => return Err(line.wrong(line.text().len(), None, Fault::ShortHeader)),
             Some(value) if value.text != column.name() => {
                 return Err(line.wrong(value.byte, None, Fault::WrongHeader(value.text.into())));
@@ -161,25 +172,32 @@ fn check_header(values: &mut Values, line: Line<'_>) -> Result<(), LogError> {
     }
     match values.next(line)? {
         Some(value) => Err(line.wrong(value.byte, None, Fault::LongHeader(value.text.into()))),
-        None => Ok(()),
+        None => Ok(Column::ALL.len()),
     }
 }
 
-fn round_end(values: &mut Values, line: Line<'_>, last: &Last, total: Pages) -> Result<RoundEnd, LogError> {
+fn round_end(
+    values: &mut Values,
+    columns: usize,
+    line: Line<'_>,
+    last: &Last,
+    total: Pages,
+) -> Result<RoundEnd, LogError> {
     let mut numbers = [0; Column::ALL.len()];
     let mut bytes = [0; Column::ALL.len()];
     values.begin(line);
-    for (index, column) in Column::ALL.into_iter().enumerate() {
+    for (index, column) in Column::ALL.into_iter().enumerate().take(columns) {
         let Some(value) = values.next(line)? else {
-            return Err(line.wrong(line.text().len(), Some(column), Fault::Missing));
+            return Err(line.wrong(line.text().len(), Some(column), Fault::Missing { columns }));
         };
         bytes[index] = value.byte;
         numbers[index] = number(value.text).map_err(|fault| line.wrong(value.byte, Some(column), fault))?;
     }
     if let Some(value) = values.next(line)? {
-        return Err(line.wrong(value.byte, None, Fault::ExtraValue(value.text.into())));
+        let text = value.text.into();
+        return Err(line.wrong(value.byte, None, Fault::ExtraValue { text, columns }));
     }
-    let [round, duration_us, sent, dirty] = numbers;
+    let [round, duration_us, sent, dirty, zero] = numbers;
     let wrong = |column: Column, fault| line.wrong(bytes[column as usize], Some(column), fault);
 
     let expected = last.round + 1;
@@ -192,7 +210,12 @@ fn round_end(values: &mut Values, line: Line<'_>, last: &Last, total: Pages) -> 
     let (Some(duration), Some(elapsed)) = (duration, elapsed) else {
         return Err(wrong(Column::DurationUs, Fault::TooLong));
     };
-    for (column, pages) in [(Column::SentPages, sent), (Column::DirtyPages, dirty)] {
+    let with_zeros = sent.saturating_add(zero);
+    for (column, pages) in [
+        (Column::SentPages, sent),
+        (Column::DirtyPages, dirty),
+        (Column::ZeroPages, with_zeros),
+    ] {
         if pages > total.0 {
             return Err(wrong(column, Fault::MoreThanAll { pages, total: total.0 }));
         }
@@ -204,7 +227,7 @@ fn round_end(values: &mut Values, line: Line<'_>, last: &Last, total: Pages) -> 
         round,
         sent: Pages(sent),
         dirty: Pages(dirty),
-        previous_dirty: last.dirty,
+        previous_dirty: last.dirty.saturating_sub(Pages(zero)),
         duration,
         elapsed: Nanos(elapsed),
     })

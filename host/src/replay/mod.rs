@@ -15,7 +15,7 @@ mod log;
 mod tests;
 
 pub use error::{Column, Fault, LogError, Place};
-pub use log::{HEADER, RoundLog, STATIC_DONE_AFTER};
+pub use log::{HEADER, HEADER_WITH_ZEROS, RoundLog, STATIC_DONE_AFTER};
 
 use dunlin_core::{
     strategy::SwitchRule,

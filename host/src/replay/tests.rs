@@ -40,6 +40,35 @@ fn a_log_says_what_happened_in_each_round() {
     );
 }
 
+/// Pages that went as a few bytes were no part of what the round had to send.
+#[test]
+fn zero_pages_may_be_told() {
+    let header = HEADER_WITH_ZEROS;
+    let expected = [end(1, 500, 600, 800, 600, 500), end(2, 10, 790, 100, 790, 510)];
+    assert_eq!(
+        read(format!("{header}\n1,500,600,800,400\n2,10,790,100,10\n")).unwrap(),
+        expected
+    );
+    for (line, text) in [
+        (
+            "2,10,20,30",
+            "line 3, column 11 (zero_pages): the line ends before this value: a line has 5, ",
+        ),
+        ("2,10,20,30,-1", "line 3, column 12 (zero_pages): \"-1\" is negative"),
+        (
+            "2,10,600,30,401",
+            "line 3, column 13 (zero_pages): 1001 pages are more than the 1000",
+        ),
+        (
+            "2,10,20,30,1,1",
+            "line 3, column 14: \"1\" is a value too many: a line has 5, ",
+        ),
+    ] {
+        let error = read(format!("{header}\n1,500,600,800,400\n{line}\n")).expect_err(line);
+        assert!(error.starts_with(text), "{line}: {error}");
+    }
+}
+
 #[test]
 fn how_a_log_is_written_does_not_matter() {
     let plain = read(format!("{HEADER}\n1,500,1000,800\n2,10,20,30\n")).unwrap();

@@ -37,6 +37,12 @@ pub struct MigrationReport {
     pub goal_met: bool,
     /// The longest time without progress of the guest, as the guest's own counters show it.
     pub guest_gap_us: u64,
+    /// All pages of the VM.
+    #[serde(default)]
+    pub total_pages: u64,
+    /// The round at whose end pre-copy could end for the first time, because a static copy went on beside it; `None` without one.
+    #[serde(default)]
+    pub static_done_after: Option<u32>,
     /// The rounds of pre-copy, the last transfer of stop-and-copy included.
     pub rounds: Vec<RoundReport>,
     /// The decision that ended pre-copy; `None` if none was taken.
@@ -162,6 +168,8 @@ impl MigrationReport {
             downtime_us: 0,
             goal_met: true,
             guest_gap_us: 0,
+            total_pages: 0,
+            static_done_after: None,
             rounds: Vec::new(),
             switch: None,
             postcopy: None,
@@ -195,6 +203,8 @@ pub(super) mod tests {
             total_time_us: 2_314_567,
             downtime_us: 3_420,
             guest_gap_us: 5_120,
+            total_pages: 16_384,
+            static_done_after: Some(1),
             rounds: vec![
                 RoundReport {
                     round: 1,
@@ -256,6 +266,7 @@ pub(super) mod tests {
         let expected = json!({
             "schema": "dunlin.migration.v1", "strategy": "hybrid:2", "outcome": "completed", "reason": null,
             "total_time_us": 2_314_567, "downtime_us": 3_420, "goal_met": true, "guest_gap_us": 5_120,
+            "total_pages": 16_384, "static_done_after": 1,
             "rounds": [
                 {"round": 1, "duration_us": 1_024_000, "sent_pages": 16_384, "zero_pages": 0, "dirty_pages": 8_120, "bytes": 67_108_864,
                  "lambda_milli": 496, "sdf_milli": null},

@@ -145,6 +145,12 @@ impl Node {
                 "first=parallel needs a directory that both hosts mount: give it with --storage here and at `dunlin receive`",
             ));
         }
+        if let Some(storage) = request.storage.as_ref().filter(|storage| !storage.is_dir()) {
+            return Err(ControlError::refused(format!(
+                "there is no directory {}: make or mount it first, or correct --storage",
+                storage.display()
+            )));
+        }
         Ok(SourceOptions {
             to: request.to.clone(),
             storage: request.storage.clone(),

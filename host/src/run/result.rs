@@ -19,6 +19,8 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.downtime_us = result.downtime.map_or(0, micros);
     report.goal_met = goal_met(options, result);
     report.guest_gap_us = micros(guest_gap(result));
+    report.total_pages = result.total.0;
+    report.static_done_after = Some(result.static_done_after).filter(|round| (1..u32::MAX).contains(round));
     report.rounds = result
         .rounds
         .iter()
@@ -130,13 +132,13 @@ fn guest_gap(result: &SourceResult) -> Duration {
         .max(Duration::from_nanos(target.guest_gap.0))
 }
 
-/// Pre-copy that does not converge ends at the round limit, or where the rule says so (after Xen's five rounds, within oVirt's downtime
+/// Not by a migration that did not take place. Pre-copy that does not converge ends at the round limit, or where the rule says so (after Xen's five rounds, within oVirt's downtime
 /// of the round), however long the VM has to stop then.
 fn goal_met(options: &SourceOptions, result: &SourceResult) -> bool {
     let forced =
         |round: &RoundEnded| round.verdict.decision == Decision::StopCopy && round.verdict.reason != Reason::Fits;
     let late = result.downtime.is_some_and(|downtime| downtime > options.downtime);
-    !(late && result.rounds.iter().any(|(round, _)| forced(round)))
+    result.outcome == SourceOutcome::Completed && !(late && result.rounds.iter().any(|(round, _)| forced(round)))
 }
 
 fn switch(options: &SourceOptions, result: &SourceResult) -> Option<SwitchReport> {

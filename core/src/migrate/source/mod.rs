@@ -105,6 +105,9 @@ pub struct Source<'w> {
     static_copy: StaticCopy,
     /// The host may be writing one.
     static_begun: bool,
+    static_began: Nanos,
+    /// When the target must have merged all of it.
+    static_due: Option<Nanos>,
     paused: bool,
     given_up: bool,
     peer_running: bool,
@@ -160,6 +163,8 @@ impl<'w> Source<'w> {
             tracking: false,
             static_copy: StaticCopy::None,
             static_begun: false,
+            static_began: now,
+            static_due: None,
             paused: false,
             given_up: false,
             peer_running: false,
@@ -330,6 +335,7 @@ impl<'w> Source<'w> {
             SourceEvent::Failed => self.action_failed(now),
             SourceEvent::Harvested(words) => self.harvested(now, words),
             SourceEvent::PagesSent { data, zero } => self.pages_sent(now, data, zero),
+            SourceEvent::StaticWritten => self.static_written(now),
             SourceEvent::StaticFailed => self.static_failed(),
             SourceEvent::LinkLost => self.link_lost(now, AbortReason::LinkLost),
             SourceEvent::Heard => self.last_heard = now,
@@ -393,7 +399,7 @@ impl<'w> Source<'w> {
                 self.tracking = true;
                 self.after_tracking()
             }
-            Step::StartStatic => self.static_started(),
+            Step::StartStatic => self.static_started(now),
             Step::StopStatic(after) => {
                 self.static_begun = false;
                 match after {
@@ -483,7 +489,7 @@ impl<'w> Source<'w> {
             Step::ResumeGuest(_) => self.step = Step::StopTracking(AbortReason::SourceGuest),
             Step::StartStatic => {
                 self.static_copy = StaticCopy::Failed;
-                self.step = self.static_started();
+                self.step = self.static_started(now);
             }
             Step::Reconnect { .. } => {
                 self.step = Step::Reconnect {

@@ -39,14 +39,28 @@ impl Source<'_> {
     }
 
     /// Everything is on its way: a round sends only what is written from now on.
-    pub(super) fn static_started(&mut self) -> Step {
+    pub(super) fn static_started(&mut self, now: Nanos) -> Step {
         self.static_begun = true;
+        self.static_began = now;
         if self.static_copy == StaticCopy::None {
             self.static_copy = StaticCopy::Running;
             self.pending.clear();
             self.switcher.wait_for_static_copy();
         }
         Step::RoundStart
+    }
+
+    pub(super) fn static_written(&mut self, now: Nanos) {
+        if self.static_copy == StaticCopy::Running {
+            let took = now.saturating_sub(self.static_began);
+            self.static_due = Some(now.saturating_add(took.max(self.config.merge_patience)));
+        }
+    }
+
+    pub(super) fn check_static(&mut self, now: Nanos) {
+        if self.static_copy == StaticCopy::Running && self.static_due.is_some_and(|due| now >= due) {
+            self.static_failed();
+        }
     }
 
     pub(super) fn static_merged(&mut self, now: Nanos) {

@@ -113,6 +113,7 @@ impl Source<'_> {
     }
 
     pub(super) fn check_time(&mut self, now: Nanos) {
+        self.check_static(now);
         let late = |since: Nanos| now >= since.saturating_add(self.config.handover_timeout);
         let silent = now >= self.silence_at();
         match self.step {

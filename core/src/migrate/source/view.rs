@@ -53,6 +53,11 @@ impl<'w> Source<'w> {
         self.round
     }
 
+    /// The round at whose end something is decided for the first time, because a static copy goes on before; 0 without one.
+    pub const fn static_done_after(&self) -> u32 {
+        self.switcher.static_done_after()
+    }
+
     /// Pages that go over the wire in this round.
     pub fn round_pages(&self) -> Pages {
         self.round_pages

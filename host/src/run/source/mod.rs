@@ -49,6 +49,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const CLOSING: Duration = Duration::from_millis(150);
 /// First guess of what the hand-over costs besides the pages.
 const HANDOVER_COST: Nanos = Nanos::from_millis(2);
+/// Time that the target has for the rest of a static copy: network file systems may show new files half a minute late.
+const MERGE_PATIENCE: Nanos = Nanos::from_secs(45);
 /// Longest wait for the target's answer in the hand-over; after that the guest goes on here.
 const HANDOVER_TIMEOUT: Nanos = Nanos::from_secs(10);
 
@@ -158,6 +160,10 @@ pub struct SourceResult {
     pub target: Option<TargetReport>,
     /// Bytes of page data on the migration channel.
     pub migration_bytes: u64,
+    /// All pages of the VM.
+    pub total: Pages,
+    /// The round at whose end something was decided for the first time, because of a static copy; 0 without one.
+    pub static_done_after: u32,
     /// Bytes of segments in the storage directory.
     pub storage_bytes: u64,
     /// Bytes on the fault channel.
@@ -293,6 +299,7 @@ impl SourceRun<'_> {
             push_pages: piece_pages(self.options.bandwidth),
             network_timeout: nanos(self.options.network_timeout),
             handover_timeout: HANDOVER_TIMEOUT,
+            merge_patience: MERGE_PATIENCE,
             verify: self.options.verify,
             host_pages: crate::run::vm::host_pages(),
         };

@@ -32,6 +32,7 @@ pub(super) struct StaticWriter<'s> {
 #[derive(Default)]
 struct Job {
     stop: AtomicBool,
+    failed: AtomicBool,
     cancel: Cancel,
     bytes: AtomicU64,
 }
@@ -74,17 +75,32 @@ impl<'s> StaticWriter<'s> {
         let (memory, job) = (Arc::clone(memory), Arc::clone(&self.job));
         let directory = SessionDirectory::open(storage, vm);
         self.thread = Some(scope.spawn(move || {
-            if let Err(error) = write(&directory, &memory, &bucket, &job)
-                && !job.stop.load(Ordering::Acquire)
-            {
+            let written = write(&directory, &memory, &bucket, &job);
+            if job.stop.load(Ordering::Acquire) {
+                return;
+            }
+            if let Err(error) = written {
                 eprintln!(
                     "dunlin: the static copy is given up, its pages go over the network: {}",
                     crate::run::chain(&error)
                 );
+                job.failed.store(true, Ordering::Release);
                 shared.feed(SourceEvent::StaticFailed);
+            } else {
+                shared.feed(SourceEvent::StaticWritten);
             }
         }));
         Ok(())
+    }
+
+    /// Ends the thread of a copy that the machine has given up, and says so, unless that was said.
+    pub(super) fn give_up(&mut self) {
+        if !self.job.failed.load(Ordering::Acquire) {
+            eprintln!(
+                "dunlin: the target did not merge the static copy, all pages go over the network: see what it says, and whether both hosts mount the same directory"
+            );
+        }
+        self.stop();
     }
 
     /// Ends the thread.

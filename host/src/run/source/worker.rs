@@ -129,7 +129,11 @@ impl Worker<'_, '_, '_, '_> {
             SourceAction::ResumeGuest => return self.guest_action(|guest| guest.resume()),
             SourceAction::StartStatic => return self.start_static(),
             SourceAction::StopStatic => {
-                self.static_writer.stop();
+                if matches!(self.shared.lock().phase(), Phase::PreCopy) {
+                    self.static_writer.give_up();
+                } else {
+                    self.static_writer.stop();
+                }
                 Ok(())
             }
             SourceAction::Pause => return self.pause(),
@@ -531,6 +535,8 @@ impl Worker<'_, '_, '_, '_> {
             source_gap,
             target: source.target_report().copied(),
             migration_bytes: migration,
+            total: dunlin_core::message::total_pages(&source.config().regions),
+            static_done_after: source.static_done_after(),
             storage_bytes: self.static_writer.bytes(),
             fault_bytes: self.link.fault.pages.load(Ordering::Relaxed),
             control_bytes: control.iter().sum(),
