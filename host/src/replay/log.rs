@@ -164,6 +164,9 @@ fn check_header(values: &mut Values, line: Line<'_>) -> Result<usize, LogError> 
         match values.next(line)? {
             None if index == Column::REQUIRED => return Ok(index),
             None => return Err(line.wrong(line.text().len(), None, Fault::ShortHeader)),
+            Some(value) if value.text != column.name() && index == Column::REQUIRED => {
+                return Err(line.wrong(value.byte, None, Fault::LongHeader(value.text.into())));
+            }
             Some(value) if value.text != column.name() => {
                 return Err(line.wrong(value.byte, None, Fault::WrongHeader(value.text.into())));
             }
