@@ -7,20 +7,25 @@ mod sim;
 
 use sim::{ADJACENT, Choices, Fault, HOLE, ONE_PAGE, Shape, TWO_MISSING, TargetActs, World};
 
-const STRATEGIES: [&str; 6] = [
+const STRATEGIES: [&str; 8] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
     "postcopy",
+    "postcopy,push=bubble:3",
+    "hybrid:1,push=bubble",
     "par-migrate",
     "pa-hybrid,cut=reconnect",
 ];
 /// The same and those that do not come back after a cut.
-const ALL_STRATEGIES: [&str; 8] = [
+const ALL_STRATEGIES: [&str; 11] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
     "postcopy",
+    "postcopy,push=bubble:3",
+    "hybrid:1,push=bubble",
+    "hybrid:1,push=bubble:7,cut=fail",
     "hybrid:1,cut=fail",
     "postcopy,cut=fail",
     "par-migrate",
@@ -84,34 +89,40 @@ fn a_vm_of_zeros_arrives_whole() {
 /// both sides notice that nothing is missing any more.
 #[test]
 fn every_order_of_demands_and_pushes_ends_well() {
-    for target in [TargetActs::AtOnce, TargetActs::Last] {
-        for touched in [&[0, 1][..], &[1, 1], &[0, 1, 1]] {
-            let mut choices = Choices::default();
-            let (mut orders, mut all_demanded, mut all_pushed) = (0, 0, 0);
-            loop {
-                let mut world = World::shaped("postcopy", 2, TWO_MISSING, &[]);
-                world.post_copy_by(&mut choices, touched, target);
-                world.run();
-                world.assert_runs_whole_on_target();
-                let (demanded, pushed) = world.demanded_and_pushed();
-                assert_eq!(demanded + pushed, 2, "{world}: {demanded} demanded, {pushed} pushed");
-                orders += 1;
-                all_demanded += u64::from(pushed == 0);
-                all_pushed += u64::from(demanded == 0);
-                if !choices.advance() {
-                    break;
-                }
+    for strategy in ["postcopy", "postcopy,push=bubble"] {
+        for target in [TargetActs::AtOnce, TargetActs::Last] {
+            for touched in [&[0, 1][..], &[1, 1], &[0, 1, 1]] {
+                every_order_ends_well(strategy, target, touched);
             }
-            assert!(
-                orders > 9_000,
-                "{touched:?}, target acts {target:?}: only {orders} orders"
-            );
-            // Page 0 can only be demanded by who touches it.
-            let demands_win = touched.contains(&0);
-            assert_eq!(all_demanded > 0, demands_win, "{touched:?}: {all_demanded}");
-            assert!(all_pushed > 0, "{touched:?}: the push was never first");
         }
     }
+}
+
+fn every_order_ends_well(strategy: &str, target: TargetActs, touched: &[u64]) {
+    let mut choices = Choices::default();
+    let (mut orders, mut all_demanded, mut all_pushed) = (0, 0, 0);
+    loop {
+        let mut world = World::shaped(strategy, 2, TWO_MISSING, &[]);
+        world.post_copy_by(&mut choices, touched, target);
+        world.run();
+        world.assert_runs_whole_on_target();
+        let (demanded, pushed) = world.demanded_and_pushed();
+        assert_eq!(demanded + pushed, 2, "{world}: {demanded} demanded, {pushed} pushed");
+        orders += 1;
+        all_demanded += u64::from(pushed == 0);
+        all_pushed += u64::from(demanded == 0);
+        if !choices.advance() {
+            break;
+        }
+    }
+    assert!(
+        orders > 9_000,
+        "{strategy}, {touched:?}, target acts {target:?}: only {orders} orders"
+    );
+    // Page 0 can only be demanded by who touches it.
+    let demands_win = touched.contains(&0);
+    assert_eq!(all_demanded > 0, demands_win, "{strategy}, {touched:?}: {all_demanded}");
+    assert!(all_pushed > 0, "{strategy}, {touched:?}: the push was never first");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use dunlin_tests::scene::{GuestOptions, Kind, Scene};
 use dunlin_tests::{Capability, require};
 use serde_json::Value;
 
-const STRATEGIES: [&str; 7] = [
+const STRATEGIES: [&str; 8] = [
     "precopy",
     "postcopy",
     "hybrid:1",
@@ -16,6 +16,7 @@ const STRATEGIES: [&str; 7] = [
     "as-hybrid",
     "par-migrate",
     "pa-hybrid,cut=reconnect",
+    "postcopy,push=bubble:3",
 ];
 const WORKLOADS: [&str; 6] = [
     "seq,rate=8000",
@@ -75,7 +76,7 @@ fn expect_strategy(strategy: &str, report: &Value) -> anyhow::Result<()> {
     let has_postcopy = report["postcopy"].is_object();
     match strategy {
         "precopy" => ensure!(!has_postcopy && rounds >= 1, "pre-copy with post-copy: {report}"),
-        "postcopy" => ensure!(has_postcopy, "post-copy without post-copy: {report}"),
+        "postcopy" | "postcopy,push=bubble:3" => ensure!(has_postcopy, "post-copy without post-copy: {report}"),
         "hybrid:1" => ensure!(has_postcopy && rounds == 1, "not one round, then post-copy: {report}"),
         "hybrid:2" => ensure!(has_postcopy && rounds == 2, "not two rounds, then post-copy: {report}"),
         "par-migrate" => ensure!(
@@ -142,6 +143,11 @@ fn kvm_par_migrate() {
 #[test]
 fn kvm_pa_hybrid() {
     check_matrix(6);
+}
+
+#[test]
+fn kvm_postcopy_with_bubbles() {
+    check_matrix(7);
 }
 
 #[test]

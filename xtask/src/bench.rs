@@ -10,6 +10,7 @@ mod fault;
 mod figure;
 mod pageset;
 mod predict;
+mod push;
 mod qemu;
 mod sampling;
 mod switch;
@@ -80,6 +81,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "fault",
         run: fault::run,
+    },
+    Group {
+        name: "push",
+        run: push::run,
     },
     Group {
         name: "dataplane",

@@ -22,7 +22,7 @@ impl UnsupportedStrategy {
         match self.key {
             Key::Filter | Key::Slow => "none",
             Key::First | Key::Switch => "any value",
-            Key::Push => "sequential",
+            Key::Push => "sequential or bubble",
             Key::Cut => "fail or reconnect",
             Key::Clear => "round",
         }
@@ -60,8 +60,8 @@ impl core::error::Error for UnsupportedStrategy {}
 /// Refuses a strategy with a part that [`Source`](super::Source) and [`Target`](super::Target) do not carry out: they would do
 /// something else in its place. To be asked before anything starts.
 ///
-/// Every first copy and every switch rule is carried out, with no filter, the sequential push, a cut that fails or
-/// reconnects, no slowing down, and dirty bits cleared by the round.
+/// Every first copy and every switch rule is carried out, with no filter, a push that is sequential or
+/// bubbles, a cut that fails or reconnects, no slowing down, and dirty bits cleared by the round.
 ///
 /// # Errors
 /// [`UnsupportedStrategy`] names the first such part in the order of the keys.
@@ -72,8 +72,7 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
             ..
         } => Key::Filter,
         Strategy {
-            push: Push::Bubble(_) | Push::Forecast,
-            ..
+            push: Push::Forecast, ..
         } => Key::Push,
         Strategy {
             cut: Cut::Pbdata | Cut::Both,
@@ -88,7 +87,7 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
             first: First::Serial | First::Parallel,
             filter: Filter::None,
             switch: _,
-            push: Push::Sequential,
+            push: Push::Sequential | Push::Bubble(_),
             cut: Cut::Fail | Cut::Reconnect,
             slow: Slow::None,
             clear: Clear::Round,
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn every_switch_rule_is_carried_out() {
+    fn every_switch_rule_and_every_bubble_is_carried_out() {
         for value in SwitchRule::AVAILABLE {
             let value = value.replace(":N", ":2").replace(":A", ":0.5").replace("[:40s]", ":1s");
             let value = value.split(' ').next().unwrap_or_default();
@@ -124,6 +123,9 @@ mod tests {
             "dyn-hybrid",
             "heuristic-hybrid",
             "as-hybrid",
+            "postcopy,push=bubble",
+            "hybrid:1,push=bubble:3",
+            "hybrid:1,push=bubble:7",
         ] {
             assert_eq!(checked(name), Ok(()), "{name}");
         }
@@ -138,8 +140,7 @@ mod tests {
             ("filter=hazard", "filter=hazard", "filter=none"),
             ("filter=ppm", "filter=ppm", "filter=none"),
             ("filter=frequency", "filter=frequency", "filter=none"),
-            ("push=bubble", "push=bubble:1", "push=sequential"),
-            ("push=forecast", "push=forecast", "push=sequential"),
+            ("push=forecast", "push=forecast", "push=sequential or bubble"),
             ("hybrid:1,cut=pbdata", "cut=pbdata", "cut=fail or reconnect"),
             ("slow=auto-converge", "slow=auto-converge", "slow=none"),
             ("slow=dirty-limit", "slow=dirty-limit", "slow=none"),

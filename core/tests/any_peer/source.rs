@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use crate::said::{Said, anything_said, whole_bitmap};
 use crate::{END, SHAPE, is_in_one_region, pauses, regions};
 
+const PUSH_PAGES: Pages = Pages(3);
+
 /// What happens next.
 #[derive(Clone, Debug)]
 enum Happens {
@@ -96,7 +98,7 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         handover_cost: Nanos::from_millis(2),
         max_rounds: 3,
         min_round: Nanos::from_millis(1),
-        push_pages: Pages(3),
+        push_pages: PUSH_PAGES,
         network_timeout: Nanos::from_secs(3),
         handover_timeout: Nanos::from_secs(10),
         merge_patience: Nanos::from_secs(30),
@@ -280,6 +282,7 @@ impl Host {
             }
             SourceAction::PushPages(run) => {
                 self.check_run(run);
+                assert!(run.count <= PUSH_PAGES, "{run} is a long push");
                 assert!(self.running_heard, "push to a target that does not run");
             }
             SourceAction::Pause => {
@@ -368,6 +371,7 @@ proptest! {
     fn a_source_never_gives_away_more_than_it_may(
         strategy in prop::sample::select(vec![
             "precopy", "hybrid:1", "postcopy", "postcopy,cut=fail", "par-migrate", "hybrid:1,first=parallel",
+            "postcopy,push=bubble", "hybrid:1,push=bubble:3",
         ]),
         verify: bool,
         events in events(),

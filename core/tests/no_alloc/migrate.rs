@@ -25,10 +25,17 @@ enum Trouble {
 }
 
 pub(crate) fn drive(scratch: &mut [u64]) {
-    for strategy in ["precopy", "postcopy", "hybrid:1", "as-hybrid", "par-migrate"] {
+    for strategy in [
+        "precopy",
+        "postcopy",
+        "postcopy,push=bubble:3",
+        "hybrid:1",
+        "as-hybrid",
+        "par-migrate",
+    ] {
         for trouble in [Trouble::None, Trouble::Cancel, Trouble::Cut] {
             let (source, target) = Pair::new(strategy, trouble, scratch).run();
-            if trouble == Trouble::Cancel && strategy != "postcopy" {
+            if trouble == Trouble::Cancel && !strategy.starts_with("postcopy") {
                 assert!(matches!(source, SourceOutcome::Aborted { .. }));
             } else {
                 assert_eq!(source, SourceOutcome::Completed);

@@ -1,5 +1,6 @@
 //! What a source makes of the target's messages.
 
+use super::push::Pushing;
 use super::static_copy::AfterStatic;
 use super::{Source, Step};
 use crate::message::{
@@ -122,6 +123,8 @@ impl Source<'_> {
             TargetStanding::PostCopy if self.mode == Some(Mode::PostCopy) => {
                 self.running(now);
                 self.pending.clear();
+                // What it pushed around may be what was lost.
+                self.pushing = Pushing::new(self.config.strategy.push);
                 self.resumed = true;
                 self.hashes_sent = false;
                 self.step = Step::AwaitMissing { found: Pages::ZERO };

@@ -1,6 +1,7 @@
 //! The source of a migration.
 
 mod messages;
+mod push;
 mod rounds;
 mod static_copy;
 mod trouble;
@@ -15,6 +16,7 @@ use crate::message::{AbortReason, Mode, end_gfn, run_in_regions, total_pages};
 use crate::pageset::{PageSet, PageSetError, Run};
 use crate::switch::Switcher;
 use crate::units::{Gfn, Nanos, Pages};
+use push::Pushing;
 use static_copy::{AfterStatic, StaticCopy, switch_setting};
 
 /// Most pages of one data action: a run of the wire, and short enough that events are looked at often.
@@ -94,8 +96,9 @@ pub struct Source<'w> {
     switcher: Switcher,
     /// Pages the target does not have, or not as they are.
     pending: PageSet<'w>,
-    /// Where the next chunk is looked for.
+    /// Where a round's next chunk is looked for.
     cursor: Gfn,
+    pushing: Pushing,
     step: Step,
     outstanding: bool,
     link: bool,
@@ -156,6 +159,7 @@ impl<'w> Source<'w> {
             switcher,
             pending,
             cursor: Gfn::ZERO,
+            pushing: Pushing::new(config.strategy.push),
             step: Step::Hello,
             outstanding: false,
             link: true,
@@ -277,7 +281,7 @@ impl<'w> Source<'w> {
             }
             Step::RecordGivenUp => SourceAction::Record(SourceRecord::GivenUp),
             Step::Commit => SourceAction::Send(SourceMessage::Commit),
-            Step::Push => match self.next_chunk(None) {
+            Step::Push => match self.next_push() {
                 Some(run) => SourceAction::PushPages(run),
                 None => {
                     self.step = self.after_pages();
@@ -375,12 +379,13 @@ impl<'w> Source<'w> {
         Ok(())
     }
 
-    /// The target asks for a page on the fault channel. O(1).
+    /// The target asks for a page on the fault channel. O(1), at most a step for each of the push's seven pivots.
     pub fn on_fault_request(&mut self, gfn: Gfn) -> FaultAnswer {
         if self.mode != Some(Mode::PostCopy) || !self.given_up || !run_in_regions(&self.config.regions, gfn, 1) {
             return FaultAnswer::Refuse;
         }
         self.served += 1;
+        self.pushing.on_fault(gfn);
         // While the link is taken up again what was served before may be lost: only the target knows what it lacks.
         if self.counts_served() && self.pending.remove(gfn) {
             self.served_first += 1;

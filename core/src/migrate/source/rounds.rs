@@ -108,16 +108,12 @@ impl Source<'_> {
         };
     }
 
-    /// Takes the next chunk out of the pending set, from the cursor upwards, then from the start.
+    /// Takes the next chunk of a round, or of the pause, out of the pending set, from the cursor upwards, then from the start.
     pub(super) fn next_chunk(&mut self, within: Option<Run>) -> Option<Run> {
         let from = within.map_or(self.cursor, |run| run.first);
-        let most = match self.step {
-            Step::Push => self.config.push_pages.clamp(Pages(1), CHUNK),
-            _ => CHUNK,
-        };
-        let mut run = match self.pending.next_run(from, most) {
+        let mut run = match self.pending.next_run(from, CHUNK) {
             Some(run) => run,
-            None if within.is_none() && from > Gfn::ZERO => self.pending.next_run(Gfn::ZERO, most)?,
+            None if within.is_none() && from > Gfn::ZERO => self.pending.next_run(Gfn::ZERO, CHUNK)?,
             None => return None,
         };
         if let Some(within) = within {
@@ -129,9 +125,6 @@ impl Source<'_> {
         // Neighbouring regions may be neighbours in the set, too; the target takes a run into one region.
         run.count = run.count.min(room_in_region(&self.config.regions, run.first)?);
         self.pending.remove_run(run);
-        if self.step == Step::Push {
-            self.pushed_first += run.count.0;
-        }
         self.cursor = run.end();
         self.last_chunk = Some(run);
         Some(run)
@@ -156,7 +149,6 @@ impl Source<'_> {
 
     /// What is left to do once the target runs the VM.
     pub(super) fn after_running(&mut self) -> Step {
-        self.cursor = Gfn::ZERO;
         match self.mode {
             Some(Mode::PostCopy) => {
                 self.final_pages = self.pending.len();

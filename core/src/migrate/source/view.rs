@@ -14,7 +14,7 @@ impl<'w> Source<'w> {
         &self.pending
     }
 
-    /// What the next chunk of pages would be, as far as known: for hosts that make memory ready ahead of the data.
+    /// What the next chunk of a round would be, as far as known: for hosts that make memory ready ahead of the data.
     pub fn next_pages(&self) -> Option<Run> {
         self.pending.next_run(self.cursor, CHUNK)
     }
