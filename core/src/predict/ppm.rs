@@ -14,7 +14,8 @@ const AGEING_SHIFT: u32 = 3;
 
 /// Prediction by partial matching of order 2 (Yong et al. 2013, "context based prediction"), over a page's history of
 /// spans: written or not. The context is whether the page was written in each of the last two spans; what followed it
-/// is counted over all pages that were ever written, and older counts fade by an eighth with each span.
+/// is counted over all pages that were ever written, and older counts fade by an eighth with each span (in 256ths,
+/// rounded up: an outcome that was seen once stays possible).
 ///
 /// A context seen seldom leaves its prediction to the next shorter one, by escape method C (Moffat 1990): with n
 /// observations of d different outcomes, the shorter context weighs d/(n + d). A horizon of h spans is followed through

@@ -124,16 +124,17 @@ proptest! {
         let mut ppm = Ppm::new(&mut storage, pages, Nanos::from_millis(WINDOW_MS)).expect("storage fits");
         tell(&mut ppm, &windows);
         ppm.aim(Nanos::ZERO, Nanos::from_millis(WINDOW_MS * horizon));
-        // What followed (older, newer), faded by an eighth per span; pages count once they were written.
+        // What followed (older, newer), in 256ths, faded by an eighth per span, rounded up, so that what was seen once is never
+        // forgotten; pages count once they were written.
         let done = windows.len().saturating_sub(1);
-        let mut counts = BTreeMap::<(bool, bool), [f64; 2]>::new();
+        let mut counts = BTreeMap::<(bool, bool), [u64; 2]>::new();
         let (mut histories, mut seen) = (vec![(false, false); 100], [false; 100]);
         for window in &windows[..done] {
-            counts.values_mut().flatten().for_each(|count| *count *= 0.875);
+            counts.values_mut().flatten().for_each(|count| *count -= *count / 8);
             for page in 0..100 {
                 let now = written(window, page);
                 if seen[page] {
-                    counts.entry(histories[page]).or_default()[usize::from(now)] += 1.0;
+                    counts.entry(histories[page]).or_default()[usize::from(now)] += 256;
                 }
                 seen[page] |= now;
                 histories[page] = (histories[page].1, now);
@@ -141,7 +142,8 @@ proptest! {
         }
         let sum = |keep: &dyn Fn((bool, bool)) -> bool| {
             let kept = counts.iter().filter(|(context, _)| keep(**context));
-            kept.fold([0.0; 2], |sum, (_, count)| [sum[0] + count[0], sum[1] + count[1]])
+            let sums = kept.fold([0; 2], |sum, (_, count)| [sum[0] + count[0], sum[1] + count[1]]);
+            sums.map(|sum| sum as f64 / 256.0)
         };
         let blend = |shorter: f64, [without, with]: [f64; 2]| {
             let different = f64::from(u8::from(without > 0.0)) + f64::from(u8::from(with > 0.0));

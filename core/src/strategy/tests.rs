@@ -248,7 +248,9 @@ fn values_that_are_none_are_refused_with_those_there_are() {
         let message = refusal(text);
         assert!(message.contains(value) && message.contains(listed), "{message}");
     }
-    for name in ["auto", "hybrid", "markov-sdf", "optimal"] {
+    let rule_alone = refusal("optimal");
+    assert!(rule_alone.contains("write switch=optimal"), "{rule_alone}");
+    for name in ["auto", "hybrid", "markov-sdf"] {
         let message = refusal(name);
         assert!(
             message.contains(name) && message.contains("precopy, postcopy, hybrid:N, dyn-hybrid"),
