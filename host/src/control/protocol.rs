@@ -147,8 +147,8 @@ mod tests {
             (
                 Request::Migrate(MigrateRequest::new("host:7000".parse().unwrap(), "precopy")),
                 json!({
-                    "command": "migrate", "to": "host:7000", "strategy": "precopy", "bandwidth": null, "downtime_us": 300_000,
-                    "max_rounds": 30, "min_round_us": 100_000, "network_timeout_us": 3_000_000, "verify": false, "checksum": true,
+                    "command": "migrate", "to": "host:7000", "strategy": "precopy", "bandwidth": null,
+                    "storage": null, "storage_bandwidth": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "network_timeout_us": 3_000_000, "verify": false, "checksum": true,
                 }),
             ),
         ] {
