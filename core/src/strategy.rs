@@ -131,6 +131,19 @@ impl Strategy {
         Ok(given.complete())
     }
 
+    /// Writes the value that it has for a key.
+    pub(crate) fn write_value(&self, key: Key, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match key {
+            Key::First => fmt::Display::fmt(&self.first, f),
+            Key::Filter => fmt::Display::fmt(&self.filter, f),
+            Key::Switch => fmt::Display::fmt(&self.switch, f),
+            Key::Push => fmt::Display::fmt(&self.push, f),
+            Key::Cut => fmt::Display::fmt(&self.cut, f),
+            Key::Slow => fmt::Display::fmt(&self.slow, f),
+            Key::Clear => fmt::Display::fmt(&self.clear, f),
+        }
+    }
+
     /// True if a migration by this strategy may enter post-copy.
     pub const fn can_post_copy(&self) -> bool {
         self.switch.can_post_copy()
@@ -152,19 +165,12 @@ impl FromStr for Strategy {
 
 impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            first,
-            filter,
-            switch,
-            push,
-            cut,
-            slow,
-            clear,
-        } = self;
-        write!(
-            f,
-            "first={first},filter={filter},switch={switch},push={push},cut={cut},slow={slow},clear={clear}"
-        )
+        for (index, key) in Key::ALL.into_iter().enumerate() {
+            let separator = if index == 0 { "" } else { "," };
+            write!(f, "{separator}{}=", key.name())?;
+            self.write_value(key, f)?;
+        }
+        Ok(())
     }
 }
 

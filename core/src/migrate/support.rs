@@ -31,26 +31,9 @@ impl UnsupportedStrategy {
 
 impl fmt::Display for UnsupportedStrategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Strategy {
-            first,
-            filter,
-            switch,
-            push,
-            cut,
-            slow,
-            clear,
-        } = &self.strategy;
         let key = self.key.name();
         write!(f, "a live migration does not carry out {key}=")?;
-        match self.key {
-            Key::First => write!(f, "{first}")?,
-            Key::Filter => write!(f, "{filter}")?,
-            Key::Switch => write!(f, "{switch}")?,
-            Key::Push => write!(f, "{push}")?,
-            Key::Cut => write!(f, "{cut}")?,
-            Key::Slow => write!(f, "{slow}")?,
-            Key::Clear => write!(f, "{clear}")?,
-        }
+        self.strategy.write_value(self.key, f)?;
         write!(f, ": write {key}={}", self.supported())
     }
 }

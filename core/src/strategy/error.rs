@@ -30,7 +30,7 @@ pub enum Key {
 }
 
 impl Key {
-    const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::First,
         Self::Filter,
         Self::Switch,

@@ -1,6 +1,6 @@
 //! oVirt's ladder.
 
-use super::{Decision, Reason, RoundEnd, Verdict};
+use super::{RoundEnd, Rounds, Verdict};
 use crate::units::Nanos;
 
 /// `ovirt`: the rest has to fit 100 ms after round 1, 150 ms after round 2, 200 ms from round 3 on, whatever downtime was asked for;
@@ -29,20 +29,13 @@ impl Ovirt {
 
     /// Counts rounds.
     pub fn on_round(&mut self, end: &RoundEnd) -> Verdict {
-        let (decision, reason) = match Self::ROUNDS.checked_sub(end.round) {
-            None | Some(0) => (Decision::PostCopy, Reason::RoundsDone { rounds: Self::ROUNDS }),
-            Some(left) => (Decision::Continue, Reason::RoundsLeft { left }),
-        };
-        Verdict {
-            decision,
-            score_milli: 0,
-            reason,
-        }
+        Rounds::new(Self::ROUNDS).on_round(end)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Decision;
     use super::super::tests::round;
     use super::*;
 
