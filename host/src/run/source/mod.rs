@@ -1,6 +1,8 @@
 //! The source runner: carries out what [`Source`] decides.
 
+mod folder;
 mod link;
+mod segments;
 mod static_writer;
 mod worker;
 
@@ -32,6 +34,8 @@ use crate::guest::{Guest, GuestError};
 use crate::memory::GuestMemory;
 use crate::run::Clock;
 use crate::run::clock::nanos;
+use crate::storage::Vm;
+use folder::Folder;
 use link::{LinkConfig, SharedSource, event_of, listen, open_fault, open_migration, serve_faults, tell_it_is_over};
 use static_writer::StaticWriter;
 
@@ -227,6 +231,17 @@ impl SourceRun<'_> {
         let (started, vm) = (Instant::now(), self.vm);
         let (memory, config, steps_before) = self.describe()?;
         let session = config.session;
+        let folder = self.options.storage.clone().map(|storage| {
+            let regions = config.regions.clone();
+            Folder::new(
+                storage,
+                Vm {
+                    session,
+                    id: vm,
+                    regions,
+                },
+            )
+        });
         let total = Pages(dunlin_core::message::end_gfn(&config.regions).0);
         let mut storage = vec![0; words_needed(total)];
         let source = Source::new(config, &mut storage, clock.now())?;
@@ -251,6 +266,7 @@ impl SourceRun<'_> {
                 scope,
                 migration: None,
                 listener: None,
+                folder: folder.as_ref(),
                 static_writer: StaticWriter::none(),
                 fault_stream: None,
                 last_sent: Instant::now(),
@@ -267,7 +283,10 @@ impl SourceRun<'_> {
             };
             let outcome = worker.work();
             worker.close();
-            worker.static_writer.finish();
+            worker.static_writer.stop();
+            if let Some(folder) = &folder {
+                folder.remove();
+            }
             worker.result(outcome, started, steps_before, session)
         });
         if matches!(

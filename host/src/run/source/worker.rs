@@ -3,7 +3,6 @@
 use super::*;
 use crate::channel::classify;
 use crate::memory::RunClass;
-use crate::storage::Vm;
 use dunlin_core::strategy::First;
 
 /// The runner's own state while it works.
@@ -15,6 +14,8 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) scope: &'s Scope<'s, 'e>,
     pub(super) migration: Option<FrameSender>,
     pub(super) listener: Option<ScopedJoinHandle<'s, ()>>,
+    /// Without a storage directory there is none.
+    pub(super) folder: Option<&'e Folder>,
     pub(super) static_writer: StaticWriter<'s>,
     pub(super) fault_stream: Option<Arc<Stream>>,
     pub(super) last_sent: Instant,
@@ -395,32 +396,25 @@ impl Worker<'_, '_, '_, '_> {
     }
 
     fn start_static(&mut self) {
-        let options = self.run.options;
-        let Some(storage) = &options.storage else {
+        let Some(folder) = self.folder else {
             // Refused before it began: the machine goes on without.
             return self.shared.feed(SourceEvent::Failed);
         };
-        let vm = Vm {
-            session: self.link.session,
-            id: self.run.vm,
-            regions: self.shared.lock().config().regions.clone(),
-        };
-        let bucket = TokenBucket::new(options.storage_bandwidth);
-        let place = (storage.as_path(), vm);
-        let started = self
-            .static_writer
-            .start(self.scope, place, self.memory, bucket, self.shared);
-        if let Err(error) = &started {
-            eprintln!(
-                "dunlin: there is no static copy, all pages go over the network: {}",
-                crate::run::chain(error)
-            );
+        match folder.directory() {
+            Ok(directory) => {
+                let bucket = TokenBucket::new(self.run.options.storage_bandwidth);
+                self.static_writer
+                    .start(self.scope, directory, self.memory, bucket, self.shared);
+                self.shared.feed(SourceEvent::Done);
+            }
+            Err(error) => {
+                eprintln!(
+                    "dunlin: there is no static copy, all pages go over the network: {}",
+                    crate::run::chain(&error)
+                );
+                self.shared.feed(SourceEvent::Failed);
+            }
         }
-        self.shared.feed(if started.is_ok() {
-            SourceEvent::Done
-        } else {
-            SourceEvent::Failed
-        });
     }
 
     fn record(&mut self, record: SourceRecord) {
