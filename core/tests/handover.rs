@@ -1,11 +1,11 @@
 //! Deterministic simulation of whole migrations: the real state machines, the real wire encoding, virtual memory and time.
 //!
-//! A failure prints the expression that makes its world again: put it into a test, add `.traced()`, and `run()` it.
+//! A failure prints the command that makes its world again and shows every step of it.
 #![cfg(feature = "wire")]
 
 mod sim;
 
-use sim::{ADJACENT, Choices, Fault, HOLE, ONE_PAGE, Shape, TWO_MISSING, TargetActs, World};
+use sim::{ADJACENT, Choices, Fault, HOLE, ONE_PAGE, Shape, TWO_MISSING, TargetActs, World, named_world};
 
 const STRATEGIES: [&str; 8] = [
     "precopy",
@@ -32,8 +32,16 @@ const ALL_STRATEGIES: [&str; 11] = [
     "hybrid:1,first=parallel",
 ];
 const SHAPES: [Shape; 3] = [HOLE, ADJACENT, ONE_PAGE];
-/// Every boundary is tried with each of these seeds: they decide about interleaving, writes and what a cut loses.
-const SEEDS: u64 = 3;
+
+/// Every boundary is tried with so many seeds: they decide about interleaving, writes and what a cut loses.
+fn seeds() -> u64 {
+    if full() { 8 } else { 2 }
+}
+
+/// The whole of the matrices is asked for.
+fn full() -> bool {
+    std::env::var_os("DUNLIN_FULL").is_some_and(|value| value != "0")
+}
 
 fn every_boundary(fault: Fault, at_least: u64) {
     every_boundary_of(&STRATEGIES, fault, at_least);
@@ -41,7 +49,7 @@ fn every_boundary(fault: Fault, at_least: u64) {
 
 fn every_boundary_of(strategies: &[&str], fault: Fault, at_least: u64) {
     for &strategy in strategies {
-        for seed in 0..SEEDS {
+        for seed in 0..seeds() {
             let mut boundary = 0;
             loop {
                 let mut world = World::new(strategy, seed, &[(fault, boundary)]);
@@ -136,6 +144,25 @@ fn a_black_hole_is_harmless_everywhere() {
     every_boundary(Fault::BlackHole, 30);
 }
 
+/// Longer or shorter than the silence that is endured; in the first case the late bytes meet a connection that has replaced theirs.
+#[test]
+fn a_stall_is_harmless_everywhere() {
+    every_boundary(Fault::Stall, 30);
+}
+
+/// The streams are independent: whatever comes late on one, the other must not rely on it.
+#[test]
+fn late_streams_are_harmless_everywhere() {
+    every_boundary(Fault::LateMigration, 30);
+    every_boundary(Fault::LateDemands, 30);
+}
+
+#[test]
+fn half_open_connections_are_harmless_everywhere() {
+    every_boundary(Fault::HalfOpenAtSource, 30);
+    every_boundary(Fault::HalfOpenAtTarget, 30);
+}
+
 #[test]
 fn a_side_that_hangs_up_is_harmless_everywhere() {
     every_boundary(Fault::SourceHangsUp, 30);
@@ -184,29 +211,43 @@ fn a_static_copy_that_fails_costs_time_alone() {
     every_boundary_of(&PARALLEL, Fault::StorageFull, 10);
     every_boundary_of(&PARALLEL, Fault::StorageDamaged, 30);
     every_boundary_of(&PARALLEL, Fault::StorageElsewhere, 30);
+    every_boundary_of(&PARALLEL, Fault::StorageSlow, 10);
+    every_boundary_of(&PARALLEL, Fault::StorageLate, 30);
+    every_boundary_of(&PARALLEL, Fault::StorageVanishes, 30);
 }
 
-/// Two faults of any kind anywhere. The seed, which is the second value of a printed world, decides everything:
-/// `DUNLIN_SEED=n` runs that one alone and shows every step.
+/// Two faults of any kind anywhere.
 #[test]
 fn two_faults_lose_only_what_nothing_could_save() {
-    let chosen = std::env::var("DUNLIN_SEED")
-        .ok()
-        .map(|seed| seed.parse().expect("DUNLIN_SEED is a number"));
     let mut struck_twice = 0;
-    for seed in chosen.map_or(0..6000, |seed: u64| seed..seed + 1) {
+    for seed in 0..two_fault_runs() {
         let mut world = two_faults(seed);
-        if chosen.is_some() {
-            world = world.traced();
-        }
         world.run();
         struck_twice += u64::from(world.all_faults_happened());
         world.assert_saved_or_unsavable();
     }
     assert!(
-        chosen.is_some() || struck_twice >= 2000,
+        struck_twice >= two_fault_runs() / 3,
         "only {struck_twice} runs had both faults"
     );
+}
+
+fn two_fault_runs() -> u64 {
+    if full() { 80_000 } else { 8000 }
+}
+
+/// Runs the world that a failure has named, and shows every step.
+#[test]
+fn replay() {
+    if let Some(world) = named_world() {
+        let mut world = world.traced();
+        world.run();
+        if world.all_faults_happened() {
+            world.assert_saved_or_unsavable();
+        } else {
+            world.assert_runs_whole_on_target();
+        }
+    }
 }
 
 fn two_faults(seed: u64) -> World {

@@ -11,6 +11,16 @@ pub(crate) enum Fault {
     CutFaultChannel,
     /// The connections swallow everything; the ends learn it from silence.
     BlackHole,
+    /// Everything on the way stays there for a while, and then arrives after all, perhaps when nobody expects it any more.
+    Stall,
+    /// The same for the migration channel alone, or for one direction of it: what follows on the fault channel comes first.
+    LateMigration,
+    /// The same for the fault channel, where pages are demanded and answered.
+    LateDemands,
+    /// The connections end for the source, and the target learns it from silence.
+    HalfOpenAtTarget,
+    /// The same the other way round.
+    HalfOpenAtSource,
     /// The source's end of the connections closes without reason.
     SourceHangsUp,
     /// The same on the target.
@@ -43,13 +53,24 @@ pub(crate) enum Fault {
     StorageDamaged,
     /// The target never sees the rest of it.
     StorageElsewhere,
+    /// Nothing can be written for longer than any patience, and then it can.
+    StorageSlow,
+    /// The target sees what is written much later.
+    StorageLate,
+    /// The directory goes, with all that is in it.
+    StorageVanishes,
 }
 
 impl Fault {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 27] = [
         Self::Cut,
         Self::CutFaultChannel,
         Self::BlackHole,
+        Self::Stall,
+        Self::LateMigration,
+        Self::LateDemands,
+        Self::HalfOpenAtTarget,
+        Self::HalfOpenAtSource,
         Self::SourceHangsUp,
         Self::TargetHangsUp,
         Self::DamageToSource,
@@ -66,12 +87,20 @@ impl Fault {
         Self::StorageFull,
         Self::StorageDamaged,
         Self::StorageElsewhere,
+        Self::StorageSlow,
+        Self::StorageLate,
+        Self::StorageVanishes,
     ];
+
+    /// The one that is written so.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| format!("{fault:?}") == name)
+    }
 
     /// Those that can strike a migration by this strategy.
     pub(crate) fn of(strategy: Strategy) -> &'static [Self] {
         match strategy.first {
-            First::Serial => &Self::ALL[..16],
+            First::Serial => Self::ALL.split_last_chunk::<6>().expect("six of storage").0,
             First::Parallel => &Self::ALL,
         }
     }
@@ -80,7 +109,7 @@ impl Fault {
     pub(crate) fn boundaries(self) -> u64 {
         match self {
             Self::SourceDiskFull | Self::TargetDiskFull | Self::SlowSourceDisk | Self::SlowTargetDisk => 3,
-            Self::SourceActionFails | Self::TargetActionFails | Self::StorageFull => 30,
+            Self::SourceActionFails | Self::TargetActionFails | Self::StorageFull | Self::StorageSlow => 30,
             _ => 80,
         }
     }
@@ -98,6 +127,9 @@ impl Fault {
                 | Self::StorageFull
                 | Self::StorageDamaged
                 | Self::StorageElsewhere
+                | Self::StorageSlow
+                | Self::StorageLate
+                | Self::StorageVanishes
         )
     }
 }
@@ -171,6 +203,11 @@ impl World {
             }
             Fault::CutFaultChannel => self.link.fault.cut(keep),
             Fault::BlackHole => self.link.swallow(self.now.saturating_add(Nanos::from_secs(4))),
+            Fault::Stall => self.hold(None),
+            Fault::LateMigration => self.hold(Some(Lane::Migration)),
+            Fault::LateDemands => self.hold(Some(Lane::Fault)),
+            Fault::HalfOpenAtTarget => self.link.half_open(true),
+            Fault::HalfOpenAtSource => self.link.half_open(false),
             Fault::SourceHangsUp => {
                 self.link.source_closes();
                 self.tell_source(SourceEvent::LinkLost);
@@ -198,6 +235,17 @@ impl World {
             }
             _ => unreachable!("it hits actions"),
         }
+    }
+
+    /// Shorter than the silence that is endured, or longer; both directions, or one.
+    fn hold(&mut self, lane: Option<Lane>) {
+        let until = self.now.saturating_add(Nanos::from_millis(1 + self.below(6000)));
+        let until = match self.below(4) {
+            0 => [until, Nanos::ZERO],
+            1 => [Nanos::ZERO, until],
+            _ => [until; 2],
+        };
+        self.link.hold(lane, until);
     }
 
     fn damage_to_target(&mut self) {

@@ -36,6 +36,8 @@ pub(crate) struct Pipe {
     source_is_told: bool,
     target_is_told: bool,
     source_is_deaf: bool,
+    /// What is on its way to the source, and to the target, stays there until then.
+    held_until: [Nanos; 2],
 }
 
 impl Pipe {
@@ -47,6 +49,7 @@ impl Pipe {
             source_is_told: true,
             target_is_told: true,
             source_is_deaf: false,
+            held_until: [Nanos::ZERO; 2],
         }
     }
 
@@ -64,6 +67,15 @@ impl Pipe {
 
     pub(crate) fn works(&self) -> bool {
         self.state == State::Open
+    }
+
+    /// Heartbeats pass.
+    pub(crate) fn flows_to_source(&self) -> bool {
+        self.works() && self.held_until[0] == Nanos::ZERO
+    }
+
+    pub(crate) fn flows_to_target(&self) -> bool {
+        self.works() && self.held_until[1] == Nanos::ZERO
     }
 
     /// Keeps a third, two thirds or all of what is on its way: what the kernel had already passed on.
@@ -91,16 +103,50 @@ impl Pipe {
         }
     }
 
+    /// The connection is gone for one end, while the other still sends into it and is told nothing.
+    fn half_open(&mut self, source_learns: bool) {
+        if self.state == State::Open {
+            self.swallow();
+            self.source_is_told = !source_learns;
+            self.target_is_told = source_learns;
+        }
+    }
+
+    /// Nothing arrives before that time; nothing is lost.
+    fn hold(&mut self, until: [Nanos; 2]) {
+        self.held_until = until;
+    }
+
+    /// Both ends have something on its way to them that will still arrive, or one has.
+    fn holds_anything(&self) -> bool {
+        self.held_until != [Nanos::ZERO; 2] && !(self.to_source.is_empty() && self.to_target.is_empty())
+    }
+
+    fn release(&mut self, now: Nanos) {
+        for until in &mut self.held_until {
+            if *until <= now {
+                *until = Nanos::ZERO;
+            }
+        }
+    }
+
     /// The source closes its end and hears no more; what it sent still arrives.
     fn source_closes(&mut self) {
-        self.cut(2);
+        self.closes();
         self.to_source.clear();
         self.source_is_told = true;
     }
 
+    /// Nobody hears of the end of a connection that swallows everything.
+    fn closes(&mut self) {
+        if self.state != State::Swallowing {
+            self.cut(2);
+        }
+    }
+
     /// The same for the target.
     pub(crate) fn target_closes(&mut self) {
-        self.cut(2);
+        self.closes();
         self.to_target.clear();
         self.target_is_told = true;
     }
@@ -123,7 +169,7 @@ impl Pipe {
     pub(crate) fn next_for_target(&mut self) -> Arrival {
         match self.to_target.pop_front() {
             Some(frame) => Arrival::Frame(frame),
-            None if self.state == State::Broken && !core::mem::replace(&mut self.target_is_told, true) => Arrival::Lost,
+            None if !core::mem::replace(&mut self.target_is_told, true) => Arrival::Lost,
             None => Arrival::Nothing,
         }
     }
@@ -131,17 +177,17 @@ impl Pipe {
     pub(crate) fn next_for_source(&mut self) -> Arrival {
         match self.to_source.pop_front() {
             Some(frame) => Arrival::Frame(frame),
-            None if self.state == State::Broken && !core::mem::replace(&mut self.source_is_told, true) => Arrival::Lost,
+            None if !core::mem::replace(&mut self.source_is_told, true) => Arrival::Lost,
             None => Arrival::Nothing,
         }
     }
 
     fn has_for_target(&self) -> bool {
-        !self.to_target.is_empty() || !self.target_is_told
+        self.held_until[1] == Nanos::ZERO && !(self.to_target.is_empty() && self.target_is_told)
     }
 
     fn has_for_source(&self) -> bool {
-        !self.to_source.is_empty() || !self.source_is_told
+        self.held_until[0] == Nanos::ZERO && !(self.to_source.is_empty() && self.source_is_told)
     }
 }
 
@@ -180,12 +226,7 @@ impl Link {
 
     /// Every connection breaks, and no new one comes about before that time.
     pub(crate) fn cut(&mut self, keep_thirds: u64, down_until: Nanos) {
-        for pipe in [
-            &mut self.migration,
-            &mut self.fault,
-            &mut self.old_migration,
-            &mut self.old_fault,
-        ] {
+        for pipe in self.pipes() {
             pipe.cut(keep_thirds);
         }
         self.down_until = self.down_until.max(down_until);
@@ -197,12 +238,52 @@ impl Link {
         self.down_until = self.down_until.max(down_until);
     }
 
+    /// The present connections end for one side alone.
+    pub(crate) fn half_open(&mut self, source_learns: bool) {
+        self.migration.half_open(source_learns);
+        self.fault.half_open(source_learns);
+    }
+
+    /// Holds what flows to the source and to the target on one connection, or on all.
+    pub(crate) fn hold(&mut self, lane: Option<Lane>, until: [Nanos; 2]) {
+        for held in [Lane::Migration, Lane::Fault] {
+            if lane.is_none_or(|lane| lane == held) {
+                self.pipe(held).hold(until);
+            }
+        }
+    }
+
+    /// Lets go what was held long enough.
+    pub(crate) fn release(&mut self, now: Nanos) {
+        for pipe in self.pipes() {
+            pipe.release(now);
+        }
+    }
+
+    /// Something will arrive yet, though nothing does now.
+    pub(crate) fn holds_anything(&self) -> bool {
+        let pipes = [&self.migration, &self.fault, &self.old_migration, &self.old_fault];
+        pipes.into_iter().any(Pipe::holds_anything)
+    }
+
+    fn pipes(&mut self) -> [&mut Pipe; 4] {
+        [
+            &mut self.migration,
+            &mut self.fault,
+            &mut self.old_migration,
+            &mut self.old_fault,
+        ]
+    }
+
     pub(crate) fn is_up(&self, now: Nanos) -> bool {
         now >= self.down_until
     }
 
     pub(crate) fn repair(&mut self) {
         self.down_until = Nanos::ZERO;
+        for pipe in self.pipes() {
+            pipe.hold([Nanos::ZERO; 2]);
+        }
     }
 
     /// The source opens the migration channel anew; true if that worked.

@@ -8,6 +8,7 @@ mod explore;
 mod fault;
 mod guest;
 mod link;
+mod replay;
 mod source_side;
 mod storage;
 mod target_side;
@@ -32,6 +33,7 @@ use fault::Faults;
 pub(crate) use fault::{Fault, Plan};
 use guest::Owner;
 use link::{Arrival, Frame, Lane, Link};
+pub(crate) use replay::named_world;
 use source_side::SourceReport;
 use storage::Storage;
 use target_side::TargetReply;
@@ -150,7 +152,7 @@ impl World {
             host_pages: [Run::new(Gfn(guest::host_page(shape)), Pages(1))].into_iter().collect(),
         };
         let mut world = Self {
-            label: format!("World::shaped({strategy:?}, {seed}, &{shape:?}, &{plans:?})"),
+            label: replay::label(strategy, seed, shape, plans),
             traced: false,
             random: seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1,
             now,
@@ -199,6 +201,7 @@ impl World {
     /// A guest that never writes, in memory that is all zero.
     pub(crate) fn silent(mut self) -> Self {
         self.write_rate = 0;
+        replay::mark_silent(&mut self.label);
         self.truth.fill(0);
         self.source_memory.fill(0);
         self
@@ -256,6 +259,7 @@ impl World {
                 Nanos(50_000 + self.below(100_000))
             };
             self.now = self.now.saturating_add(pause);
+            self.link.release(self.now);
             if self.now.saturating_sub(self.last_beat) >= HEARTBEAT {
                 self.heartbeats();
             }
@@ -267,18 +271,18 @@ impl World {
     fn settled(&self) -> bool {
         let source = self.source_dead || self.source_outcome.is_some();
         let target = self.target.is_none() || self.target_outcome.is_some();
-        source && target && self.source_doing.is_none() && self.link.is_quiet()
+        source && target && self.source_doing.is_none() && self.link.is_quiet() && !self.link.holds_anything()
     }
 
     fn heartbeats(&mut self) {
         self.last_beat = self.now;
-        if !self.link.migration.works() || self.link.target_is_on_old {
+        if self.link.target_is_on_old {
             return;
         }
-        if self.target.is_some() && self.target_outcome.is_none() {
+        if self.link.migration.flows_to_source() && self.target.is_some() && self.target_outcome.is_none() {
             self.tell_source(SourceEvent::Heard);
         }
-        if self.source_outcome.is_none() && !self.source_dead {
+        if self.link.migration.flows_to_target() && self.source_outcome.is_none() && !self.source_dead {
             self.tell_target(TargetEvent::Heard);
         }
     }

@@ -15,6 +15,8 @@ pub(super) struct Storage {
     newer: Vec<bool>,
     merged: bool,
     given_up: bool,
+    /// Nothing is written, or read, before these times.
+    stuck_until: [Nanos; 2],
 }
 
 impl World {
@@ -67,8 +69,12 @@ impl World {
 
     /// The source's writer takes some more pages as they are now.
     pub(super) fn write_static(&mut self) -> bool {
-        if !self.storage.writes || self.source.is_none() {
+        if !self.storage.writes || self.source.is_none() || self.now < self.storage.stuck_until[0] {
             return false;
+        }
+        if self.strikes(Fault::StorageSlow) {
+            self.storage.stuck_until[0] = self.later();
+            return true;
         }
         if self.strikes(Fault::StorageFull) {
             self.storage.writes = false;
@@ -91,12 +97,36 @@ impl World {
         true
     }
 
+    /// Before the patience with the rest of a copy is over, or after.
+    fn later(&mut self) -> Nanos {
+        let late = self.below(6000);
+        self.now.saturating_add(Nanos::from_millis(late))
+    }
+
     /// The target's reader puts some more in, unless something newer is there.
     pub(super) fn read_static(&mut self) -> bool {
         let ram = self.ram();
         let ready = self.storage.written.len();
-        if !self.storage.reads || self.target.is_none() || self.storage.read >= ready {
+        let stuck = self.now < self.storage.stuck_until[1];
+        if !self.storage.reads || self.target.is_none() || self.storage.read >= ready || stuck {
             return false;
+        }
+        if self.strikes(Fault::StorageLate) {
+            self.storage.stuck_until[1] = self.later();
+            return true;
+        }
+        if self.strikes(Fault::StorageVanishes) {
+            self.storage.written.clear();
+            if core::mem::take(&mut self.storage.writes) {
+                self.storage.given_up = true;
+                self.tell_source(SourceEvent::StaticFailed);
+            }
+            if self.below(2) == 0 {
+                self.storage.reads = false;
+                self.storage.given_up = true;
+                self.tell_target(TargetEvent::StaticFailed);
+            }
+            return true;
         }
         if self.strikes(Fault::StorageElsewhere) {
             // The target looks into another directory. When the source gives up it says so, as the other does here.
