@@ -7,12 +7,13 @@ mod choose;
 mod dataplane;
 mod dunlin;
 mod fault;
-mod figure;
+pub(crate) mod figure;
+mod live;
 mod pageset;
 mod predict;
 mod push;
 mod qemu;
-mod sampling;
+pub(crate) mod sampling;
 mod switch;
 mod tracking;
 
@@ -85,6 +86,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "push",
         run: push::run,
+    },
+    Group {
+        name: "live",
+        run: live::run,
     },
     Group {
         name: "dataplane",

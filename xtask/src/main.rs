@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod experiment;
 mod setup;
 mod test;
 
@@ -26,6 +27,8 @@ enum Task {
     Demo(demo::Options),
     /// Measure every figure of README beside its baseline
     Bench(bench::Options),
+    /// Measure the papers' claims with guests that are moved for real
+    Experiment(experiment::Options),
     /// Build the bare-metal guest payload and put it in its place
     Build {
         /// Compare with the committed payload instead, changing nothing
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup => setup::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::Experiment(options) => experiment::run(&options),
         Task::Build { check } => build::run(check).map(|()| ExitCode::SUCCESS),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),

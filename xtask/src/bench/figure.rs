@@ -12,24 +12,27 @@ pub(crate) struct Figure {
 }
 
 /// What a figure should be.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     AtLeast(f64),
     AtMost(f64),
+    Within(f64, f64),
 }
 
 impl Target {
-    fn is_met_by(self, value: f64) -> bool {
+    pub(crate) fn is_met_by(self, value: f64) -> bool {
         match self {
             Self::AtLeast(bound) => value >= bound,
             Self::AtMost(bound) => value <= bound,
+            Self::Within(least, most) => (least..=most).contains(&value),
         }
     }
 
-    fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         match self {
             Self::AtLeast(bound) => format!(">= {bound}"),
             Self::AtMost(bound) => format!("<= {bound}"),
+            Self::Within(least, most) => format!("{least} to {most}"),
         }
     }
 }
@@ -134,7 +137,7 @@ pub(crate) fn to_table(figures: &[Figure]) -> String {
 }
 
 /// Three significant digits, or all digits before the point.
-fn significant(value: f64) -> String {
+pub(crate) fn significant(value: f64) -> String {
     let magnitude = if value == 0.0 { 0.0 } else { value.abs().log10().floor() };
     let decimals = (2.0 - magnitude).clamp(0.0, 9.0) as usize;
     format!("{value:.decimals$}")

@@ -1,0 +1,428 @@
+//! `cargo xtask experiment live`: the papers' claims, measured with guests that are moved by the `dunlin` command.
+//!
+//! The arms of an experiment take turns, so that a slow minute of the machine hits all alike; every migration is verified.
+//! Results are kept as they come: what was interrupted goes on where it stopped, as long as program and setup are the same.
+
+mod catalogue;
+mod check;
+mod cut;
+mod load;
+mod measure;
+mod progress;
+mod record;
+mod setup;
+mod statistics;
+mod table;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use dunlin_tests::Capability;
+use dunlin_tests::process;
+use dunlin_tests::scene::Kind;
+use serde_json::{Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use catalogue::Experiment;
+pub(crate) use check::Check;
+use measure::Stage;
+use progress::{Progress, minutes};
+use record::{Record, Run, Runs};
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Which experiments: `live` are those with real guests
+    #[arg(value_parser = ["live"])]
+    name: String,
+    /// Only these experiments, or those that say something about these claims: R9,R11
+    #[arg(long, value_delimiter = ',')]
+    id: Vec<String>,
+    /// The main arms only, once each
+    #[arg(long)]
+    quick: bool,
+    /// How often every arm runs [default: 5, with --quick 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: Option<u32>,
+    /// A JSON object for each experiment, one a line, instead of tables
+    #[arg(long)]
+    json: bool,
+    /// The tables in Markdown, as README shows them
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+    /// Where results are kept as they come [default: experiments/ in the target directory]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Measure anew what is kept there already
+    #[arg(long)]
+    fresh: bool,
+}
+
+const REPETITIONS: u32 = 5;
+/// A run may take so many times what it is expected to take…
+const LIMIT_FACTOR: f64 = 3.0;
+/// …and so much longer, because machines are loaded.
+const LIMIT_SECONDS: f64 = 60.0;
+/// How often a run that failed is tried in all.
+const ATTEMPTS: u32 = 2;
+
+/// An experiment and all that came of it.
+struct Measured {
+    experiment: Experiment,
+    runs: Runs,
+    /// What could not be measured, and why.
+    failures: Vec<String>,
+}
+
+/// Measures and prints. Fails when a run did, twice.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let experiments = chosen(&options.id, options.quick)?;
+    let repetitions = options
+        .repetitions
+        .unwrap_or(if options.quick { 1 } else { REPETITIONS });
+    let folder = match &options.out {
+        Some(folder) => folder.clone(),
+        None => process::target_folder()?.join("experiments"),
+    };
+    let measured = measure(experiments, repetitions as usize, &folder, options.fresh)?;
+    if options.json {
+        for measured in &measured {
+            println!("{}", measured.to_json());
+        }
+    } else if options.markdown {
+        print!("{}", table::markdown(&measured));
+    } else {
+        print!("{}", table::terminal(&measured));
+    }
+    for failure in measured.iter().flat_map(|measured| &measured.failures) {
+        eprintln!("could not be measured: {failure}");
+    }
+    let complete = measured.iter().all(|measured| measured.failures.is_empty());
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The checks of the short form, for the benchmarks.
+pub(crate) fn quick_checks() -> anyhow::Result<Vec<Check>> {
+    let folder = tempfile::tempdir()?;
+    let measured = measure(chosen(&[], true)?, 1, folder.path(), true)?;
+    let failures: Vec<&str> = measured
+        .iter()
+        .flat_map(|measured| measured.failures.iter().map(String::as_str))
+        .collect();
+    ensure!(failures.is_empty(), "could not be measured: {}", failures.join("\n"));
+    Ok(measured.iter().flat_map(Measured::checks).collect())
+}
+
+fn chosen(ids: &[String], quick: bool) -> anyhow::Result<Vec<Experiment>> {
+    let all = catalogue::all()?;
+    for id in ids {
+        ensure!(
+            all.iter().any(|experiment| experiment.is_called(id)),
+            "there is no experiment or claim {id}; there are: {}",
+            names(&all).join(", ")
+        );
+    }
+    let asked = |experiment: &Experiment| ids.is_empty() || ids.iter().any(|id| experiment.is_called(id));
+    let chosen = all.into_iter().filter(asked);
+    Ok(if quick {
+        chosen.filter_map(Experiment::quick).collect()
+    } else {
+        chosen.collect()
+    })
+}
+
+fn names(experiments: &[Experiment]) -> Vec<&str> {
+    let each = |experiment: &Experiment| experiment.claims.iter().copied();
+    let mut names: Vec<&str> = experiments
+        .iter()
+        .flat_map(|experiment| std::iter::once(experiment.id).chain(each(experiment)))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Measures `experiments` one after the other; what `folder` has of them already is not measured again unless `fresh`.
+fn measure(
+    experiments: Vec<Experiment>,
+    repetitions: usize,
+    folder: &Path,
+    fresh: bool,
+) -> anyhow::Result<Vec<Measured>> {
+    let stage = Stage {
+        program: process::build(true)?,
+        kind: kind(),
+        storage: storage(),
+        stop: Arc::new(AtomicBool::new(false)),
+    };
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stage.stop)).context("cannot catch signals")?;
+    }
+    let program = std::fs::read(&stage.program).context("the program cannot be read")?;
+    let program = blake3::hash(&program).to_hex().to_string();
+    let mut work = Vec::new();
+    for experiment in experiments {
+        let conditions = json!({
+            "program": program,
+            "guests": stage.kind.name(),
+            "setup": experiment.setup,
+            "arms": experiment.arms.iter().map(|arm| (arm.name, arm.strategy.as_str())).collect::<Vec<_>>(),
+        });
+        let record = Record::new(folder, experiment.id, conditions)?;
+        let runs = if fresh { Runs::default() } else { record.load() };
+        let failures = vec![];
+        work.push((
+            Measured {
+                experiment,
+                runs,
+                failures,
+            },
+            record,
+        ));
+    }
+    let seconds: f64 = work
+        .iter()
+        .map(|(measured, _)| measured.seconds_left(repetitions))
+        .sum();
+    eprintln!(
+        "{} experiments, every arm {repetitions} times, {} guests: about {}; results are kept in {}",
+        work.len(),
+        stage.kind.name(),
+        minutes(seconds),
+        folder.display()
+    );
+    let mut progress = Progress::new(seconds);
+    for (measured, record) in &mut work {
+        measured.run_all(&stage, repetitions, record, &mut progress)?;
+    }
+    Ok(work.into_iter().map(|(measured, _)| measured).collect())
+}
+
+fn kind() -> Kind {
+    let probes = [Capability::Kvm.probe(), Capability::Uffd.probe()];
+    match probes.into_iter().find_map(Result::err) {
+        None => Kind::Kvm,
+        Some(why) => {
+            eprintln!("There is no KVM here ({why}): guests are threads of a process instead.");
+            Kind::Thread
+        }
+    }
+}
+
+/// A folder in memory, where there is one.
+fn storage() -> PathBuf {
+    const SHARED_MEMORY: &str = "/dev/shm";
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    match rustix::fs::statfs(SHARED_MEMORY) {
+        Ok(found) if found.f_type as u64 == TMPFS_MAGIC => SHARED_MEMORY.into(),
+        _ => {
+            eprintln!(
+                "{SHARED_MEMORY} is no tmpfs: static copies go to the folder for temporary files, perhaps a disk."
+            );
+            std::env::temp_dir()
+        }
+    }
+}
+
+impl Measured {
+    /// What is left to measure, arm by arm within each repetition; another arm begins each time.
+    fn left(&self, repetitions: usize) -> Vec<(usize, usize)> {
+        let arms = self.experiment.arms.len();
+        let all =
+            (0..repetitions).flat_map(|repetition| (0..arms).map(move |turn| (repetition, (repetition + turn) % arms)));
+        all.filter(|&(repetition, arm)| !self.runs.has(self.experiment.arms[arm].name, repetition))
+            .collect()
+    }
+
+    fn seconds_left(&self, repetitions: usize) -> f64 {
+        let left = self.left(repetitions).into_iter();
+        left.map(|(repetition, arm)| self.experiment.seconds(&self.experiment.arms[arm], repetition))
+            .sum()
+    }
+
+    fn run_all(
+        &mut self,
+        stage: &Stage,
+        repetitions: usize,
+        record: &Record,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        for (repetition, index) in self.left(repetitions) {
+            let arm = &self.experiment.arms[index];
+            let expected = self.experiment.seconds(arm, repetition);
+            let limit = Duration::from_secs_f64(LIMIT_FACTOR * expected + LIMIT_SECONDS);
+            let what = format!(
+                "{}: {}, {} of {repetitions}",
+                self.experiment.id,
+                arm.name,
+                repetition + 1
+            );
+            progress.begin(&what);
+            for attempt in 1..=ATTEMPTS {
+                let measured = stage.run(&self.experiment.setup, arm, repetition, limit);
+                ensure!(!stage.is_stopped(), "interrupted; what was measured is kept");
+                match measured {
+                    Ok(values) => {
+                        self.runs.0.push(Run {
+                            arm: arm.name.into(),
+                            repetition,
+                            values,
+                        });
+                        break;
+                    }
+                    Err(error) => {
+                        progress.message(&format!("{what}: attempt {attempt} failed: {error:#}"));
+                        if attempt == ATTEMPTS {
+                            self.failures.push(format!("{what}: {error:#}"));
+                        }
+                    }
+                }
+            }
+            record.save(self.to_json(), &self.runs)?;
+            progress.end(expected);
+        }
+        // What was kept already may be asked new questions.
+        record.save(self.to_json(), &self.runs)
+    }
+
+    /// The answers, one for each question.
+    fn checks(&self) -> Vec<Check> {
+        let questions = self.experiment.questions.iter();
+        questions.map(|question| question.answer(&self.runs)).collect()
+    }
+
+    /// The load of the guests as fast as they were: the setup's is that of the rate they were to keep.
+    fn measured_lambda(&self) -> Option<f64> {
+        let arms = self.experiment.arms.iter();
+        let steps = arms.flat_map(|arm| self.runs.values(arm.name, values::STEPS)).collect();
+        self.experiment.setup.load_at(statistics::median(steps)?).ok()
+    }
+
+    fn to_json(&self) -> Value {
+        let arm = |arm: &catalogue::Arm| {
+            let mut names: Vec<&String> = self.runs.0.iter().flat_map(|run| run.values.keys()).collect();
+            names.sort_unstable();
+            names.dedup();
+            let medians = names.into_iter().filter_map(|name| {
+                let median = statistics::median(self.runs.values(arm.name, name))?;
+                Some((name.clone(), json!(median)))
+            });
+            let medians: serde_json::Map<String, Value> = medians.collect();
+            json!({ "name": arm.name, "strategy": arm.strategy, "values": medians })
+        };
+        json!({
+            "schema": "dunlin.experiment.v1",
+            "id": self.experiment.id,
+            "title": self.experiment.title,
+            "chosen": self.experiment.chosen,
+            "setup": self.experiment.setup,
+            "lambda_measured": self.measured_lambda(),
+            "arms": self.experiment.arms.iter().map(arm).collect::<Vec<_>>(),
+            "checks": self.checks().iter().map(Check::to_json).collect::<Vec<_>>(),
+            "runs": self.runs.0,
+            "failures": self.failures,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(id: &str) -> Measured {
+        let mut found = chosen(&[id.to_owned()], false).expect("there is one");
+        Measured {
+            experiment: found.remove(0),
+            runs: Runs::default(),
+            failures: vec![],
+        }
+    }
+
+    fn run(arm: &str, repetition: usize, values: &[(&str, f64)]) -> Run {
+        Run {
+            arm: arm.into(),
+            repetition,
+            values: values.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
+        }
+    }
+
+    #[test]
+    fn arms_take_turns_and_what_is_there_is_left_out() {
+        let mut r16 = measured("R16");
+        assert_eq!(r16.left(2), [(0, 0), (0, 1), (1, 1), (1, 0)]);
+        r16.runs.0.push(run("push=sequential", 1, &[]));
+        assert_eq!(r16.left(2), [(0, 0), (0, 1), (1, 1)]);
+    }
+
+    /// On a machine that does nothing else.
+    #[test]
+    fn the_whole_set_takes_less_than_45_minutes_and_the_short_form_less_than_5() {
+        let minutes = |ids: &[String], quick, repetitions| {
+            let experiments = chosen(ids, quick).expect("all").into_iter();
+            let seconds = experiments.map(|experiment| {
+                let (runs, failures) = (Runs::default(), vec![]);
+                let measured = Measured {
+                    experiment,
+                    runs,
+                    failures,
+                };
+                measured.seconds_left(repetitions)
+            });
+            seconds.sum::<f64>() / 60.0
+        };
+        let (whole, short) = (minutes(&[], false, REPETITIONS as usize), minutes(&[], true, 1));
+        assert!((10.0..45.0).contains(&whole), "{whole} minutes");
+        assert!((1.0..5.0).contains(&short), "{short} minutes");
+    }
+
+    #[test]
+    fn an_unknown_id_is_refused_with_those_there_are() {
+        let error = chosen(&["R9".into(), "R99".into()], false)
+            .err()
+            .expect("no such claim");
+        let text = error.to_string();
+        assert!(
+            text.contains("R99") && text.contains("R1-kernel") && text.contains("R16"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_document_has_medians_checks_and_every_run() {
+        let mut r11 = measured("R11");
+        r11.experiment = chosen(&["R11".into()], false).expect("two").remove(1);
+        for (repetition, (pa, one)) in [(200.0, 2000.0), (300.0, 2100.0), (100.0, 1900.0)]
+            .into_iter()
+            .enumerate()
+        {
+            let steps = (values::STEPS, 11_719.0);
+            r11.runs
+                .0
+                .push(run("pa-hybrid", repetition, &[(values::POSTCOPY, pa), steps]));
+            r11.runs
+                .0
+                .push(run("hybrid:1", repetition, &[(values::POSTCOPY, one), steps]));
+        }
+        let json = r11.to_json();
+        assert_eq!(
+            (&json["schema"], &json["id"]),
+            (&json!("dunlin.experiment.v1"), &json!("R11"))
+        );
+        assert_eq!(json["arms"][0]["values"]["postcopy_ms"], 200.0);
+        assert_eq!(json["arms"][2]["values"], json!({}), "dyn-hybrid did not run");
+        assert_eq!(json["checks"][0]["value"], 0.1);
+        assert_eq!(
+            (&json["checks"][0]["met"], &json["checks"][1]["met"]),
+            (&json!(true), &json!(false))
+        );
+        assert_eq!(json["checks"][1]["value"], Value::Null);
+        assert_eq!(json["runs"].as_array().map(Vec::len), Some(6));
+        let lambda = json["lambda_measured"].as_f64().expect("measured");
+        assert!((lambda - 1.2).abs() < 0.001, "{lambda}");
+    }
+}
