@@ -68,6 +68,8 @@ const REPETITIONS: u32 = 5;
 const LIMIT_FACTOR: f64 = 3.0;
 /// …and so much longer, because machines are loaded.
 const LIMIT_SECONDS: f64 = 60.0;
+/// How far the load may be from what was wanted, as a share of it.
+const LOAD_TOLERANCE: f64 = 0.05;
 /// How often a run that failed is tried in all.
 const ATTEMPTS: u32 = 2;
 
@@ -99,8 +101,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     } else {
         print!("{}", table::terminal(&measured));
     }
-    for failure in measured.iter().flat_map(|measured| &measured.failures) {
-        eprintln!("could not be measured: {failure}");
+    for measured in &measured {
+        if let Some(warning) = measured.warning() {
+            eprintln!("{warning}");
+        }
+        for failure in &measured.failures {
+            eprintln!("could not be measured: {failure}");
+        }
     }
     let complete = measured.iter().all(|measured| measured.failures.is_empty());
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -303,6 +310,18 @@ impl Measured {
         self.experiment.setup.load_at(statistics::median(steps)?).ok()
     }
 
+    /// What makes the results doubtful.
+    fn warning(&self) -> Option<String> {
+        let (wanted, found) = (self.experiment.setup.lambda, self.measured_lambda()?);
+        ((found / wanted - 1.0).abs() > LOAD_TOLERANCE).then(|| {
+            format!(
+                "{}: the guests offered a load of {found:.2} instead of {wanted:.2}, so the machine had not enough time for \
+                 them: measure again when it does nothing else",
+                self.experiment.id
+            )
+        })
+    }
+
     fn to_json(&self) -> Value {
         let arm = |arm: &catalogue::Arm| {
             let mut names: Vec<&String> = self.runs.0.iter().flat_map(|run| run.values.keys()).collect();
@@ -393,31 +412,41 @@ mod tests {
     }
 
     #[test]
+    fn guests_that_were_too_slow_make_the_results_doubtful() {
+        let mut r9 = measured("R9");
+        assert_eq!(r9.warning(), None, "nothing is known");
+        r9.runs.0.push(run("hybrid:1", 0, &[(values::STEPS, 3500.0)]));
+        assert_eq!(r9.warning(), None);
+        r9.runs.0[0].values.insert(values::STEPS.into(), 2000.0);
+        let warning = r9.warning().expect("far too slow");
+        assert!(warning.contains("0.20 instead of 0.37"), "{warning}");
+    }
+
+    #[test]
     fn the_document_has_medians_checks_and_every_run() {
-        let mut r11 = measured("R11");
-        r11.experiment = chosen(&["R11".into()], false).expect("two").remove(1);
+        let mut r10 = measured("R10");
         for (repetition, (pa, one)) in [(200.0, 2000.0), (300.0, 2100.0), (100.0, 1900.0)]
             .into_iter()
             .enumerate()
         {
-            let steps = (values::STEPS, 11_719.0);
-            r11.runs
+            let steps = (values::STEPS, 2344.0);
+            r10.runs
                 .0
                 .push(run("pa-hybrid", repetition, &[(values::POSTCOPY, pa), steps]));
-            r11.runs
+            r10.runs
                 .0
                 .push(run("hybrid:1", repetition, &[(values::POSTCOPY, one), steps]));
         }
-        let json = r11.to_json();
+        let json = r10.to_json();
         assert_eq!(
             (&json["schema"], &json["id"]),
-            (&json!("dunlin.experiment.v1"), &json!("R11"))
+            (&json!("dunlin.experiment.v1"), &json!("R10"))
         );
         assert_eq!(json["arms"][0]["values"]["postcopy_ms"], 200.0);
-        assert_eq!(json["arms"][2]["values"], json!({}), "dyn-hybrid did not run");
-        assert_eq!(json["checks"][0]["value"], 0.1);
+        assert_eq!(json["arms"][2]["values"], json!({}), "hybrid:2 did not run");
+        assert_eq!(json["checks"][4]["value"], 0.1);
         assert_eq!(
-            (&json["checks"][0]["met"], &json["checks"][1]["met"]),
+            (&json["checks"][4]["met"], &json["checks"][1]["met"]),
             (&json!(true), &json!(false))
         );
         assert_eq!(json["checks"][1]["value"], Value::Null);

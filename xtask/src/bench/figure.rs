@@ -16,7 +16,6 @@ pub(crate) struct Figure {
 pub(crate) enum Target {
     AtLeast(f64),
     AtMost(f64),
-    Within(f64, f64),
 }
 
 impl Target {
@@ -24,7 +23,6 @@ impl Target {
         match self {
             Self::AtLeast(bound) => value >= bound,
             Self::AtMost(bound) => value <= bound,
-            Self::Within(least, most) => (least..=most).contains(&value),
         }
     }
 
@@ -32,7 +30,6 @@ impl Target {
         match self {
             Self::AtLeast(bound) => format!(">= {bound}"),
             Self::AtMost(bound) => format!("<= {bound}"),
-            Self::Within(least, most) => format!("{least} to {most}"),
         }
     }
 }

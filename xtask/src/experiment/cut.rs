@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use dunlin::channel::FaultProxy;
 use dunlin::report::Outcome;
-use dunlin_tests::process::Dunlin;
+use dunlin_tests::baseline::Baselines;
+use dunlin_tests::process::{self, Dunlin};
 use dunlin_tests::scene::{GuestOptions, Scene};
 
 use super::catalogue::{Arm, NetworkCut};
@@ -19,7 +20,7 @@ const NETWORK_TIMEOUT: &str = "1s";
 /// The part of post-copy in which the cut falls.
 const LATEST: f64 = 0.8;
 /// How much longer than the migration the guest goes on, in seconds, so that it is not halted when it arrives.
-const SECONDS_TO_SPARE: f64 = 7.0;
+const SECONDS_TO_SPARE: f64 = 3.0;
 
 /// Moves `guest`, cuts the network at a random time of post-copy, and compares its memory in the end with that of the same
 /// guest that was never moved.
@@ -51,7 +52,9 @@ pub(super) fn run(
     if values.remove(ARRIVED).is_some() {
         let moved = hosts.target.final_report().with_context(|| hosts.complaints())?;
         drop(hosts);
-        let still = Scene::with_program(&stage.program)?.run_undisturbed(&guest)?;
+        let baselines = Baselines::open(&process::target_folder()?, &stage.program)?;
+        let undisturbed = || Scene::with_program(&stage.program)?.run_undisturbed(&guest);
+        let still = baselines.get(&guest.args(), undisturbed)?;
         let equal = ["steps", "ram_blake3"]
             .iter()
             .all(|&field| moved[field] == still[field]);

@@ -62,6 +62,26 @@ impl Link {
         Ok(distinct as f64 / seconds / self.pages_per_second())
     }
 
+    /// What pre-copy of at most `rounds` rounds sends before the guest is paused, in copies of memory: each round what was
+    /// written while the one before was sent.
+    pub(super) fn precopy_copies(self, workload: &str, rate: u64, rounds: u32) -> anyhow::Result<f64> {
+        let steps = (self.copy_seconds() * rate as f64) as usize;
+        let written = self.first_writes(workload)?.take(steps).scan(0_u64, |sum, is_first| {
+            *sum += u64::from(is_first);
+            Some(*sum)
+        });
+        let written: Vec<u64> = written.collect();
+        let (mut round, mut sent) = (self.pages(), 0);
+        for _ in 0..rounds {
+            sent += round;
+            let steps = (round as f64 / self.pages_per_second() * rate as f64) as usize;
+            round = steps
+                .checked_sub(1)
+                .map_or(0, |last| written[last.min(written.len() - 1)]);
+        }
+        Ok(sent as f64 / self.pages() as f64)
+    }
+
     fn steps_to_write(self, workload: &str, wanted: u64) -> anyhow::Result<u64> {
         let most = self.working_set(workload)?.0;
         ensure!(
@@ -155,6 +175,16 @@ mod tests {
             steps > pages.0 / 2,
             "popular items are written again and again: {steps}"
         );
+    }
+
+    /// 1 + 0.37 + 0.37² + 0.37³, and again and again all of it.
+    #[test]
+    fn rounds_of_a_sequence_are_a_geometric_series() {
+        let rate = |load: f64| (load * LINK.pages_per_second()) as u64;
+        let converging = LINK.precopy_copies("seq", rate(0.37), 4).expect("a workload");
+        assert!((converging - 1.5576).abs() < 0.001, "{converging}");
+        let diverging = LINK.precopy_copies("seq", rate(1.2), 3).expect("a workload");
+        assert!((2.9..=3.0).contains(&diverging), "{diverging}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dunlin::report::MigrationReport;
+use dunlin::report::{MigrationReport, PostcopyReport};
 
 use super::setup::Setup;
 
@@ -47,12 +47,16 @@ pub(super) const CUT_AFTER: &str = "cut_after_ms";
 
 /// What the report of a completed migration says.
 pub(super) fn of_report(report: &MigrationReport, setup: &Setup) -> anyhow::Result<Values> {
-    let switched_after = report.switch.as_ref().map_or(0, |switch| switch.round);
-    let live = report.rounds.iter().filter(|round| round.round <= switched_after);
-    let paused = report.rounds.iter().filter(|round| round.round > switched_after);
-    let sent: u64 = report.rounds.iter().map(|round| round.sent_pages).sum();
-    let postcopy = report.postcopy.clone().unwrap_or_default();
+    let rounds = report.switch.as_ref().map_or(0, |switch| switch.round);
+    let last = report.rounds.last();
+    let left = last.map_or(0, |last| last.dirty_pages);
     let bytes = report.bytes;
+    let in_rounds: u64 = report.rounds.iter().map(|round| round.bytes).sum();
+    let sent: u64 = report.rounds.iter().map(|round| round.sent_pages).sum();
+    let (postcopy, afterwards) = match &report.postcopy {
+        Some(postcopy) => (postcopy.clone(), postcopy.faults + postcopy.pushed),
+        None => (PostcopyReport::default(), left),
+    };
     let milliseconds = |microseconds: u64| microseconds as f64 / 1e3;
     let steps = report.guest.steps_before as f64;
     let mut values = Values::new();
@@ -68,16 +72,16 @@ pub(super) fn of_report(report: &MigrationReport, setup: &Setup) -> anyhow::Resu
     set(CONTROL, bytes.control as f64);
     set(NETWORK, (bytes.total() - bytes.storage) as f64);
     set(TOTAL, bytes.total() as f64);
-    set(ROUNDS, f64::from(switched_after));
-    if let Some(last) = live.last() {
-        set(FINAL_DIRTY, last.dirty_pages as f64);
+    set(ROUNDS, f64::from(rounds));
+    if last.is_some() {
+        set(FINAL_DIRTY, left as f64);
     }
     if report.postcopy.is_none() {
-        set(STOP_COPY, paused.map(|round| round.bytes as f64).sum());
+        set(STOP_COPY, bytes.migration.saturating_sub(in_rounds) as f64);
     }
     set(POSTCOPY, milliseconds(postcopy.duration_us));
     set(FAULTS, postcopy.faults as f64);
-    set(PAGES, (sent + postcopy.faults + postcopy.pushed) as f64);
+    set(PAGES, (sent + afterwards) as f64);
     if steps > 0.0 {
         let touched = setup.load_at(steps)?.min(setup.h) * setup.link().pages() as f64;
         set(FAULTS_BY_WORKING_SET, postcopy.faults as f64 / touched);
@@ -87,4 +91,95 @@ pub(super) fn of_report(report: &MigrationReport, setup: &Setup) -> anyhow::Resu
         set(SLOWDOWN, slowdown as f64 / 10.0);
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin::report::{ByteCounts, Outcome, RoundReport, SwitchReport};
+
+    use super::super::load::Link;
+    use super::super::setup::Original;
+    use super::*;
+    use dunlin_core::units::{Bytes, BytesPerSec};
+
+    fn setup() -> Setup {
+        let link = Link {
+            memory: Bytes(64 << 20),
+            bandwidth: BytesPerSec(64 << 20),
+        };
+        // One copy takes a second there, too, so that limits are as published.
+        let original = Original {
+            megabytes: 50.0,
+            megabytes_per_second: 50.0,
+        };
+        Setup::new(link, 1, "seq", 8192, original).expect("a setup")
+    }
+
+    fn report() -> MigrationReport {
+        let round = |round, sent_pages, dirty_pages, bytes| RoundReport {
+            round,
+            sent_pages,
+            dirty_pages,
+            bytes,
+            ..RoundReport::default()
+        };
+        MigrationReport {
+            total_time_us: 2_500_000,
+            downtime_us: 150_000,
+            rounds: vec![round(1, 16_384, 8000, 67_200_000), round(2, 8000, 3000, 32_800_000)],
+            switch: Some(SwitchReport {
+                round: 2,
+                rule: "never".into(),
+                reason: String::new(),
+            }),
+            bytes: ByteCounts {
+                migration: 112_300_000,
+                storage: 7,
+                fault: 400,
+                control: 20,
+            },
+            ..MigrationReport::new("precopy", Outcome::Completed)
+        }
+    }
+
+    #[test]
+    fn stop_and_copy_is_what_no_round_sent() {
+        let values = of_report(&report(), &setup()).expect("numbers");
+        let expected = [
+            (TIME, 2500.0),
+            (DOWNTIME, 150.0),
+            (DOWNTIME_BY_LIMIT, 0.5),
+            (NETWORK, 112_300_420.0),
+            (TOTAL, 112_300_427.0),
+            (STOP_COPY, 12_300_000.0),
+            (FINAL_DIRTY, 3000.0),
+            (ROUNDS, 2.0),
+            (PAGES, 27_384.0),
+            (POSTCOPY, 0.0),
+        ];
+        for (name, value) in expected {
+            assert!((values[name] - value).abs() < 1e-9, "{name}: {}", values[name]);
+        }
+        assert!(
+            !values.contains_key(FAULTS_BY_WORKING_SET),
+            "nothing is known of the guest's speed"
+        );
+    }
+
+    /// A guest at 8192 steps a second touches half of its 16 384 pages in the second that a copy takes.
+    #[test]
+    fn faults_are_compared_with_what_the_guest_touches() {
+        let mut report = report();
+        report.guest.steps_before = 8192;
+        report.postcopy = Some(PostcopyReport {
+            duration_us: 1_000_000,
+            faults: 2048,
+            pushed: 952,
+            ..PostcopyReport::default()
+        });
+        let values = of_report(&report, &setup()).expect("numbers");
+        assert!((values[FAULTS_BY_WORKING_SET] - 0.25).abs() < 0.001);
+        assert_eq!((values[PAGES], values[POSTCOPY]), (27_384.0, 1000.0));
+        assert!(!values.contains_key(STOP_COPY));
+    }
 }
