@@ -197,7 +197,7 @@ fn measure(
         .map(|(measured, _)| measured.seconds_left(repetitions))
         .sum();
     eprintln!(
-        "{} experiments, every arm {repetitions} times, {} guests: about {}; results are kept in {}",
+        "experiments: {}, repetitions: {repetitions}, {} guests: about {}; results are kept in {}",
         work.len(),
         stage.kind.name(),
         minutes(seconds),

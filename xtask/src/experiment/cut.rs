@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use dunlin::channel::FaultProxy;
 use dunlin::report::Outcome;
 use dunlin_tests::baseline::Baselines;
@@ -48,9 +48,9 @@ pub(super) fn run(
         limit,
     };
     let outcome = story.tell(&mut hosts, repetition);
-    let mut values = outcome.with_context(|| hosts.complaints())?;
+    let mut values = outcome.map_err(|error| hosts.explain(&error))?;
     if values.remove(ARRIVED).is_some() {
-        let moved = hosts.target.final_report().with_context(|| hosts.complaints())?;
+        let moved = hosts.target.final_report().map_err(|error| hosts.explain(&error))?;
         drop(hosts);
         let baselines = Baselines::open(&process::target_folder()?, &stage.program)?;
         let undisturbed = || Scene::with_program(&stage.program)?.run_undisturbed(&guest);

@@ -165,6 +165,14 @@ mod tests {
         assert!((settled * seconds / steps - 1.0).abs() < 0.03);
     }
 
+    /// Three of five steps write, another three of five pages in each pass.
+    #[test]
+    fn reading_is_no_load() {
+        let wanted = LINK.working_set("lmbench").expect("fits").0 / 2;
+        let steps = LINK.steps_to_write("lmbench", wanted).expect("possible") as f64;
+        assert!((steps / wanted as f64 - 5.0 / 3.0).abs() < 0.001, "{steps}");
+    }
+
     #[test]
     fn filling_the_slab_is_not_counted() {
         let pages = LINK.working_set("memcached").expect("fits");

@@ -51,7 +51,7 @@ impl Stage {
         }
         let mut hosts = self.hosts(setup, arm, &guest)?;
         let measured = self.migrate(&mut hosts, setup, arm, repetition, limit);
-        let report = measured.with_context(|| hosts.complaints())?;
+        let report = measured.map_err(|error| hosts.explain(&error))?;
         values::of_report(&report, setup)
     }
 
@@ -140,13 +140,14 @@ impl Stage {
 }
 
 impl Hosts {
-    /// What both sides wrote to stderr.
-    pub(super) fn complaints(&self) -> String {
+    /// An error with what both sides wrote to stderr.
+    pub(super) fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
         let of = |name: &str, host: &Host| match host.process.stderr().trim() {
             "" => format!("{name}: nothing on stderr"),
             text => format!("{name}: {text}"),
         };
-        format!("{}\n{}", of("source", &self.source), of("target", &self.target))
+        let (source, target) = (of("source", &self.source), of("target", &self.target));
+        anyhow::anyhow!("{error:#}\n{source}\n{target}")
     }
 }
 
@@ -177,4 +178,53 @@ fn arguments(setup: &Setup, storage: Option<&Path>) -> Vec<String> {
         words.extend(["--storage-bandwidth".into(), format!("{}MB/s", setup.storage_mb)]);
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue;
+    use super::*;
+
+    #[test]
+    fn a_directory_is_given_to_those_who_use_it() {
+        let needs = |strategy: &str| needs_storage(strategy).expect("a strategy");
+        for strategy in [
+            "par-migrate",
+            "pa-hybrid,cut=reconnect",
+            "hybrid:1,cut=pbdata",
+            "postcopy,cut=both",
+        ] {
+            assert!(needs(strategy), "{strategy}");
+        }
+        for strategy in ["precopy", "hybrid:1", "hybrid:1,cut=fail", "postcopy,push=bubble"] {
+            assert!(!needs(strategy), "{strategy}");
+        }
+        assert!(needs_storage("nothing").is_err());
+    }
+
+    #[test]
+    fn links_and_limits_are_those_of_the_setup() {
+        let all = catalogue::all().expect("every workload can be had");
+        let r10 = all
+            .iter()
+            .find(|experiment| experiment.id == "R10")
+            .expect("there is one");
+        let without = "--bandwidth 8MB/s --downtime 11224us --min-round 3741us";
+        assert_eq!(arguments(&r10.setup, None).join(" "), without);
+        let with = arguments(&r10.setup, Some(Path::new("/d"))).join(" ");
+        assert_eq!(with, format!("{without} --storage /d --storage-bandwidth 200MB/s"));
+    }
+
+    #[test]
+    fn what_is_no_report_is_shown_with_what_was_said() {
+        let finished = |line: &str| Finished {
+            code: Some(2),
+            lines: vec![line.into()],
+            stderr: "no such strategy".into(),
+        };
+        let error = report(&finished("{}")).expect_err("an empty object");
+        assert!(format!("{error:#}").contains("no such strategy"), "{error:#}");
+        let text = serde_json::to_string(&MigrationReport::new("precopy", Outcome::Failed)).expect("has a form");
+        assert_eq!(report(&finished(&text)).expect("a report").outcome, Outcome::Failed);
+    }
 }
