@@ -329,7 +329,10 @@ fn network_cuts() -> anyhow::Result<Experiment> {
         cut: Some(network),
         ..Arm::new(name, &format!("hybrid:1,cut={cut}"), 2.0).quick()
     };
-    let survived = |arm: &'static str| median(format!("R12 guests that survived, {arm}"), values::SURVIVED, arm);
+    let survived = |arm: &'static str| {
+        let name = format!("R12 share of guests that survived, {arm}");
+        Question::new(name, Quantity::Share(values::SURVIVED, arm))
+    };
     Ok(Experiment {
         id: "R12",
         claims: &["R12"],

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::record::Runs;
-use super::statistics::{Estimate, estimate, estimate_ratio};
+use super::statistics::{Estimate, estimate, estimate_mean, estimate_ratio};
 use crate::bench::figure::Target;
 
 /// A number computed from the runs of one or two arms.
@@ -11,6 +11,8 @@ use crate::bench::figure::Target;
 pub(super) enum Quantity {
     /// The median of a value.
     Median(&'static str, &'static str),
+    /// The mean of a value that is 0 or 1: how often it was 1.
+    Share(&'static str, &'static str),
     /// The median of a value of one arm over that of another.
     Ratio(&'static str, &'static str, &'static str),
 }
@@ -52,7 +54,7 @@ impl Question {
     /// The arms it needs.
     pub(super) fn arms(&self) -> Vec<&'static str> {
         match self.quantity {
-            Quantity::Median(_, arm) => vec![arm],
+            Quantity::Median(_, arm) | Quantity::Share(_, arm) => vec![arm],
             Quantity::Ratio(_, arm, base) => vec![arm, base],
         }
     }
@@ -60,6 +62,7 @@ impl Question {
     pub(super) fn answer(&self, runs: &Runs) -> Check {
         let estimate = match self.quantity {
             Quantity::Median(value, arm) => estimate(&runs.values(arm, value)),
+            Quantity::Share(value, arm) => estimate_mean(&runs.values(arm, value)),
             Quantity::Ratio(value, arm, base) => estimate_ratio(&runs.pairs(value, arm, base)),
         };
         Check {
@@ -119,6 +122,15 @@ mod tests {
         let json = check.to_json();
         assert_eq!((&json["value"], &json["target"]), (&json!(0.8), &json!("<= 0.85")));
         assert_eq!((&json["interval"], &json["met"]), (&json!([0.7, 0.9]), &json!(false)));
+    }
+
+    #[test]
+    fn all_must_survive_where_that_is_asked() {
+        let question = Question::new("R12", Quantity::Share("time_ms", "new")).target(Target::AtLeast(1.0));
+        let of = |values: [f64; 3]| runs(&[0, 1, 2].map(|repetition| ("new", repetition, values[repetition])));
+        assert_eq!(question.answer(&of([1.0, 1.0, 1.0])).met(), Some(true));
+        assert_eq!(question.answer(&of([1.0, 0.0, 1.0])).met(), Some(false));
+        assert_eq!(question.arms(), ["new"]);
     }
 
     #[test]

@@ -87,9 +87,10 @@ impl Story<'_> {
         let mut migration = hosts
             .scene
             .start_migration(&hosts.source, &to, &self.arm.strategy, &arguments)?;
-        hosts
-            .scene
-            .poll_status(&mut hosts.target, |status| status["state"] == "post-copy")?;
+        // A post-copy that is over before it is seen must not be waited for.
+        hosts.scene.poll_status(&mut hosts.target, |status| {
+            status["state"] == "post-copy" || status["state"] == "running"
+        })?;
         thread::sleep(self.delay);
         proxy.refuse(true);
         proxy.cut();
@@ -118,6 +119,9 @@ impl Story<'_> {
         if report.outcome == Outcome::Completed {
             values.extend(values::of_report(&report, self.setup)?);
             values.insert(ARRIVED.into(), 1.0);
+        } else {
+            let reason = report.reason.unwrap_or_default();
+            eprintln!("{}: the guest was lost: {reason}", self.arm.name);
         }
         Ok(values)
     }

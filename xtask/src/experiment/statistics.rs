@@ -26,6 +26,14 @@ pub(super) fn estimate(values: &[f64]) -> Option<Estimate> {
     })
 }
 
+/// The mean of `values`: of ones and zeros the share of ones.
+pub(super) fn estimate_mean(values: &[f64]) -> Option<Estimate> {
+    bootstrap(values.len(), |drawn| {
+        let sum: f64 = drawn.iter().map(|&at| values[at]).sum();
+        (!drawn.is_empty()).then(|| sum / drawn.len() as f64)
+    })
+}
+
 /// The median of the first numbers over that of the second ones, of repetitions that were measured in turn.
 pub(super) fn estimate_ratio(pairs: &[(f64, f64)]) -> Option<Estimate> {
     bootstrap(pairs.len(), |drawn| {
@@ -90,6 +98,17 @@ mod tests {
     fn five_repetitions_are_spanned_by_their_extremes() {
         let found = estimate(&[3.0, 1.0, 2.0, 5.0, 4.0]).expect("values");
         assert_eq!((found.value, found.interval), (3.0, [1.0, 5.0]));
+    }
+
+    #[test]
+    fn a_single_loss_is_seen_in_a_mean() {
+        let found = estimate_mean(&[1.0, 1.0, 0.0, 1.0, 1.0]).expect("values");
+        assert!(
+            (found.value - 0.8).abs() < 1e-12 && found.interval[0] < 0.8,
+            "{found:?}"
+        );
+        assert_eq!(estimate_mean(&[1.0; 5]).expect("values").interval, [1.0, 1.0]);
+        assert_eq!(estimate_mean(&[]), None);
     }
 
     #[test]
