@@ -6,7 +6,7 @@
 mod catalogue;
 mod check;
 mod cut;
-mod load;
+pub(crate) mod load;
 mod measure;
 mod progress;
 mod record;

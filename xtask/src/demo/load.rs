@@ -7,36 +7,19 @@
 use std::time::Duration;
 
 use dunlin_core::units::{Bytes, BytesPerSec, PAGE_SIZE};
-use dunlin_core::workload::{Generator, Kind, Pattern, Plan, Spec};
+
+use crate::experiment::load::Link;
 
 /// Loads of [`growing_seq`] in thousandths, one phase each.
 const GROWING_MILLI: [u64; 4] = [400, 800, 1200, 2000];
 /// How long each phase but the first and the last takes: about a round of pre-copy.
 const PHASE: Duration = Duration::from_millis(450);
 
-/// A `uniform` workload of `load_milli` thousandths, below 1000, found by running its generator.
+/// A `uniform` workload of `load_milli` thousandths, below 1000.
 pub(super) fn steady_uniform(memory: Bytes, bandwidth: BytesPerSec, load_milli: u64) -> anyhow::Result<String> {
-    let spec = Spec::new(Pattern::Uniform);
-    let pages = Plan::new(&spec, memory, 1)?.ws();
-    let wanted = memory.0 / PAGE_SIZE * load_milli / 1000;
-    anyhow::ensure!(
-        wanted < pages.0,
-        "a load of {load_milli}/1000 writes more pages than there are"
-    );
-    let mut written = vec![false; usize::try_from(pages.0)?];
-    let (mut steps, mut distinct) = (0_u64, 0_u64);
-    for step in Generator::new(&spec, pages, 1, 0, 1)? {
-        steps += 1;
-        if step.kind == Kind::Write {
-            let first = !std::mem::replace(&mut written[usize::try_from(step.page)?], true);
-            distinct += u64::from(first);
-        }
-        if distinct == wanted {
-            break;
-        }
-    }
-    // So many steps in the time of one copy.
-    Ok(format!("uniform,rate={}", steps * bandwidth.0 / memory.0))
+    let link = Link { memory, bandwidth };
+    let rate = link.rate_for_share("uniform", load_milli as f64 / 1000.0)?;
+    Ok(format!("uniform,rate={rate}"))
 }
 
 /// A `seq` workload that writes at 0.4 of the bandwidth until one copy has been made after `warm_up`, and then ever
@@ -62,6 +45,8 @@ pub(super) fn growing_seq(memory: Bytes, bandwidth: BytesPerSec, warm_up: Durati
 
 #[cfg(test)]
 mod tests {
+    use dunlin_core::workload::{Pattern, Plan, Spec};
+
     use super::*;
 
     const MEMORY: Bytes = Bytes(64 << 20);

@@ -6,9 +6,9 @@ use dunlin_core::workload::{Generator, Kind, Plan, Spec};
 
 /// A guest that is to be moved over a link.
 #[derive(Clone, Copy)]
-pub(super) struct Link {
-    pub(super) memory: Bytes,
-    pub(super) bandwidth: BytesPerSec,
+pub(crate) struct Link {
+    pub(crate) memory: Bytes,
+    pub(crate) bandwidth: BytesPerSec,
 }
 
 impl Link {
@@ -33,10 +33,10 @@ impl Link {
     }
 
     /// Steps per second with which a guest writes `share` of its pages in the time of one copy, each counted once.
-    pub(super) fn rate_for_share(self, workload: &str, share: f64) -> anyhow::Result<u64> {
+    pub(crate) fn rate_for_share(self, workload: &str, share: f64) -> anyhow::Result<u64> {
         let wanted = (share * self.pages() as f64) as u64;
         let steps = self.steps_to_write(workload, wanted)?;
-        Ok((steps as f64 / self.copy_seconds()).round() as u64)
+        Ok((steps as f64 / self.copy_seconds()) as u64)
     }
 
     /// Steps per second of a guest whose rounds settle at `wanted` pages: while they are sent, as many are written.
