@@ -1,6 +1,6 @@
 //! What a strategy is composed of, and how it is written.
 //!
-//! A strategy is a value for each of seven keys, written `key=value,…`; a preset is a name for a common composition. A
+//! A strategy is a value for each of eight keys, written `key=value,…`; a preset is a name for a common composition. A
 //! preset may be followed by values that replace its own, and a key that is not mentioned has its default:
 //!
 //! | key | values | default |
@@ -12,6 +12,7 @@
 //! | `cut` | `fail`, `pbdata`, `reconnect`, `both` | `fail` if the strategy cannot enter post-copy; otherwise `both` with `first=parallel`, which has shared storage, else `reconnect` |
 //! | `slow` | `none`, `auto-converge`, `dirty-limit` | `none` |
 //! | `clear` | `round`, `late` | `round` |
+//! | `hold` | `none`, `hot` | `none` |
 //!
 //! | preset | composition |
 //! |---|---|
@@ -35,7 +36,7 @@
 //! assert_eq!(strategy.switch, SwitchRule::Rounds(2));
 //! assert_eq!(
 //!     strategy.to_string(),
-//!     "first=serial,filter=none,switch=rounds:2,push=sequential,cut=fail,slow=none,clear=round"
+//!     "first=serial,filter=none,switch=rounds:2,push=sequential,cut=fail,slow=none,clear=round,hold=none"
 //! );
 //! # Ok::<(), dunlin_core::strategy::StrategyError>(())
 //! ```
@@ -49,7 +50,7 @@ mod values;
 
 pub use error::{Excerpt, Key, StrategyError};
 pub use rule::{Alpha, SwitchRule};
-pub use values::{Clear, Cut, Filter, First, Pivots, Push, Slow};
+pub use values::{Clear, Cut, Filter, First, Hold, Pivots, Push, Slow};
 
 use core::fmt;
 use core::str::FromStr;
@@ -76,6 +77,8 @@ pub struct Strategy {
     pub slow: Slow,
     /// When dirty bits are cleared.
     pub clear: Clear,
+    /// Which dirty pages stay behind while a static copy is on its way.
+    pub hold: Hold,
 }
 
 impl Strategy {
@@ -104,6 +107,7 @@ impl Strategy {
             cut,
             slow: Slow::None,
             clear: Clear::Round,
+            hold: Hold::None,
         }
     }
 
@@ -141,12 +145,18 @@ impl Strategy {
             Key::Cut => fmt::Display::fmt(&self.cut, f),
             Key::Slow => fmt::Display::fmt(&self.slow, f),
             Key::Clear => fmt::Display::fmt(&self.clear, f),
+            Key::Hold => fmt::Display::fmt(&self.hold, f),
         }
     }
 
     /// True if a migration by this strategy may enter post-copy.
     pub const fn can_post_copy(&self) -> bool {
         self.switch.can_post_copy()
+    }
+
+    /// True if rounds beside a static copy leave pages for later.
+    pub const fn holds_back(&self) -> bool {
+        matches!((self.first, self.hold), (First::Parallel, Hold::Hot))
     }
 
     /// True if post-copy goes on after the network was cut and came back.
@@ -185,6 +195,7 @@ struct Given {
     cut: Option<Cut>,
     slow: Option<Slow>,
     clear: Option<Clear>,
+    hold: Option<Hold>,
 }
 
 impl Given {
@@ -197,6 +208,7 @@ impl Given {
             Key::Cut => set_once(&mut self.cut, Key::Cut, Cut::parse(value)?),
             Key::Slow => set_once(&mut self.slow, Key::Slow, Slow::parse(value)?),
             Key::Clear => set_once(&mut self.clear, Key::Clear, Clear::parse(value)?),
+            Key::Hold => set_once(&mut self.hold, Key::Hold, Hold::parse(value)?),
         }
     }
 
@@ -212,6 +224,7 @@ impl Given {
             cut: self.cut.unwrap_or(defaults.cut),
             slow: self.slow.unwrap_or(defaults.slow),
             clear: self.clear.unwrap_or(defaults.clear),
+            hold: self.hold.unwrap_or(defaults.hold),
             ..defaults
         }
     }

@@ -7,7 +7,7 @@ mod sim;
 
 use sim::{ADJACENT, Choices, Fault, HOLE, ONE_PAGE, Shape, TWO_MISSING, TargetActs, World, named_world};
 
-const STRATEGIES: [&str; 8] = [
+const STRATEGIES: [&str; 9] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
@@ -16,9 +16,10 @@ const STRATEGIES: [&str; 8] = [
     "hybrid:1,push=bubble",
     "par-migrate",
     "pa-hybrid,cut=reconnect",
+    "hybrid:1,first=parallel,hold=hot",
 ];
 /// The same and those that do not come back after a cut.
-const ALL_STRATEGIES: [&str; 11] = [
+const ALL_STRATEGIES: [&str; 12] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
@@ -30,6 +31,7 @@ const ALL_STRATEGIES: [&str; 11] = [
     "postcopy,cut=fail",
     "par-migrate",
     "hybrid:1,first=parallel",
+    "par-migrate,hold=hot",
 ];
 const SHAPES: [Shape; 3] = [HOLE, ADJACENT, ONE_PAGE];
 
@@ -80,6 +82,21 @@ fn without_faults_the_vm_arrives_whole() {
                 world.assert_verified();
             }
         }
+    }
+}
+
+/// A strategy that never holds anything back here would prove nothing.
+#[test]
+fn pages_are_held_back_in_most_worlds() {
+    for strategy in ["par-migrate,hold=hot", "hybrid:1,first=parallel,hold=hot"] {
+        let held = (0..40)
+            .filter(|&seed| {
+                let mut world = World::new(strategy, seed, &[]);
+                world.run();
+                world.held_back()
+            })
+            .count();
+        assert!(held > 20, "{strategy}: in {held} of 40");
     }
 }
 
@@ -207,7 +224,12 @@ fn hosts_that_fail_leave_the_vm_on_one_side() {
 /// Whatever becomes of the static copy, the VM is moved as if it had not been tried.
 #[test]
 fn a_static_copy_that_fails_costs_time_alone() {
-    const PARALLEL: [&str; 3] = ["par-migrate", "pa-hybrid,cut=reconnect", "hybrid:1,first=parallel"];
+    const PARALLEL: [&str; 4] = [
+        "par-migrate",
+        "pa-hybrid,cut=reconnect",
+        "hybrid:1,first=parallel",
+        "pa-hybrid,cut=reconnect,hold=hot",
+    ];
     every_boundary_of(&PARALLEL, Fault::StorageFull, 10);
     every_boundary_of(&PARALLEL, Fault::StorageDamaged, 30);
     every_boundary_of(&PARALLEL, Fault::StorageElsewhere, 30);

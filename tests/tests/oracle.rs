@@ -8,7 +8,7 @@ use dunlin_tests::scene::{GuestOptions, Kind, Scene};
 use dunlin_tests::{Capability, require};
 use serde_json::Value;
 
-const STRATEGIES: [&str; 8] = [
+const STRATEGIES: [&str; 9] = [
     "precopy",
     "postcopy",
     "hybrid:1",
@@ -17,6 +17,7 @@ const STRATEGIES: [&str; 8] = [
     "par-migrate",
     "pa-hybrid,cut=reconnect",
     "postcopy,push=bubble:3",
+    "par-migrate,hold=hot",
 ];
 const WORKLOADS: [&str; 6] = [
     "seq,rate=8000",
@@ -52,7 +53,7 @@ fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()
             let link = match strategy {
                 // Pre-copy of a busy guest ends by the default downtime, the others by their rule.
                 "precopy" => LINK[..3].to_vec(),
-                "par-migrate" => [&LINK[..3], &storage, &STORAGE_LINK].concat(),
+                _ if strategy.starts_with("par-migrate") => [&LINK[..3], &storage, &STORAGE_LINK].concat(),
                 _ if strategy.starts_with("pa-hybrid") => [&LINK[..], &storage, &STORAGE_LINK].concat(),
                 _ => LINK.to_vec(),
             };
@@ -79,7 +80,7 @@ fn expect_strategy(strategy: &str, report: &Value) -> anyhow::Result<()> {
         "postcopy" | "postcopy,push=bubble:3" => ensure!(has_postcopy, "post-copy without post-copy: {report}"),
         "hybrid:1" => ensure!(has_postcopy && rounds == 1, "not one round, then post-copy: {report}"),
         "hybrid:2" => ensure!(has_postcopy && rounds == 2, "not two rounds, then post-copy: {report}"),
-        "par-migrate" => ensure!(
+        "par-migrate" | "par-migrate,hold=hot" => ensure!(
             !has_postcopy && rounds >= 2 && report["bytes"]["storage"].as_u64() > Some(0),
             "no static copy beside rounds: {report}"
         ),
@@ -151,9 +152,14 @@ fn kvm_postcopy_with_bubbles() {
 }
 
 #[test]
+fn kvm_par_migrate_with_hold_back() {
+    check_matrix(8);
+}
+
+#[test]
 fn thread_guest_by_every_strategy() {
     for (index, strategy) in STRATEGIES.iter().enumerate() {
-        let needs_faults = !matches!(*strategy, "precopy" | "par-migrate");
+        let needs_faults = *strategy != "precopy" && !strategy.starts_with("par-migrate");
         if needs_faults && !require(Capability::Uffd) {
             continue;
         }

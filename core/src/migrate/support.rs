@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::strategy::{Clear, Cut, Filter, First, Key, Push, Slow, Strategy};
+use crate::strategy::{Clear, Cut, Filter, First, Hold, Key, Push, Slow, Strategy};
 
 /// A part of a strategy that a live migration does not carry out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,7 @@ impl UnsupportedStrategy {
             Key::Push => "sequential or bubble",
             Key::Cut => "fail or reconnect",
             Key::Clear => "round",
+            Key::Hold => "none, or first=parallel beside it",
         }
     }
 }
@@ -44,7 +45,8 @@ impl core::error::Error for UnsupportedStrategy {}
 /// something else in its place. To be asked before anything starts.
 ///
 /// Every first copy and every switch rule is carried out, with no filter, a push that is sequential or
-/// bubbles, a cut that fails or reconnects, no slowing down, and dirty bits cleared by the round.
+/// bubbles, a cut that fails or reconnects, no slowing down, and dirty bits cleared by the round. Pages are held back only
+/// beside a static copy.
 ///
 /// # Errors
 /// [`UnsupportedStrategy`] names the first such part in the order of the keys.
@@ -67,6 +69,11 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
         } => Key::Slow,
         Strategy { clear: Clear::Late, .. } => Key::Clear,
         Strategy {
+            hold: Hold::Hot,
+            first: First::Serial,
+            ..
+        } => Key::Hold,
+        Strategy {
             first: First::Serial | First::Parallel,
             filter: Filter::None,
             switch: _,
@@ -74,6 +81,7 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
             cut: Cut::Fail | Cut::Reconnect,
             slow: Slow::None,
             clear: Clear::Round,
+            hold: Hold::None | Hold::Hot,
         } => return Ok(()),
     };
     Err(UnsupportedStrategy {
@@ -109,6 +117,7 @@ mod tests {
             "postcopy,push=bubble",
             "hybrid:1,push=bubble:3",
             "hybrid:1,push=bubble:7",
+            "par-migrate,hold=hot",
         ] {
             assert_eq!(checked(name), Ok(()), "{name}");
         }
@@ -128,6 +137,7 @@ mod tests {
             ("slow=auto-converge", "slow=auto-converge", "slow=none"),
             ("slow=dirty-limit", "slow=dirty-limit", "slow=none"),
             ("clear=late", "clear=late", "clear=round"),
+            ("hold=hot", "hold=hot", "hold=none, or first=parallel beside it"),
         ] {
             let message = checked(text).expect_err(text).to_string();
             let expected = std::format!("a live migration does not carry out {refused}: write {instead}");

@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::preset::PRESETS;
 use super::rule::SwitchRule;
-use super::values::{Clear, Cut, Filter, First, Push, Slow};
+use super::values::{Clear, Cut, Filter, First, Hold, Push, Slow};
 
 /// Most bytes of a wrong input that an error message repeats.
 const EXCERPT_BYTES: usize = 40;
@@ -27,10 +27,12 @@ pub enum Key {
     Slow,
     /// `clear`.
     Clear,
+    /// `hold`.
+    Hold,
 }
 
 impl Key {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::First,
         Self::Filter,
         Self::Switch,
@@ -38,6 +40,7 @@ impl Key {
         Self::Cut,
         Self::Slow,
         Self::Clear,
+        Self::Hold,
     ];
 
     /// As written.
@@ -50,6 +53,7 @@ impl Key {
             Self::Cut => "cut",
             Self::Slow => "slow",
             Self::Clear => "clear",
+            Self::Hold => "hold",
         }
     }
 
@@ -63,6 +67,7 @@ impl Key {
             Self::Cut => Cut::AVAILABLE,
             Self::Slow => Slow::AVAILABLE,
             Self::Clear => Clear::AVAILABLE,
+            Self::Hold => Hold::AVAILABLE,
         }
     }
 

@@ -1,4 +1,6 @@
-use super::{Alpha, Clear, Cut, Excerpt, Filter, First, Key, Pivots, Push, Slow, Strategy, StrategyError, SwitchRule};
+use super::{
+    Alpha, Clear, Cut, Excerpt, Filter, First, Hold, Key, Pivots, Push, Slow, Strategy, StrategyError, SwitchRule,
+};
 use crate::units::Nanos;
 use proptest::prelude::{Just, Strategy as Values, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::sample::select;
@@ -42,8 +44,9 @@ fn any_strategy() -> impl Values<Value = Strategy> {
     let cut = select(&[Cut::Fail, Cut::Pbdata, Cut::Reconnect, Cut::Both]);
     let slow = select(&[Slow::None, Slow::AutoConverge, Slow::DirtyLimit]);
     let clear = select(&[Clear::Round, Clear::Late]);
-    (first, any_filter(), any_rule(), any_push(), cut, slow, clear).prop_map(
-        |(first, filter, switch, push, cut, slow, clear)| Strategy {
+    let hold = select(&[Hold::None, Hold::Hot]);
+    (first, any_filter(), any_rule(), any_push(), cut, slow, clear, hold).prop_map(
+        |(first, filter, switch, push, cut, slow, clear, hold)| Strategy {
             first,
             filter,
             switch,
@@ -51,6 +54,7 @@ fn any_strategy() -> impl Values<Value = Strategy> {
             cut,
             slow,
             clear,
+            hold,
         },
     )
 }
@@ -102,7 +106,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_keys_does_not_matter(strategy in any_strategy(), rotation in 0..7usize) {
+    fn the_order_of_keys_does_not_matter(strategy in any_strategy(), rotation in 0..8usize) {
         let text = strategy.to_string();
         let mut items: Vec<&str> = text.split(',').collect();
         items.rotate_left(rotation);
@@ -131,31 +135,31 @@ fn presets_are_compositions() {
     for (preset, composition) in [
         (
             "precopy",
-            "first=serial,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round",
+            "first=serial,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round,hold=none",
         ),
         (
             "as-hybrid",
-            "first=serial,filter=none,switch=lambda,push=sequential,cut=reconnect,slow=none,clear=round",
+            "first=serial,filter=none,switch=lambda,push=sequential,cut=reconnect,slow=none,clear=round,hold=none",
         ),
         (
             "dyn-hybrid",
-            "first=serial,filter=none,switch=dyn,push=sequential,cut=reconnect,slow=none,clear=round",
+            "first=serial,filter=none,switch=dyn,push=sequential,cut=reconnect,slow=none,clear=round,hold=none",
         ),
         (
             "heuristic-hybrid",
-            "first=serial,filter=none,switch=heuristic,push=sequential,cut=reconnect,slow=none,clear=round",
+            "first=serial,filter=none,switch=heuristic,push=sequential,cut=reconnect,slow=none,clear=round,hold=none",
         ),
         (
             "par-migrate",
-            "first=parallel,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round",
+            "first=parallel,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round,hold=none",
         ),
         (
             "pa-hybrid",
-            "first=parallel,filter=none,switch=lambda,push=sequential,cut=both,slow=none,clear=round",
+            "first=parallel,filter=none,switch=lambda,push=sequential,cut=both,slow=none,clear=round,hold=none",
         ),
         (
             "markov-sdf:0.50",
-            "first=serial,filter=markov:half,switch=sdf:0.5,push=forecast,cut=reconnect,slow=none,clear=round",
+            "first=serial,filter=markov:half,switch=sdf:0.5,push=forecast,cut=reconnect,slow=none,clear=round,hold=none",
         ),
     ] {
         assert_eq!(parsed(preset).to_string(), composition, "{preset}");
@@ -243,6 +247,7 @@ fn values_that_are_none_are_refused_with_those_there_are() {
         ("cut=hope", "fail, pbdata, reconnect, both"),
         ("slow=down", "none, auto-converge, dirty-limit"),
         ("clear=never", "round, late"),
+        ("hold=all", "none, hot"),
     ] {
         let (_, value) = text.split_once('=').expect("a key and a value");
         let message = refusal(text);

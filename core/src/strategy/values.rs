@@ -101,6 +101,17 @@ words! {
     }
 }
 
+words! {
+    /// Which dirty pages stay behind while a static copy is on its way.
+    Hold {
+        /// None: every dirty page is sent in every round.
+        None = "none",
+        /// Those that are likely to be written again before the copy is merged. They are sent when they have been quiet for as long
+        /// as the copy still takes, or just in time to be there with it.
+        Hot = "hot",
+    }
+}
+
 /// In which order post-copy sends what is missing and was not asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]

@@ -4,12 +4,12 @@ use dunlin_core::message::{Message, Mode, SessionId, TargetStanding, Violation, 
 use dunlin_core::migrate::{
     Phase, Resolution, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome, SourceRecord,
 };
-use dunlin_core::pageset::{Run, words_needed};
+use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, Nanos, Pages};
 use proptest::prelude::*;
 
 use crate::said::{Said, anything_said, whole_bitmap};
-use crate::{END, SHAPE, is_in_one_region, pauses, regions};
+use crate::{SHAPE, is_in_one_region, pauses, regions};
 
 const PUSH_PAGES: Pages = Pages(3);
 
@@ -111,7 +111,8 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         .into_iter()
         .collect(),
     };
-    Source::new(config, vec![0; words_needed(Pages(END))].leak(), Nanos(1)).expect("storage fits")
+    let words = vec![0; Source::words_needed(&config)].leak();
+    Source::new(config, words, Nanos(1)).expect("storage fits")
 }
 
 impl Host {
@@ -297,6 +298,11 @@ impl Host {
                 assert!(self.tracks, "what is written meanwhile would be missed");
                 self.writes = true;
             }
+            SourceAction::Harvest if self.writes => {
+                if let Some(run) = self.source.next_static(self.now, Pages(8)) {
+                    self.check_run(run);
+                }
+            }
             SourceAction::Record(SourceRecord::GivenUp) => {
                 assert_eq!(self.runs, Some(false), "given up while it runs");
                 (self.asked_to_give_up, self.recorded_running_since) = (true, false);
@@ -371,6 +377,7 @@ proptest! {
     fn a_source_never_gives_away_more_than_it_may(
         strategy in prop::sample::select(vec![
             "precopy", "hybrid:1", "postcopy", "postcopy,cut=fail", "par-migrate", "hybrid:1,first=parallel",
+            "par-migrate,hold=hot", "hybrid:1,first=parallel,hold=hot",
             "postcopy,push=bubble", "hybrid:1,push=bubble:3",
         ]),
         verify: bool,

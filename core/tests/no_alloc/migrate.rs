@@ -32,6 +32,7 @@ pub(crate) fn drive(scratch: &mut [u64]) {
         "hybrid:1",
         "as-hybrid",
         "par-migrate",
+        "hybrid:3,first=parallel,hold=hot",
     ] {
         for trouble in [Trouble::None, Trouble::Cancel, Trouble::Cut] {
             let (source, target) = Pair::new(strategy, trouble, scratch).run();
@@ -92,13 +93,13 @@ impl<'w> Pair<'w> {
             static_copy: config.strategy.first == First::Parallel,
             network_timeout: config.network_timeout,
         };
-        let (pending, rest) = scratch.split_at_mut(SET_WORDS);
+        let (words, rest) = scratch.split_at_mut(Source::words_needed(&config));
         let now = Nanos::from_secs(1);
         Self {
             now,
             numbers: Numbers(1),
             trouble,
-            source: Source::new(config, pending, now).expect("storage fits"),
+            source: Source::new(config, words, now).expect("storage fits"),
             target: None,
             sets: Some(rest.split_at_mut(SET_WORDS)),
             target_config,

@@ -78,6 +78,8 @@ pub(crate) struct World {
     link: Link,
     storage: Storage,
     verify: bool,
+    /// A round left pages for later.
+    held_back: bool,
     config: SourceConfig,
 
     shape: Shape,
@@ -116,6 +118,11 @@ pub(crate) struct World {
     crashed_after_taking: bool,
     /// An action of the target failed while it believed in its link.
     target_failed_linked: bool,
+}
+
+fn source(config: &SourceConfig, now: Nanos) -> Source<'static> {
+    let words = vec![0; Source::words_needed(config)].leak();
+    Source::new(config.clone(), words, now).expect("storage fits")
 }
 
 fn storage(pages: u64) -> &'static mut [u64] {
@@ -163,12 +170,13 @@ impl World {
             link: Link::new(),
             storage: Storage::default(),
             verify: config.verify,
+            held_back: false,
             shape,
             owner: Owner::Source,
             truth: vec![0; end],
             writes: 0,
             write_rate: 1 + seed % 4,
-            source: Some(Source::new(config.clone(), storage(end as u64), now).expect("storage fits")),
+            source: Some(source(&config, now)),
             config,
             source_doing: None,
             source_memory: vec![0; end],
@@ -348,13 +356,17 @@ impl World {
         self.config.session = SessionId(self.config.session.0 + 1000);
         // Each session has a folder of its own.
         self.storage = Storage::default();
-        let source = Source::new(self.config.clone(), storage(self.end()), self.now).expect("storage fits");
-        self.source = Some(source);
+        self.source = Some(source(&self.config, self.now));
         self.source_doing = None;
         self.source_outcome = None;
         (self.last_trouble, self.last_beat) = (self.now, self.now);
         self.run();
         self.assert_runs_whole_on_target();
+    }
+
+    /// Whether any round left pages for later.
+    pub(crate) fn held_back(&self) -> bool {
+        self.held_back
     }
 
     fn target_waits(&self) -> bool {

@@ -23,6 +23,7 @@ impl World {
             Some(Doing::Done(report)) => self.report_source(report),
             None => {
                 let Some(source) = &mut self.source else { return false };
+                self.held_back |= source.held_back() > Pages::ZERO;
                 match source.poll(now) {
                     SourceAction::Wait { .. } => return false,
                     SourceAction::Finish(outcome) => {
@@ -65,6 +66,9 @@ impl World {
         // A guest that cannot go on cannot be helped; everything else may have happened in spite of the failure.
         self.source_guest_broken |= action == SourceAction::ResumeGuest;
         self.tracking_stuck |= action == SourceAction::StopTracking;
+        if action == SourceAction::StopStatic {
+            self.give_up_static();
+        }
         if self.below(2) == 0 && action != SourceAction::ResumeGuest {
             self.carry_out_source(action);
         }

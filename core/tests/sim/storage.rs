@@ -5,9 +5,11 @@ use super::*;
 /// The directory both hosts mount, and who is at work in it.
 #[derive(Default)]
 pub(super) struct Storage {
-    /// The pages of the copy so far, in the order of RAM.
-    written: Vec<u64>,
+    /// The pages of the copy so far, and what they hold.
+    written: Vec<(u64, u64)>,
     writes: bool,
+    /// The last of them is there.
+    ended: bool,
     /// Pages of it that the target has looked at.
     read: usize,
     reads: bool,
@@ -27,11 +29,16 @@ impl World {
     pub(super) fn start_static(&mut self) {
         self.storage.written.clear();
         self.storage.writes = true;
-        (self.storage.merged, self.storage.given_up) = (false, false);
+        (self.storage.ended, self.storage.merged, self.storage.given_up) = (false, false, false);
     }
 
     pub(super) fn stop_static(&mut self) {
         self.storage.writes = false;
+        self.give_up_static();
+    }
+
+    /// Whether or not its writer could be stopped.
+    pub(super) fn give_up_static(&mut self) {
         self.storage.given_up = true;
     }
 
@@ -60,13 +67,6 @@ impl World {
         assert!(over, "{self}: the guest is paused while the static copy goes on");
     }
 
-    fn ram(&self) -> Vec<u64> {
-        self.shape
-            .iter()
-            .flat_map(|&(first, pages)| first..first + pages)
-            .collect()
-    }
-
     /// The source's writer takes some more pages as they are now.
     pub(super) fn write_static(&mut self) -> bool {
         if !self.storage.writes || self.source.is_none() || self.now < self.storage.stuck_until[0] {
@@ -82,18 +82,20 @@ impl World {
             self.tell_source(SourceEvent::StaticFailed);
             return true;
         }
-        let (ram, count) = (self.ram(), 1 + self.below(12) as usize);
-        let from = self.storage.written.len();
-        let values = ram
-            .iter()
-            .skip(from)
-            .take(count)
-            .map(|&page| self.source_memory[page as usize]);
-        self.storage.written.extend(values);
-        self.storage.writes = self.storage.written.len() < ram.len();
-        if !self.storage.writes {
-            self.tell_source(SourceEvent::StaticWritten);
+        if self.config.strategy.holds_back() && self.below(20) > 0 {
+            // Slow enough that rounds go on beside it, and pages are held back in them.
+            return false;
         }
+        let (now, count) = (self.now, Pages(1 + self.below(12)));
+        let next = self.source.as_mut().and_then(|source| source.next_static(now, count));
+        let Some(run) = next else {
+            (self.storage.writes, self.storage.ended) = (false, true);
+            self.tell_source(SourceEvent::StaticWritten);
+            return true;
+        };
+        let pages = run.first.0..run.end().0;
+        let written = pages.map(|page| (page, self.source_memory[page as usize]));
+        self.storage.written.extend(written);
         true
     }
 
@@ -105,10 +107,10 @@ impl World {
 
     /// The target's reader puts some more in, unless something newer is there.
     pub(super) fn read_static(&mut self) -> bool {
-        let ram = self.ram();
-        let ready = self.storage.written.len();
+        let next = self.storage.written.get(self.storage.read).copied();
         let stuck = self.now < self.storage.stuck_until[1];
-        if !self.storage.reads || self.target.is_none() || self.storage.read >= ready || stuck {
+        let nothing = next.is_none() && !self.storage.ended;
+        if !self.storage.reads || self.target.is_none() || nothing || stuck {
             return false;
         }
         if self.strikes(Fault::StorageLate) {
@@ -117,6 +119,7 @@ impl World {
         }
         if self.strikes(Fault::StorageVanishes) {
             self.storage.written.clear();
+            self.storage.ended = false;
             if core::mem::take(&mut self.storage.writes) {
                 self.storage.given_up = true;
                 self.tell_source(SourceEvent::StaticFailed);
@@ -139,18 +142,17 @@ impl World {
             self.tell_target(TargetEvent::StaticFailed);
             return true;
         }
-        let page = ram[self.storage.read];
+        let Some((page, value)) = next else {
+            self.storage.reads = false;
+            self.tell_target(TargetEvent::StaticEnded);
+            return true;
+        };
         if !self.storage.newer[page as usize] {
-            let value = self.storage.written[self.storage.read];
             self.target_memory[page as usize] = Some(value);
             self.installed_hash[page as usize] = hash(value);
         }
         self.storage.read += 1;
         self.tell_target(TargetEvent::StaticReceived(Run::new(Gfn(page), Pages(1))));
-        if self.storage.read == ram.len() {
-            self.storage.reads = false;
-            self.tell_target(TargetEvent::StaticEnded);
-        }
         true
     }
 }

@@ -1,5 +1,7 @@
 //! Both sides beside a static copy, step by step: what they ask of their hosts, and in which order.
 
+mod channels;
+mod hold;
 mod source;
 mod target;
 

@@ -2,7 +2,6 @@
 
 use dunlin_core::message::{Message, PROTOCOL_VERSION, SessionId, VmId};
 use dunlin_core::migrate::{RoundReport, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage};
-use dunlin_core::pageset::words_needed;
 use dunlin_core::switch::{Decision, Reason};
 use dunlin_core::units::{Nanos, Pages};
 
@@ -13,17 +12,17 @@ const WELCOME: Message<'_> = Message::Welcome {
     protocol: PROTOCOL_VERSION,
 };
 /// What the two regions have together.
-const ALL: u64 = 8;
+pub(crate) const ALL: u64 = 8;
 
 /// A host that does what it is asked to, between two moments a second apart.
-struct Host {
-    source: Source<'static>,
-    now: Nanos,
+pub(crate) struct Host {
+    pub(crate) source: Source<'static>,
+    pub(crate) now: Nanos,
 }
 
 impl Host {
     /// Up to the start of the static copy, which is asked for.
-    fn starting(switch: &str) -> Self {
+    pub(crate) fn starting(switch: &str) -> Self {
         Self::allowing(switch, Nanos::from_millis(300))
     }
 
@@ -35,7 +34,7 @@ impl Host {
             network_timeout: Nanos::from_secs(1000),
             ..SourceConfig::new(SessionId(1), VmId(1), regions(&[(0, 6), (6, 2)]), strategy)
         };
-        let words = vec![0; words_needed(Pages(ALL))].leak();
+        let words = vec![0; Source::words_needed(&config)].leak();
         let source = Source::new(config, words, Nanos::ZERO).expect("storage fits");
         let mut host = Self { source, now: SECOND };
         host.does(SourceAction::Send(SourceMessage::Hello));
@@ -54,11 +53,11 @@ impl Host {
         host
     }
 
-    fn tell(&mut self, event: SourceEvent<'_>) {
+    pub(crate) fn tell(&mut self, event: SourceEvent<'_>) {
         self.source.on(self.now, event);
     }
 
-    fn hears(&mut self, message: &Message<'_>) {
+    pub(crate) fn hears(&mut self, message: &Message<'_>) {
         self.tell(SourceEvent::Message(message));
     }
 
@@ -71,12 +70,12 @@ impl Host {
         self.tell(SourceEvent::Done);
     }
 
-    fn begins(&mut self, round: u32, pages: u64) {
+    pub(crate) fn begins(&mut self, round: u32, pages: u64) {
         let pages = Pages(pages);
         self.does(SourceAction::Send(SourceMessage::RoundStart { round, pages }));
     }
 
-    fn sends(&mut self, round: u32, first: u64, count: u64) {
+    pub(crate) fn sends(&mut self, round: u32, first: u64, count: u64) {
         let run = run(first, count);
         self.is_asked(SourceAction::SendPages { run, round });
         let (data, zero) = (run.count, Pages::ZERO);
@@ -84,12 +83,16 @@ impl Host {
     }
 
     /// The target has everything a second later; these pages are dirty then.
-    fn ends(&mut self, round: u32, dirty: u64) -> RoundReport {
-        self.does(SourceAction::Send(SourceMessage::RoundEnd { round }));
+    pub(crate) fn ends(&mut self, round: u32, dirty: u64) -> RoundReport {
+        self.sends_round_end(round);
         self.reaches(round, dirty)
     }
 
-    fn reaches(&mut self, round: u32, dirty: u64) -> RoundReport {
+    pub(crate) fn sends_round_end(&mut self, round: u32) {
+        self.does(SourceAction::Send(SourceMessage::RoundEnd { round }));
+    }
+
+    pub(crate) fn reaches(&mut self, round: u32, dirty: u64) -> RoundReport {
         self.now = self.now.saturating_add(SECOND);
         self.hears(&Message::RoundReached { round });
         self.is_asked(SourceAction::Harvest);
@@ -98,11 +101,11 @@ impl Host {
     }
 }
 
-fn decided(report: &RoundReport) -> (Decision, Reason) {
+pub(crate) fn decided(report: &RoundReport) -> (Decision, Reason) {
     (report.verdict.decision, report.verdict.reason)
 }
 
-const RUNS: (Decision, Reason) = (Decision::Continue, Reason::StaticCopyRuns { until: u32::MAX });
+pub(crate) const RUNS: (Decision, Reason) = (Decision::Continue, Reason::StaticCopyRuns { until: u32::MAX });
 
 #[test]
 fn the_round_in_which_the_copy_is_merged_decides() {

@@ -1,5 +1,6 @@
 //! The source of a migration.
 
+mod hold;
 mod messages;
 mod push;
 mod rounds;
@@ -13,9 +14,10 @@ use super::source_types::{
 };
 use super::{NotResolvable, Resolution};
 use crate::message::{AbortReason, Mode, end_gfn, run_in_regions, total_pages};
-use crate::pageset::{PageSet, PageSetError, Run};
+use crate::pageset::{PageSet, PageSetError, Run, words_needed};
 use crate::switch::Switcher;
 use crate::units::{Gfn, Nanos, Pages};
+use hold::{Holding, Speed};
 use push::Pushing;
 use static_copy::{AfterStatic, StaticCopy, switch_setting};
 
@@ -88,14 +90,20 @@ enum Step {
 
 /// The source's state machine: one attempt to move one VM.
 ///
-/// Memory: one [`PageSet`] over the VM, borrowed. Every call is O(1) but for set operations on harvested words and
+/// Memory: one [`PageSet`] over the VM, borrowed, and two more with `hold=hot`. Every call is O(1) but for set operations on harvested words and
 /// the search for the next run.
 #[derive(Debug)]
 pub struct Source<'w> {
     config: SourceConfig,
     switcher: Switcher,
-    /// Pages the target does not have, or not as they are.
+    /// Pages the target does not have, or not as they are, without those held back in the present round.
     pending: PageSet<'w>,
+    /// If rounds beside a static copy leave pages for later.
+    holding: Option<Holding<'w>>,
+    /// The rule was told of a round that left some.
+    misled: bool,
+    /// Of the rounds beside the static copy.
+    channel_speed: Speed,
     /// Where a round's next chunk is looked for.
     cursor: Gfn,
     pushing: Pushing,
@@ -109,6 +117,9 @@ pub struct Source<'w> {
     /// The host may be writing one.
     static_begun: bool,
     static_began: Nanos,
+    /// Where the host takes its next pages from, and how many it has taken.
+    static_next: Gfn,
+    static_taken: Pages,
     /// When the target must have merged all of it.
     static_due: Option<Nanos>,
     paused: bool,
@@ -143,13 +154,29 @@ pub struct Source<'w> {
 }
 
 impl<'w> Source<'w> {
-    /// A source about to say hello. `storage` needs [`words_needed`](crate::pageset::words_needed) words for the VM's last
-    /// frame plus one.
+    /// Words of storage that a source with this configuration needs: those of a [`PageSet`] up to the VM's last frame, three
+    /// times with `hold=hot`. `usize::MAX`, which no slice can have, if the number does not fit.
+    pub fn words_needed(config: &SourceConfig) -> usize {
+        let sets = if config.strategy.holds_back() { 3 } else { 1 };
+        words_needed(Pages(end_gfn(&config.regions).0)).saturating_mul(sets)
+    }
+
+    /// A source about to say hello, with at least [`words_needed`](Self::words_needed) words of storage.
     ///
     /// # Errors
     /// [`PageSetError`] if the storage is too small or the regions do not fit it.
     pub fn new(config: SourceConfig, storage: &'w mut [u64], now: Nanos) -> Result<Self, PageSetError> {
-        let mut pending = PageSet::new(storage, Pages(end_gfn(&config.regions).0))?;
+        let pages = Pages(end_gfn(&config.regions).0);
+        let (needed, given) = (Self::words_needed(&config), storage.len());
+        if given < needed {
+            return Err(PageSetError::StorageTooSmall { needed, given });
+        }
+        let (of_pending, of_holding) = storage[..needed].split_at_mut(words_needed(pages));
+        let mut pending = PageSet::new(of_pending, pages)?;
+        let holding = match config.strategy.holds_back() {
+            true => Some(Holding::new(of_holding, pages)?),
+            false => None,
+        };
         for region in &config.regions {
             pending.insert_run(Run::new(region.first, region.pages))?;
         }
@@ -158,6 +185,9 @@ impl<'w> Source<'w> {
         Ok(Self {
             switcher,
             pending,
+            holding,
+            misled: false,
+            channel_speed: Speed::default(),
             cursor: Gfn::ZERO,
             pushing: Pushing::new(config.strategy.push),
             step: Step::Hello,
@@ -168,6 +198,8 @@ impl<'w> Source<'w> {
             static_copy: StaticCopy::None,
             static_begun: false,
             static_began: now,
+            static_next: Gfn::ZERO,
+            static_taken: Pages::ZERO,
             static_due: None,
             paused: false,
             given_up: false,

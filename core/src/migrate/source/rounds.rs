@@ -17,7 +17,7 @@ impl Source<'_> {
             Step::RoundHarvest | Step::FinalHarvest(_) if self.pending.union_words(0, words).is_err() => {
                 return self.abort(AbortReason::Internal);
             }
-            Step::RoundHarvest | Step::FinalHarvest(_) => {}
+            Step::RoundHarvest | Step::FinalHarvest(_) => self.put_back(now, words),
             _ => return self.broken_law(now),
         }
         // A tracker may know nothing of holes.
@@ -70,6 +70,7 @@ impl Source<'_> {
     pub(super) fn begin_round(&mut self, now: Nanos) {
         self.round += 1;
         self.cursor = Gfn::ZERO;
+        self.hold_back(now);
         self.round_pages = self.pending.len();
         self.sent_data = Pages::ZERO;
         self.sent_zero = Pages::ZERO;
@@ -90,6 +91,9 @@ impl Source<'_> {
             elapsed: now.saturating_sub(self.copy_started),
         };
         let verdict = self.switcher.on_round(&end);
+        if end.sent > Pages::ZERO {
+            self.channel_speed.add(end.sent, end.duration);
+        }
         self.last_round = Some(RoundReport {
             round: end.round,
             duration: end.duration,

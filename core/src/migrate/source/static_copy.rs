@@ -4,12 +4,18 @@
 //! migration channel, and nothing is decided before it is. Where the paper is silent: a copy that fails is given up, and the
 //! migration goes on as if it had begun without one.
 
+use super::hold::Speed;
 use super::{Source, Step};
 use crate::message::{AbortReason, Mode, Violation, total_pages};
 use crate::pageset::Run;
 use crate::strategy::First;
 use crate::switch::{SwitchSetting, Switcher};
-use crate::units::{Nanos, Pages};
+use crate::units::{Gfn, Nanos, Pages};
+
+/// What the host writes at a time.
+const STATIC_BLOCK: Nanos = Nanos::from_millis(50);
+/// Smallest piece of a static copy.
+const STATIC_BLOCK_MIN: Pages = Pages(64);
 
 /// How far the static copy is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,12 +48,38 @@ impl Source<'_> {
     pub(super) fn static_started(&mut self, now: Nanos) -> Step {
         self.static_begun = true;
         self.static_began = now;
+        if let Some(holding) = &mut self.holding {
+            holding.begin(now);
+        }
         if self.static_copy == StaticCopy::None {
             self.static_copy = StaticCopy::Running;
             self.pending.clear();
             self.switcher.wait_for_static_copy();
         }
         Step::RoundStart
+    }
+
+    /// The next pages of the static copy for the host to write, at most `most`: a run in one region, in ascending order, short
+    /// enough that how far the copy is follows from it. `None` when there are no more. O(regions).
+    pub fn next_static(&mut self, now: Nanos, most: Pages) -> Option<Run> {
+        let regions = &self.config.regions;
+        let region = regions.iter().map(|region| Run::new(region.first, region.pages));
+        let left = region.filter(|region| region.end() > self.static_next);
+        let run = left.map(|region| from(region, self.static_next)).next()?;
+        let elapsed = now.saturating_sub(self.static_began);
+        let block = Speed::new(self.static_taken, elapsed).pages_in(STATIC_BLOCK);
+        let count = block.max(STATIC_BLOCK_MIN).min(most).max(Pages(1)).min(run.count);
+        let run = Run::new(run.first, count);
+        self.static_next = run.end();
+        self.static_taken = self.static_taken.saturating_add(count);
+        Some(run)
+    }
+
+    /// How long the host will still take pages of the static copy at the speed it had so far; `None` as long as it has
+    /// none.
+    pub(super) fn static_left(&self, now: Nanos) -> Option<Nanos> {
+        let rest = total_pages(&self.config.regions).saturating_sub(self.static_taken);
+        Speed::new(self.static_taken, now.saturating_sub(self.static_began)).time_for(rest)
     }
 
     pub(super) fn static_written(&mut self, now: Nanos) {
@@ -68,7 +100,8 @@ impl Source<'_> {
             StaticCopy::Running => {
                 self.static_copy = StaticCopy::Merged;
                 self.static_begun = false;
-                self.switcher.static_copy_done(self.round);
+                let decides = self.release();
+                self.switcher.static_copy_done(decides);
             }
             // It was given up here before the target could know.
             StaticCopy::Failed => {}
@@ -94,19 +127,28 @@ impl Source<'_> {
         if starting {
             return;
         }
+        if let Some(holding) = &mut self.holding {
+            holding.forget();
+        }
         for index in 0..self.config.regions.len() {
             let region = self.config.regions[index];
             // The regions fit the set: they were all in it at first.
             let _ = self.pending.insert_run(Run::new(region.first, region.pages));
         }
-        let in_round = self.step == Step::RoundPages || (self.step == Step::RoundStart && self.outstanding);
+        let in_round = self.in_round();
         let on_its_way = self.last_chunk.map_or(Pages::ZERO, |run| run.count);
         self.round_pages = Pages(self.sent_data.0 + self.sent_zero.0 + on_its_way.0 + self.pending.len().0);
         if in_round {
             self.previous_dirty = total_pages(&self.config.regions);
         }
+        self.begin_rule_anew(if in_round { self.round } else { self.round + 1 });
+    }
+
+    /// What the rule was told so far says nothing. It decides from the end of that round on.
+    pub(super) fn begin_rule_anew(&mut self, static_done_after: u32) {
+        self.misled = false;
         let mut setting = switch_setting(&self.config);
-        setting.static_done_after = if in_round { self.round } else { self.round + 1 };
+        setting.static_done_after = static_done_after;
         self.switcher = Switcher::new(self.config.strategy.switch, setting);
     }
 
@@ -114,6 +156,12 @@ impl Source<'_> {
     pub(super) fn must_stop_static(&self) -> bool {
         self.static_begun && self.static_copy != StaticCopy::Running
     }
+}
+
+/// The part of a run that does not lie below `first`, which lies below its end.
+fn from(run: Run, first: Gfn) -> Run {
+    let first = run.first.max(first);
+    Run::new(first, Pages(run.end().0 - first.0))
 }
 
 pub(super) fn switch_setting(config: &super::SourceConfig) -> SwitchSetting {

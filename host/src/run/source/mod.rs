@@ -22,7 +22,7 @@ use dunlin_core::migrate::{
     Phase, Resolution, RoundReport, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome,
     SourceRecord,
 };
-use dunlin_core::pageset::{Run, words_needed};
+use dunlin_core::pageset::Run;
 use dunlin_core::strategy::Strategy;
 use dunlin_core::units::{BytesPerSec, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::wire::FrameKind;
@@ -242,8 +242,7 @@ impl SourceRun<'_> {
                 },
             )
         });
-        let total = Pages(dunlin_core::message::end_gfn(&config.regions).0);
-        let mut storage = vec![0; words_needed(total)];
+        let mut storage = vec![0; Source::words_needed(&config)];
         let source = Source::new(config, &mut storage, clock.now())?;
         let shared = SharedSource::new(source, clock);
         let link = LinkConfig {

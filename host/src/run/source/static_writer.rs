@@ -6,7 +6,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use dunlin_core::migrate::SourceEvent;
 use dunlin_core::pageset::Run;
-use dunlin_core::units::{Gfn, Pages};
+use dunlin_core::units::Pages;
 
 use super::link::SharedSource;
 use super::segments::{Job, Segments};
@@ -15,7 +15,7 @@ use crate::memory::{GuestMemory, RunClass};
 use crate::storage::{Kind, SEGMENT_PAGES_MAX, SessionDirectory, StorageError};
 
 /// Pages whose zeros are looked for at a time.
-const LOOK_PAGES: usize = 4096;
+const LOOK_PAGES: Pages = Pages(4096);
 
 /// The thread that writes.
 pub(super) struct StaticWriter<'s> {
@@ -49,7 +49,8 @@ impl<'s> StaticWriter<'s> {
     ) {
         let (memory, job, failed) = (Arc::clone(memory), Arc::clone(&self.job), Arc::clone(&self.failed));
         self.thread = Some(scope.spawn(move || {
-            let written = write(&directory, &memory, &bucket, &job);
+            let next = || shared.lock().next_static(shared.clock.now(), LOOK_PAGES);
+            let written = write(&directory, &memory, &bucket, &job, next);
             if job.is_stopped() {
                 return;
             }
@@ -86,31 +87,27 @@ impl<'s> StaticWriter<'s> {
     }
 }
 
-/// All RAM, in segments, the last of which says so.
+/// All pages that there are, in segments, the last of which says so.
 fn write(
     directory: &SessionDirectory,
     memory: &GuestMemory,
     bucket: &TokenBucket,
     job: &Job,
+    next: impl Fn() -> Option<Run>,
 ) -> Result<(), StorageError> {
     let mut segments = Segments::begin(directory, Kind::Static, Pages(SEGMENT_PAGES_MAX))?;
     let mut pieces = Vec::new();
-    for region in memory.layout().regions() {
-        for first in (region.first.0..region.end().0).step_by(LOOK_PAGES) {
-            let count = (region.end().0 - first).min(LOOK_PAGES as u64);
-            pieces.clear();
-            memory.classify_runs(Run::new(Gfn(first), Pages(count)), |piece, class| {
-                pieces.push((piece, class))
-            })?;
-            for &(piece, class) in &pieces {
-                match class {
-                    // What never came into being need not be looked at, and a page that is written now is dirty.
-                    RunClass::Zero => segments.add_zeros(piece),
-                    RunClass::Data => segments.add(memory, piece, bucket, job)?,
-                }
-                if job.is_stopped() {
-                    return Ok(());
-                }
+    while let Some(run) = next() {
+        pieces.clear();
+        memory.classify_runs(run, |piece, class| pieces.push((piece, class)))?;
+        for &(piece, class) in &pieces {
+            match class {
+                // What never came into being need not be looked at, and a page that is written now is dirty.
+                RunClass::Zero => segments.add_zeros(piece),
+                RunClass::Data => segments.add(memory, piece, bucket, job)?,
+            }
+            if job.is_stopped() {
+                return Ok(());
             }
         }
     }
