@@ -70,6 +70,12 @@ impl Setup {
         })
     }
 
+    /// Sets another limit than the usual one.
+    pub(super) fn limit_downtime(&mut self, downtime: Duration) {
+        self.downtime_us = downtime.as_micros() as u64;
+        self.delta = downtime.as_secs_f64() / self.link().copy_seconds();
+    }
+
     pub(super) fn link(&self) -> Link {
         Link {
             memory: Bytes(self.memory_mib << 20),
@@ -120,6 +126,10 @@ mod tests {
             (setup.lambda - 0.37).abs() < 0.001 && setup.h > 0.97 && setup.h < 1.0,
             "{setup:?}"
         );
+        let mut other = setup.clone();
+        other.limit_downtime(Duration::from_millis(20));
+        assert_eq!(other.downtime_us, 20_000);
+        assert!((other.delta / setup.delta - 2.0).abs() < 0.01, "{other:?}");
         assert!((setup.load_at(1806.5).expect("a load") - 0.185).abs() < 0.001);
     }
 
