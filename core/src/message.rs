@@ -60,9 +60,16 @@ bitflags::bitflags! {
         const VERIFY = 1 << 2;
         /// A cut connection can be taken up again.
         const RECONNECT = 1 << 3;
-        /// The target reads pages from a storage directory that the source writes to.
+        /// The target reads a static copy of all pages from a storage directory that the source writes to.
         const STORAGE = 1 << 4;
+        /// The target reads what is missing in post-copy from there, once the network is gone.
+        const PB_DATA = 1 << 5;
     }
+}
+
+impl Capabilities {
+    /// Those that need a directory which both hosts mount.
+    pub const IN_STORAGE: Self = Self::STORAGE.union(Self::PB_DATA);
 }
 
 #[cfg(feature = "wire")]
@@ -225,8 +232,8 @@ impl fmt::Display for Refusal {
                 f,
                 "the target speaks protocol versions {min} to {max}; use the same release on both hosts"
             ),
-            Self::Capabilities { lacking } if *lacking == Capabilities::STORAGE.bits() => f.write_str(
-                "the target knows no storage directory; start `dunlin receive` with --storage, or choose another strategy",
+            Self::Capabilities { lacking } if lacking & !Capabilities::IN_STORAGE.bits() == 0 => f.write_str(
+                "the target knows no storage directory; start `dunlin receive` with --storage, or leave it out here and choose a strategy that needs none",
             ),
             Self::Capabilities { lacking } => write!(
                 f,
@@ -414,6 +421,8 @@ pub struct TargetReport {
     pub faults: u64,
     /// Pages installed by the background push.
     pub pushed: u64,
+    /// Pages installed from the storage channel because the network was gone.
+    pub stored: u64,
     /// Median of fault read to page installed.
     pub fault_p50: Nanos,
     /// 99th percentile of the same.

@@ -9,7 +9,7 @@
 //! | `filter` | `none`, `markov:half`, `markov`, `hazard`, `ppm`, `frequency` | `none` |
 //! | `switch` | `never`, `rounds:N`, `lambda`, `sdf:A`, `sdf:auto`, `dyn`, `heuristic`, `optimal`, `xen`, `qemu`, `kubevirt-stall[:40s]`, `nova10`, `ovirt`, `libvirt` (= `rounds:1`) | `never` |
 //! | `push` | `sequential`, `bubble[:1\|3\|7]`, `forecast` | `sequential` |
-//! | `cut` | `fail`, `pbdata`, `reconnect`, `both` | `fail` if the strategy cannot enter post-copy; otherwise `both` with `first=parallel`, which has shared storage, else `reconnect` |
+//! | `cut` | `fail`, `pbdata`, `reconnect`, `both` | `fail` if the strategy cannot enter post-copy; otherwise `both` with shared storage, which `first=parallel` has and others may have, else `reconnect` |
 //! | `slow` | `none`, `auto-converge`, `dirty-limit` | `none` |
 //! | `clear` | `round`, `late` | `round` |
 //! | `hold` | `none`, `hot` | `none` |
@@ -84,10 +84,10 @@ pub struct Strategy {
 impl Strategy {
     /// The strategy with this switch rule and the default for every other key.
     pub const fn with_switch(switch: SwitchRule) -> Self {
-        Self::of_preset(Preset::with_switch(switch))
+        Self::of_preset(Preset::with_switch(switch), false)
     }
 
-    const fn of_preset(preset: Preset) -> Self {
+    const fn of_preset(preset: Preset, storage: bool) -> Self {
         let Preset {
             first,
             filter,
@@ -96,8 +96,8 @@ impl Strategy {
         } = preset;
         let cut = match (switch.can_post_copy(), first) {
             (false, _) => Cut::Fail,
-            (true, First::Serial) => Cut::Reconnect,
-            (true, First::Parallel) => Cut::Both,
+            (true, First::Serial) if !storage => Cut::Reconnect,
+            (true, First::Serial | First::Parallel) => Cut::Both,
         };
         Self {
             first,
@@ -111,12 +111,21 @@ impl Strategy {
         }
     }
 
-    /// Reads a preset, a composition, or a preset with replacements.
+    /// Reads a preset, a composition, or a preset with replacements, for hosts without a storage directory.
     ///
     /// # Errors
     /// [`StrategyError`] says what was not understood and what there is instead. A value that is not available is
     /// refused, never replaced by another.
     pub fn parse(text: &str) -> Result<Self, StrategyError> {
+        Self::parse_for(text, false)
+    }
+
+    /// The same, where both hosts mount a storage directory if `storage` says so: a cut is then survived by it as well, unless
+    /// the text says otherwise.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_for(text: &str, storage: bool) -> Result<Self, StrategyError> {
         if text.is_empty() {
             return Err(StrategyError::Empty);
         }
@@ -132,7 +141,7 @@ impl Strategy {
                 }
             }
         }
-        Ok(given.complete())
+        Ok(given.complete(storage))
     }
 
     /// Writes the value that it has for a key.
@@ -162,6 +171,16 @@ impl Strategy {
     /// True if post-copy goes on after the network was cut and came back.
     pub const fn reconnects(&self) -> bool {
         matches!(self.cut, Cut::Reconnect | Cut::Both)
+    }
+
+    /// True if what is missing in post-copy also comes by the storage channel (Li & Cao 2023: PbData).
+    pub const fn has_pb_data(&self) -> bool {
+        self.can_post_copy() && matches!(self.cut, Cut::Pbdata | Cut::Both)
+    }
+
+    /// True if the hosts need a directory that both mount.
+    pub const fn needs_storage(&self) -> bool {
+        matches!(self.first, First::Parallel) || self.has_pb_data()
     }
 }
 
@@ -212,14 +231,15 @@ impl Given {
         }
     }
 
-    fn complete(self) -> Strategy {
+    fn complete(self, storage: bool) -> Strategy {
         let preset = self.preset.unwrap_or(Preset::with_switch(SwitchRule::Never));
-        let defaults = Strategy::of_preset(Preset {
+        let preset = Preset {
             first: self.first.unwrap_or(preset.first),
             filter: self.filter.unwrap_or(preset.filter),
             switch: self.switch.unwrap_or(preset.switch),
             push: self.push.unwrap_or(preset.push),
-        });
+        };
+        let defaults = Strategy::of_preset(preset, storage);
         Strategy {
             cut: self.cut.unwrap_or(defaults.cut),
             slow: self.slow.unwrap_or(defaults.slow),

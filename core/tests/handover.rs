@@ -7,7 +7,7 @@ mod sim;
 
 use sim::{ADJACENT, Choices, Fault, HOLE, ONE_PAGE, Shape, TWO_MISSING, TargetActs, World, named_world};
 
-const STRATEGIES: [&str; 9] = [
+const STRATEGIES: [&str; 10] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
@@ -17,9 +17,10 @@ const STRATEGIES: [&str; 9] = [
     "par-migrate",
     "pa-hybrid,cut=reconnect",
     "hybrid:1,first=parallel,hold=hot",
+    "postcopy,cut=pbdata",
 ];
 /// The same and those that do not come back after a cut.
-const ALL_STRATEGIES: [&str; 12] = [
+const ALL_STRATEGIES: [&str; 15] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
@@ -30,7 +31,10 @@ const ALL_STRATEGIES: [&str; 12] = [
     "hybrid:1,cut=fail",
     "postcopy,cut=fail",
     "par-migrate",
-    "hybrid:1,first=parallel",
+    "hybrid:1,first=parallel,cut=reconnect",
+    "pa-hybrid",
+    "hybrid:1,cut=both",
+    "postcopy,cut=pbdata",
     "par-migrate,hold=hot",
 ];
 const SHAPES: [Shape; 3] = [HOLE, ADJACENT, ONE_PAGE];
@@ -236,6 +240,18 @@ fn a_static_copy_that_fails_costs_time_alone() {
     every_boundary_of(&PARALLEL, Fault::StorageSlow, 10);
     every_boundary_of(&PARALLEL, Fault::StorageLate, 30);
     every_boundary_of(&PARALLEL, Fault::StorageVanishes, 30);
+}
+
+/// The final dirty set is on the storage channel, and so is where either side stands: no network is needed any more.
+#[test]
+fn a_network_that_never_comes_back_loses_nothing() {
+    const STORED: [&str; 4] = [
+        "pa-hybrid",
+        "hybrid:1,cut=both",
+        "postcopy,cut=pbdata",
+        "hybrid:1,cut=pbdata",
+    ];
+    every_boundary_of(&STORED, Fault::NetworkGone, 30);
 }
 
 /// Two faults of any kind anywhere.

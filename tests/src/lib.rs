@@ -3,6 +3,7 @@
 
 pub mod baseline;
 pub mod capability;
+pub mod folder;
 pub mod mount;
 pub mod netns;
 pub mod oracle;

@@ -41,6 +41,14 @@ impl SmallFolder {
         mount(["-o", "remount,ro"], self.path())
     }
 
+    /// Makes room for so many bytes.
+    ///
+    /// # Errors
+    /// If it cannot be mounted anew.
+    pub fn grow(&self, bytes: u64) -> anyhow::Result<()> {
+        mount(["-o", &format!("remount,size={bytes}")], self.path())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.folder.path()

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use dunlin_tests::folder::{is_empty, wait_for_file};
 use dunlin_tests::mount::SmallFolder;
 use dunlin_tests::oracle::{Verdict, expect_same_memory, expect_verified, with_enough_steps};
 use dunlin_tests::process::Finished;
@@ -81,26 +80,6 @@ fn expect_fallback(report: &Value, log: &str, why: &str) -> anyhow::Result<()> {
     );
     ensure!(log.contains(why), "nothing about `{why}` in: {log}");
     Ok(())
-}
-
-fn is_empty(folder: &Path) -> anyhow::Result<bool> {
-    Ok(fs::read_dir(folder)?.next().is_none())
-}
-
-/// Waits for a file whose name ends so anywhere in the storage directory.
-fn wait_for_file(storage: &Path, end: &str) -> anyhow::Result<PathBuf> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        for session in fs::read_dir(storage)?.flatten() {
-            for file in fs::read_dir(session.path()).into_iter().flatten().flatten() {
-                if file.file_name().to_string_lossy().ends_with(end) {
-                    return Ok(file.path());
-                }
-            }
-        }
-        ensure!(Instant::now() < deadline, "no *{end} in {}", storage.display());
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use heapless::Vec;
 
-use crate::message::{AbortReason, Message, Mode, Regions, SessionId, TargetReport, VmId};
+use crate::message::{AbortReason, Message, Mode, Regions, SessionId, TargetReport, TargetStanding, VmId};
 use crate::pageset::Run;
 use crate::strategy::Strategy;
 use crate::switch::Verdict;
@@ -157,6 +157,9 @@ pub enum SourceAction {
     SendHandOver(Mode),
     /// Make the record durable.
     Record(SourceRecord),
+    /// Begin to write the final dirty set as it was when the guest was paused to the storage channel, beside what follows. Failed
+    /// means that the target cannot count on it.
+    StartPbData,
     /// Push these pages in the background; answer with [`SourceEvent::PagesSent`].
     PushPages(Run),
     /// Send the hash of every RAM page, then [`Message::HashesEnd`].
@@ -195,8 +198,17 @@ pub enum SourceEvent<'a> {
     },
     /// All of the static copy was written.
     StaticWritten,
+    /// What the target's state in the storage directory says, read while the link is lost. Of this session, and whole.
+    TargetState {
+        /// Where it stands.
+        standing: TargetStanding,
+        /// What it measured, if it is complete.
+        report: TargetReport,
+    },
     /// The static copy could not be written. The link has nothing to do with it.
     StaticFailed,
+    /// The final dirty set cannot be written to the storage channel, at least for the time being.
+    PbDataFailed,
     /// The link is gone; if an action was outstanding, it failed for that. Only of the present connections, never of those before
     /// the last [`SourceAction::Reconnect`].
     LinkLost,

@@ -21,9 +21,8 @@ impl UnsupportedStrategy {
     const fn supported(&self) -> &'static str {
         match self.key {
             Key::Filter | Key::Slow => "none",
-            Key::First | Key::Switch => "any value",
+            Key::First | Key::Switch | Key::Cut => "any value",
             Key::Push => "sequential or bubble",
-            Key::Cut => "fail or reconnect",
             Key::Clear => "round",
             Key::Hold => "none, or first=parallel beside it",
         }
@@ -44,9 +43,8 @@ impl core::error::Error for UnsupportedStrategy {}
 /// Refuses a strategy with a part that [`Source`](super::Source) and [`Target`](super::Target) do not carry out: they would do
 /// something else in its place. To be asked before anything starts.
 ///
-/// Every first copy and every switch rule is carried out, with no filter, a push that is sequential or
-/// bubbles, a cut that fails or reconnects, no slowing down, and dirty bits cleared by the round. Pages are held back only
-/// beside a static copy.
+/// Every first copy, every switch rule and every way to survive a cut is carried out, with no filter, a push that is sequential or
+/// bubbles, no slowing down, and dirty bits cleared by the round. Pages are held back only beside a static copy.
 ///
 /// # Errors
 /// [`UnsupportedStrategy`] names the first such part in the order of the keys.
@@ -59,10 +57,6 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
         Strategy {
             push: Push::Forecast, ..
         } => Key::Push,
-        Strategy {
-            cut: Cut::Pbdata | Cut::Both,
-            ..
-        } => Key::Cut,
         Strategy {
             slow: Slow::AutoConverge | Slow::DirtyLimit,
             ..
@@ -78,7 +72,7 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
             filter: Filter::None,
             switch: _,
             push: Push::Sequential | Push::Bubble(_),
-            cut: Cut::Fail | Cut::Reconnect,
+            cut: Cut::Fail | Cut::Pbdata | Cut::Reconnect | Cut::Both,
             slow: Slow::None,
             clear: Clear::Round,
             hold: Hold::None | Hold::Hot,
@@ -118,6 +112,9 @@ mod tests {
             "hybrid:1,push=bubble:3",
             "hybrid:1,push=bubble:7",
             "par-migrate,hold=hot",
+            "pa-hybrid",
+            "hybrid:1,cut=both",
+            "postcopy,cut=pbdata",
         ] {
             assert_eq!(checked(name), Ok(()), "{name}");
         }
@@ -126,14 +123,12 @@ mod tests {
     #[test]
     fn what_would_be_done_otherwise_is_refused_by_name() {
         for (text, refused, instead) in [
-            ("pa-hybrid,first=serial,cut=both", "cut=both", "cut=fail or reconnect"),
             ("markov-sdf:0.5", "filter=markov:half", "filter=none"),
             ("filter=markov", "filter=markov", "filter=none"),
             ("filter=hazard", "filter=hazard", "filter=none"),
             ("filter=ppm", "filter=ppm", "filter=none"),
             ("filter=frequency", "filter=frequency", "filter=none"),
             ("push=forecast", "push=forecast", "push=sequential or bubble"),
-            ("hybrid:1,cut=pbdata", "cut=pbdata", "cut=fail or reconnect"),
             ("slow=auto-converge", "slow=auto-converge", "slow=none"),
             ("slow=dirty-limit", "slow=dirty-limit", "slow=none"),
             ("clear=late", "clear=late", "clear=round"),

@@ -17,6 +17,8 @@ pub struct TargetConfig {
     pub protocol: u16,
     /// The source sends hashes at the end.
     pub verify: bool,
+    /// The source writes the final dirty set to the storage channel, too, once the guest runs here.
+    pub pb_data: bool,
     /// The source writes a static copy of all pages to the storage channel.
     pub static_copy: bool,
     /// Silence after which the link counts as lost.
@@ -103,6 +105,9 @@ pub enum TargetAction {
     RunGuest,
     /// Send [`Target::missing`](super::Target::missing) and [`Message::MissingEnd`].
     SendMissing,
+    /// Begin to install what is missing from the storage channel, as far as it is there and as it comes, beside what follows;
+    /// report it as [`TargetEvent::InstalledFromStorage`]. The network is gone. If it cannot begin it is asked again at once.
+    ReadPbData,
     /// Nothing is missing any more: stop answering faults.
     FinishPostCopy,
     /// Compare the received hashes with those of the pages as installed; answer with [`TargetEvent::Compared`].
@@ -148,6 +153,8 @@ pub enum TargetEvent<'a> {
         /// They answer a fault, rather than being pushed.
         demanded: bool,
     },
+    /// The same, from the storage channel.
+    InstalledFromStorage(Run),
     /// The link is gone; if an action was outstanding, it failed for that. Only of the present connections, never of those before
     /// the last [`TargetEvent::Reconnected`].
     LinkLost,
@@ -157,6 +164,12 @@ pub enum TargetEvent<'a> {
     Message(&'a Message<'a>),
     /// This host cannot take what comes: it has no memory left, for example.
     HostFailed,
+    /// What the source's last word in the storage directory says, read while the link is lost. Of this session, and whole; a word
+    /// from before it gave the VM up is none.
+    SourceState {
+        /// It gave the VM up; otherwise it runs the VM itself.
+        given_up: bool,
+    },
     /// The source is back on a new connection.
     Reconnected {
         /// Its record says given-up; otherwise it runs the VM itself.
@@ -198,6 +211,8 @@ pub struct TargetTotals {
     pub demanded: u64,
     /// Pages installed by the push.
     pub pushed: u64,
+    /// Pages installed from the storage channel.
+    pub stored: u64,
 }
 
 impl TargetTotals {
@@ -205,5 +220,6 @@ impl TargetTotals {
     pub fn fill(&self, report: &mut TargetReport) {
         report.faults = self.demanded;
         report.pushed = self.pushed;
+        report.stored = self.stored;
     }
 }

@@ -96,6 +96,7 @@ pub(crate) fn target(verify: bool) -> Target<'static> {
         protocol: 1,
         verify,
         static_copy: true,
+        pb_data: false,
         network_timeout: Nanos::from_secs(3),
     };
     let storage = || -> &'static mut [u64] { vec![0; words_needed(Pages(END))].leak() };

@@ -90,6 +90,7 @@ impl<'w> Pair<'w> {
             regions,
             protocol: 1,
             verify: true,
+            pb_data: false,
             static_copy: config.strategy.first == First::Parallel,
             network_timeout: config.network_timeout,
         };

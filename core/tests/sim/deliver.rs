@@ -125,6 +125,7 @@ impl World {
             protocol: 1,
             verify: self.verify,
             static_copy: self.is_parallel(),
+            pb_data: self.has_pb_data(),
             network_timeout: NETWORK_TIMEOUT,
         };
         let end = self.end();

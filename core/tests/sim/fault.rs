@@ -47,7 +47,9 @@ pub(crate) enum Fault {
     SourceActionFails,
     /// The same on the target.
     TargetActionFails,
-    /// The source cannot write all of the static copy.
+    /// All connections break, and none ever comes about again.
+    NetworkGone,
+    /// The source cannot write all of the static copy; or, for a while, the final dirty set.
     StorageFull,
     /// The target cannot read it.
     StorageDamaged,
@@ -62,7 +64,8 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 28] = [
+        Self::NetworkGone,
         Self::Cut,
         Self::CutFaultChannel,
         Self::BlackHole,
@@ -99,9 +102,12 @@ impl Fault {
 
     /// Those that can strike a migration by this strategy.
     pub(crate) fn of(strategy: Strategy) -> &'static [Self] {
-        match strategy.first {
-            First::Serial => Self::ALL.split_last_chunk::<6>().expect("six of storage").0,
-            First::Parallel => &Self::ALL,
+        let survives_without_network = matches!(strategy.cut, Cut::Pbdata | Cut::Both);
+        match (strategy.first, survives_without_network) {
+            (First::Serial, false) => &Self::ALL[1..22],
+            (First::Serial, true) => &Self::ALL[..23],
+            (First::Parallel, false) => &Self::ALL[1..],
+            (First::Parallel, true) => &Self::ALL,
         }
     }
 
@@ -201,6 +207,7 @@ impl World {
                 let down = 1 + self.below(600);
                 self.link.cut(keep, self.now.saturating_add(Nanos::from_millis(down)));
             }
+            Fault::NetworkGone => self.link.cut(keep, Nanos(u64::MAX)),
             Fault::CutFaultChannel => self.link.fault.cut(keep),
             Fault::BlackHole => self.link.swallow(self.now.saturating_add(Nanos::from_secs(4))),
             Fault::Stall => self.hold(None),
@@ -265,6 +272,7 @@ impl World {
         self.target_doing = None;
         self.target_outcome = None;
         self.stop_reading();
+        self.stop_reading_pb_data();
         self.waiting.clear();
         self.target_memory.fill(Some(0));
         if self.owner == Owner::Target {

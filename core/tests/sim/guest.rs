@@ -91,6 +91,12 @@ impl World {
 
     /// Puts pages in that are absent, as userfaultfd does.
     pub(super) fn install(&mut self, first: u64, values: &[u64], demanded: bool) {
+        self.put_in(first, values);
+        let run = Run::new(Gfn(first), Pages(values.len() as u64));
+        self.tell_target(TargetEvent::Installed { run, demanded });
+    }
+
+    pub(super) fn put_in(&mut self, first: u64, values: &[u64]) {
         for (index, value) in values.iter().enumerate() {
             let page = first as usize + index;
             if self.target_memory[page].is_none() {
@@ -99,7 +105,5 @@ impl World {
                 self.installed_hash[page] = hash(*value);
             }
         }
-        let run = Run::new(Gfn(first), Pages(values.len() as u64));
-        self.tell_target(TargetEvent::Installed { run, demanded });
     }
 }

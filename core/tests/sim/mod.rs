@@ -24,7 +24,7 @@ use dunlin_core::migrate::{
     TargetRecord,
 };
 use dunlin_core::pageset::{PageSet, Run, words_needed};
-use dunlin_core::strategy::{First, Strategy};
+use dunlin_core::strategy::{Cut, First, Strategy};
 use dunlin_core::units::{Gfn, Nanos, Pages};
 use dunlin_core::wire::{decode_message, encode_message};
 
@@ -244,15 +244,23 @@ impl World {
         while !self.settled() && self.now < self.last_trouble.saturating_add(PATIENCE) {
             self.steps += 1;
             assert!(self.steps < STEPS_MAX, "{self}: never comes to rest");
-            let acts = if self.is_parallel() { 16 } else { 10 };
+            let acts = match (self.has_pb_data(), self.is_parallel()) {
+                (true, _) => 18,
+                (false, true) => 16,
+                (false, false) => 10,
+            };
             let acted = match self.below(acts) {
                 0..=2 => self.source_step(),
                 3..=5 => self.target_step(),
                 6 => self.deliver_to_target(),
                 7 => self.deliver_to_source(),
                 8 => self.ask_for_pages(),
-                10..=12 => self.write_static(),
-                13..=15 => (0..8).filter(|_| self.read_static()).count() > 0,
+                10..=12 => self.write_static() | self.write_pb_data(),
+                13..=15 => (0..8).filter(|_| self.read_static() | self.read_pb_data()).count() > 0,
+                16..=17 => {
+                    self.exchange_states();
+                    false
+                }
                 _ => {
                     for _ in 0..self.write_rate {
                         self.guest_writes();

@@ -25,7 +25,15 @@ impl World {
                 let Some(source) = &mut self.source else { return false };
                 self.held_back |= source.held_back() > Pages::ZERO;
                 match source.poll(now) {
-                    SourceAction::Wait { .. } => return false,
+                    SourceAction::Wait { .. } => {
+                        // Where it does not connect anew, which closes them, too.
+                        let lost = !source.linked();
+                        let hangs_up = lost && self.has_pb_data() && self.link.migration.works();
+                        if hangs_up {
+                            self.link.source_closes();
+                        }
+                        return hangs_up;
+                    }
                     SourceAction::Finish(outcome) => {
                         if self.source_outcome.is_some() {
                             return false;
@@ -96,6 +104,7 @@ impl World {
                 self.dirty.fill(false);
             }
             SourceAction::StopTracking => self.tracking = false,
+            SourceAction::StartPbData => self.start_pb_data(),
             SourceAction::StartStatic => self.start_static(),
             SourceAction::StopStatic => self.stop_static(),
             SourceAction::Harvest => {
@@ -202,6 +211,7 @@ impl World {
     }
 
     fn send_hand_over(&mut self, mode: Mode) -> SourceReport {
+        self.keep_final_set();
         let source = self.source.as_ref().expect("it acts");
         let (final_dirty, words) = match mode {
             Mode::PostCopy => words_of(source.pending()),

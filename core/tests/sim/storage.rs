@@ -19,6 +19,15 @@ pub(super) struct Storage {
     given_up: bool,
     /// Nothing is written, or read, before these times.
     stuck_until: [Nanos; 2],
+    /// The final dirty set as it was handed over, and how many of its pages were written, and read.
+    final_set: Vec<u64>,
+    pb_written: usize,
+    pb_writes: bool,
+    pb_read: usize,
+    pb_reads: bool,
+    /// What either side wrote down last.
+    source_file: Option<bool>,
+    target_file: Option<TargetStanding>,
 }
 
 impl World {
@@ -154,5 +163,88 @@ impl World {
         self.storage.read += 1;
         self.tell_target(TargetEvent::StaticReceived(Run::new(Gfn(page), Pages(1))));
         true
+    }
+
+    pub(super) fn has_pb_data(&self) -> bool {
+        matches!(self.config.strategy.cut, Cut::Pbdata | Cut::Both)
+    }
+
+    pub(super) fn keep_final_set(&mut self) {
+        let pending = self.source.as_ref().expect("it acts").pending();
+        self.storage.final_set = pending.runs().flat_map(|run| run.first.0..run.end().0).collect();
+    }
+
+    pub(super) fn start_pb_data(&mut self) {
+        assert_ne!(self.owner, Owner::Source, "{self}: the final dirty set is not final");
+        self.storage.pb_writes = true;
+    }
+
+    pub(super) fn write_pb_data(&mut self) -> bool {
+        let done = self.storage.pb_written >= self.storage.final_set.len();
+        if !self.storage.pb_writes || done || self.source.is_none() {
+            return false;
+        }
+        if self.strikes(Fault::StorageFull) {
+            // It goes on when there is room again.
+            self.tell_source(SourceEvent::PbDataFailed);
+            return true;
+        }
+        self.storage.pb_written += 1;
+        true
+    }
+
+    /// No source is needed any more, and no network.
+    pub(super) fn pb_data_is_complete(&self) -> bool {
+        self.storage.pb_writes && self.storage.pb_written >= self.storage.final_set.len()
+    }
+
+    /// Its process is gone.
+    pub(super) fn stop_reading_pb_data(&mut self) {
+        self.storage.pb_reads = false;
+    }
+
+    pub(super) fn start_reading_pb_data(&mut self) {
+        self.storage.pb_reads = true;
+    }
+
+    pub(super) fn read_pb_data(&mut self) -> bool {
+        let some = self.storage.pb_read < self.storage.pb_written;
+        if !self.storage.pb_reads || !some || self.target.is_none() {
+            return false;
+        }
+        let page = self.storage.final_set[self.storage.pb_read];
+        self.storage.pb_read += 1;
+        self.put_in(page, &[self.source_memory[page as usize]]);
+        self.tell_target(TargetEvent::InstalledFromStorage(Run::new(Gfn(page), Pages(1))));
+        true
+    }
+
+    /// Either side writes down where it stands, now and then, and reads what the other wrote, then or earlier.
+    pub(super) fn exchange_states(&mut self) {
+        match self.below(4) {
+            0 => self.write_source_file(),
+            1 => self.write_target_file(),
+            2 => {
+                if let Some(standing) = self.storage.target_file {
+                    let report = self.report;
+                    self.tell_source(SourceEvent::TargetState { standing, report });
+                }
+            }
+            _ => {
+                if let Some(given_up) = self.storage.source_file {
+                    self.tell_target(TargetEvent::SourceState { given_up });
+                }
+            }
+        }
+    }
+
+    fn write_source_file(&mut self) {
+        let Some(source) = &self.source else { return };
+        self.storage.source_file = source.stored_given_up().or(self.storage.source_file);
+    }
+
+    fn write_target_file(&mut self) {
+        let Some(target) = &self.target else { return };
+        self.storage.target_file = target.stored_standing().or(self.storage.target_file);
     }
 }

@@ -122,6 +122,7 @@ impl World {
                     }
                 }
             }
+            TargetAction::ReadPbData => self.start_reading_pb_data(),
             TargetAction::RestoreState => self.stop_reading(),
             TargetAction::RunGuest => {
                 assert_eq!(

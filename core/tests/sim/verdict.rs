@@ -50,6 +50,7 @@ impl World {
                 if !left_alone {
                     self.assert_runs_whole_on_target();
                 } else if missing {
+                    assert!(!self.pb_data_is_complete(), "{self}: nobody reads what is stored");
                     assert_eq!(self.phase_of_target(), Some(Phase::PostCopyPaused), "{self}");
                 }
                 if !missing {

@@ -99,6 +99,9 @@ pub struct PostcopyReport {
     pub faults: u64,
     /// Pages that came before the guest asked.
     pub pushed: u64,
+    /// Pages that came by the shared directory, once the network was gone.
+    #[serde(default)]
+    pub stored: u64,
     /// Median time from fault to installed page; `None` without faults.
     pub p50_us: Option<u64>,
     /// 99th percentile of the same.
@@ -236,6 +239,7 @@ pub(super) mod tests {
                 duration_us: 210_000,
                 faults: 84,
                 pushed: 3_918,
+                stored: 12,
                 p50_us: Some(121),
                 p99_us: Some(310),
                 p50_ns: Some(121_400),
@@ -274,7 +278,7 @@ pub(super) mod tests {
                  "lambda_milli": 493, "sdf_milli": -12},
             ],
             "switch": {"round": 2, "rule": "rounds:2", "reason": "2 rounds are done"},
-            "postcopy": {"duration_us": 210_000, "faults": 84, "pushed": 3_918, "p50_us": 121, "p99_us": 310, "p50_ns": 121_400, "p99_ns": 310_200, "bytes": 16_392_192},
+            "postcopy": {"duration_us": 210_000, "faults": 84, "pushed": 3_918, "stored": 12, "p50_us": 121, "p99_us": 310, "p50_ns": 121_400, "p99_ns": 310_200, "bytes": 16_392_192},
             "bytes": {"migration": 116_760_576, "storage": 0, "fault": 344_064, "control": 12_345},
             "guest": {"steps_before": 63_120, "slowdown_milli": 21},
             "verified": {"pages": 16_384, "mismatches": 0, "time_us": 12_345},

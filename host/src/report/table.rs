@@ -70,13 +70,17 @@ pub fn migration_table(report: &MigrationReport, paint: Paint) -> String {
     }
     if let Some(postcopy) = &report.postcopy {
         text += &format!(
-            "\nPost-copy took {}: {} pages pushed, {} demanded{}, {}\n",
+            "\nPost-copy took {}: {} pages pushed, {} demanded{}{}, {} over the network\n",
             micros(postcopy.duration_us),
             count(postcopy.pushed),
             count(postcopy.faults),
             match (postcopy.p50_us, postcopy.p99_us) {
                 (Some(p50), Some(p99)) => format!(" (p50 {}, p99 {})", micros(p50), micros(p99)),
                 _ => String::new(),
+            },
+            match postcopy.stored {
+                0 => String::new(),
+                stored => format!(", {} from the storage directory", count(stored)),
             },
             bytes(postcopy.bytes)
         );
@@ -184,10 +188,13 @@ fn summary(report: &MigrationReport) -> String {
     row(
         "downtime",
         micros(report.downtime_us),
-        if report.goal_met {
-            "from the pause here to running there".into()
-        } else {
-            "longer than --downtime: the load does not converge; as-hybrid and hybrid:N do not depend on that".into()
+        match (report.outcome, report.downtime_us) {
+            (Outcome::Completed, _) if !report.goal_met && report.reason.is_none() => {
+                "longer than --downtime: the load does not converge; as-hybrid and hybrid:N do not depend on that"
+                    .into()
+            }
+            (_, 0) => String::new(),
+            _ => "from the pause here to running there".into(),
         },
     );
     row(
@@ -296,7 +303,7 @@ Migration by hybrid:2 completed, verified: 16,384 pages are equal
 
 Switched after round 2: 2 rounds are done (rule: rounds:2)
 
-Post-copy took 210 ms: 3,918 pages pushed, 84 demanded (p50 121 µs, p99 310 µs), 15.6 MiB
+Post-copy took 210 ms: 3,918 pages pushed, 84 demanded (p50 121 µs, p99 310 µs), 12 from the storage directory, 15.6 MiB over the network
 ";
         assert_eq!(migration_table(&hybrid(), Paint::Plain), expected);
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use dunlin_core::message::VmId;
 use dunlin_core::migrate::{Phase, Resolution, SourceOutcome, check_strategy};
-use dunlin_core::strategy::{First, Strategy};
+use dunlin_core::strategy::{Cut, First, Strategy};
 use dunlin_core::units::BytesPerSec;
 
 use super::recorder::Recorder;
@@ -130,20 +130,22 @@ impl Node {
     }
 
     fn options(request: &MigrateRequest) -> Result<SourceOptions, ControlError> {
-        let strategy: Strategy = request
-            .strategy
-            .parse()
-            .map_err(|error: dunlin_core::strategy::StrategyError| ControlError::refused(error.to_string()))?;
+        let strategy = Strategy::parse_for(&request.strategy, request.storage.is_some())
+            .map_err(|error| ControlError::refused(error.to_string()))?;
         check_strategy(&strategy).map_err(|error| ControlError::refused(error.to_string()))?;
         if request.bandwidth == Some(0) {
             return Err(ControlError::refused(
                 "a bandwidth of 0 never ends; leave --bandwidth out for no limit",
             ));
         }
-        if strategy.first == First::Parallel && request.storage.is_none() {
-            return Err(ControlError::refused(
-                "first=parallel needs a directory that both hosts mount: give it with --storage here and at `dunlin receive`",
-            ));
+        if strategy.needs_storage() && request.storage.is_none() {
+            let part = match strategy.first {
+                First::Parallel => "first=parallel".to_owned(),
+                First::Serial => format!("cut={}", strategy.cut),
+            };
+            return Err(ControlError::refused(format!(
+                "{part} needs a directory that both hosts mount: give it with --storage here and at `dunlin receive`"
+            )));
         }
         if let Some(storage) = request.storage.as_ref().filter(|storage| !storage.is_dir()) {
             return Err(ControlError::refused(format!(
@@ -389,10 +391,14 @@ fn source_status(snapshot: &Snapshot) -> Status {
              this side goes on trying. If the target is dead for certain: `dunlin resolve --run-here --other-side-is-dead`"
                 .to_owned(),
         ),
-        Phase::PostCopyPaused => Some(
-            "the network to the target is cut while the VM there lacks pages; its vCPUs wait for them; this side goes on trying to reach it"
-                .to_owned(),
-        ),
+        Phase::PostCopyPaused => Some(format!(
+            "the network to the target is cut while the VM there lacks pages; its vCPUs wait for them; {}",
+            match snapshot.cut {
+                Cut::Pbdata => "the target takes them from the storage directory",
+                Cut::Both => "the target takes them from the storage directory, and this side goes on trying to reach it",
+                Cut::Fail | Cut::Reconnect => "this side goes on trying to reach it",
+            }
+        )),
         _ => None,
     };
     status
@@ -416,6 +422,11 @@ fn target_status(handle: &TargetHandle) -> Status {
         Phase::HandOverUnknown => Some(
             "everything is ready to run here, but the source cannot be reached to say whether it gave the VM up: paused with all memory; \
              this side goes on waiting. If the source is dead for certain: `dunlin resolve --run-here --other-side-is-dead`"
+                .to_owned(),
+        ),
+        Phase::PostCopyPaused if snapshot.pb_data => Some(
+            "the network to the source is cut while pages are missing; vCPUs that need them wait; they are taken from the storage \
+             directory as far as the source has written them there, and from the source if it comes back"
                 .to_owned(),
         ),
         Phase::PostCopyPaused => {

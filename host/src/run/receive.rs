@@ -144,7 +144,7 @@ impl Receiving<'_> {
         if wanted.capabilities.contains(Capabilities::POST_COPY) {
             capabilities.set(Capabilities::POST_COPY, can_post_copy(config.kind));
         }
-        capabilities.set(Capabilities::STORAGE, self.options.storage.is_some());
+        capabilities.set(Capabilities::IN_STORAGE, self.options.storage.is_some());
         let offer = Offer {
             capabilities,
             max_memory: self.options.max_memory,

@@ -14,7 +14,7 @@ use crate::report::{
 /// The report of one attempt. `steps_per_second_before` is the guest's speed in the second before, 0 if unknown.
 pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_second_before: u64) -> MigrationReport {
     let mut report = MigrationReport::new(options.strategy.to_string(), outcome(result));
-    report.reason = reason(result);
+    report.reason = reason(options, result);
     report.total_time_us = micros(result.total_time);
     report.downtime_us = result.downtime.map_or(0, micros);
     report.goal_met = goal_met(options, result);
@@ -70,8 +70,18 @@ fn outcome(result: &SourceResult) -> Outcome {
     }
 }
 
-fn reason(result: &SourceResult) -> Option<String> {
+/// Whether the comparison that was asked for took place.
+fn compared(options: &SourceOptions, result: &SourceResult) -> bool {
+    !options.verify || result.target.is_some_and(|target| target.verified.is_some())
+}
+
+fn reason(options: &SourceOptions, result: &SourceResult) -> Option<String> {
     let text = match result.outcome {
+        SourceOutcome::Completed if !compared(options, result) => {
+            return Some(
+                "the VM is whole on the target, but without a network its pages could not be compared with those here".to_owned(),
+            );
+        }
         SourceOutcome::Completed => {
             let (_, mismatches) = result.target?.verified.filter(|verified| verified.1 > 0)?;
             return Some(format!(
@@ -138,7 +148,9 @@ fn goal_met(options: &SourceOptions, result: &SourceResult) -> bool {
     let forced =
         |round: &RoundEnded| round.verdict.decision == Decision::StopCopy && round.verdict.reason != Reason::Fits;
     let late = result.downtime.is_some_and(|downtime| downtime > options.downtime);
-    result.outcome == SourceOutcome::Completed && !(late && result.rounds.iter().any(|(round, _)| forced(round)))
+    result.outcome == SourceOutcome::Completed
+        && compared(options, result)
+        && !(late && result.rounds.iter().any(|(round, _)| forced(round)))
 }
 
 fn switch(options: &SourceOptions, result: &SourceResult) -> Option<SwitchReport> {
@@ -171,6 +183,7 @@ fn postcopy(result: &SourceResult) -> Option<PostcopyReport> {
         duration_us: target.postcopy_duration.as_micros(),
         faults: target.faults,
         pushed: target.pushed,
+        stored: target.stored,
         p50_us: (target.faults > 0).then(|| target.fault_p50.as_micros()),
         p99_us: (target.faults > 0).then(|| target.fault_p99.as_micros()),
         p50_ns: (target.faults > 0).then_some(target.fault_p50.0),

@@ -13,7 +13,7 @@ use super::{Kind, StorageError, Vm};
 const PREFIX: &str = "dunlin-";
 
 /// The folder of one migration in a storage directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SessionDirectory {
     path: PathBuf,
     vm: Vm,
@@ -68,6 +68,23 @@ impl SessionDirectory {
     pub fn remove_segment(&self, kind: Kind, sequence: u32) -> Result<(), StorageError> {
         let path = self.segment(kind, sequence);
         gone(fs::remove_file(&path)).map_err(|source| StorageError::io("remove", &path, source))
+    }
+
+    /// Removes all that has pages in it, whole or not.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn remove_segments(&self) -> Result<(), StorageError> {
+        let entries = fs::read_dir(&self.path).map_err(|source| StorageError::io("read", &self.path, source))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let has_pages = path
+                .extension()
+                .is_some_and(|extension| extension == "segment" || extension == "unfinished");
+            if has_pages {
+                gone(fs::remove_file(&path)).map_err(|source| StorageError::io("remove", &path, source))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the folder with all that is in it; one that is gone already is no error.

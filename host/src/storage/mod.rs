@@ -12,6 +12,8 @@
 //! | data | 4096 each | the pages of the data runs, in the order of the index |
 //! | index | 24 per run, padded with zeros to 4096 | first page (8), pages (4), 1 if all zeros (4), XXH3-64 of the data or 0 (8) |
 //!
+//! The folder also has `source.state` and `target.state`, written while no network joins the hosts; see [`State`].
+//!
 //! Everything lies at multiples of 4096, so that the files can bypass the page cache where the file system allows that.
 //! Runs ascend and have at most [`RUN_PAGES_MAX`] pages; runs of zeros have no data.
 
@@ -20,12 +22,14 @@ mod directory;
 mod error;
 mod format;
 mod reader;
+mod state;
 mod writer;
 
 pub use directory::{Leftover, SessionDirectory, leftovers};
 pub use error::StorageError;
 pub use format::{Header, Kind, RUN_PAGES_MAX, SEGMENT_PAGES_MAX, Vm};
 pub use reader::{Content, SegmentReader};
+pub use state::{SourceState, State, TargetState};
 pub use writer::{SegmentWriter, Written};
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -128,6 +129,13 @@ impl SegmentReader {
             }
         }
         Ok(None)
+    }
+
+    /// From its first page up to the one behind its last; it need not have all that lie between.
+    pub fn span(&self) -> Range<Gfn> {
+        let first = self.entries.first().map_or(Gfn::ZERO, |entry| entry.run().first);
+        let end = self.entries.last().map_or(Gfn::ZERO, |entry| entry.run().end());
+        first..end
     }
 
     /// Pages with data, and pages of zeros.

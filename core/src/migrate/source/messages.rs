@@ -98,7 +98,7 @@ impl Source<'_> {
         self.heard.report = Some(*report);
     }
 
-    fn running(&mut self, now: Nanos) {
+    pub(super) fn running(&mut self, now: Nanos) {
         self.peer_running = true;
         self.running_heard.get_or_insert(now);
     }

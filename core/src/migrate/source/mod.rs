@@ -2,6 +2,7 @@
 
 mod hold;
 mod messages;
+mod pb_data;
 mod push;
 mod rounds;
 mod static_copy;
@@ -18,6 +19,7 @@ use crate::pageset::{PageSet, PageSetError, Run, words_needed};
 use crate::switch::Switcher;
 use crate::units::{Gfn, Nanos, Pages};
 use hold::{Holding, Speed};
+use pb_data::PbData;
 use push::Pushing;
 use static_copy::{AfterStatic, StaticCopy, switch_setting};
 
@@ -60,6 +62,8 @@ enum Step {
     AwaitRunning {
         since: Nanos,
     },
+    /// Before pages are pushed, or while the target is out of reach.
+    StartPbData,
     Push,
     Hashes,
     AwaitComplete,
@@ -69,6 +73,8 @@ enum Step {
     Reconnect {
         not_before: Nanos,
     },
+    /// The same, where the strategy waits for the storage channel alone.
+    AwaitStorage,
     SendResume,
     AwaitResumed {
         since: Nanos,
@@ -122,6 +128,7 @@ pub struct Source<'w> {
     static_taken: Pages,
     /// When the target must have merged all of it.
     static_due: Option<Nanos>,
+    pb_data: PbData,
     paused: bool,
     given_up: bool,
     peer_running: bool,
@@ -201,6 +208,7 @@ impl<'w> Source<'w> {
             static_next: Gfn::ZERO,
             static_taken: Pages::ZERO,
             static_due: None,
+            pb_data: PbData::NotAsked,
             paused: false,
             given_up: false,
             peer_running: false,
@@ -313,6 +321,7 @@ impl<'w> Source<'w> {
             }
             Step::RecordGivenUp => SourceAction::Record(SourceRecord::GivenUp),
             Step::Commit => SourceAction::Send(SourceMessage::Commit),
+            Step::StartPbData => SourceAction::StartPbData,
             Step::Push => match self.next_push() {
                 Some(run) => SourceAction::PushPages(run),
                 None => {
@@ -332,6 +341,11 @@ impl<'w> Source<'w> {
             }
             Step::Bye => SourceAction::Send(SourceMessage::Bye),
             Step::RecordMovedAway => SourceAction::Record(SourceRecord::MovedAway),
+            Step::Reconnect { .. } | Step::AwaitStorage if self.peer_running && self.wants_pb_data() => {
+                self.step = Step::StartPbData;
+                return None;
+            }
+            Step::AwaitStorage => SourceAction::Wait { until: None },
             Step::Reconnect { not_before } if now < not_before => wait(not_before),
             Step::Reconnect { .. } => SourceAction::Reconnect,
             Step::SendResume => SourceAction::Send(SourceMessage::Resume {
@@ -372,7 +386,9 @@ impl<'w> Source<'w> {
             SourceEvent::Harvested(words) => self.harvested(now, words),
             SourceEvent::PagesSent { data, zero } => self.pages_sent(now, data, zero),
             SourceEvent::StaticWritten => self.static_written(now),
+            SourceEvent::TargetState { standing, report } => self.target_state(now, standing, report),
             SourceEvent::StaticFailed => self.static_failed(),
+            SourceEvent::PbDataFailed => self.pb_data_failed(now),
             SourceEvent::LinkLost => self.link_lost(now, AbortReason::LinkLost),
             SourceEvent::Heard => self.last_heard = now,
             SourceEvent::Message(message) => {
@@ -480,6 +496,7 @@ impl<'w> Source<'w> {
                 Step::SendResume
             }
             Step::SendResume => Step::AwaitResumed { since: now },
+            Step::StartPbData => self.pb_data_started(now, true),
             Step::ReopenFaultChannel { commit: true } => Step::Commit,
             Step::ReopenFaultChannel { commit: false } => self.after_running(),
             Step::RecordRunning(reason) => {
@@ -528,6 +545,7 @@ impl<'w> Source<'w> {
                 self.static_copy = StaticCopy::Failed;
                 self.step = self.static_started(now);
             }
+            Step::StartPbData => self.step = self.pb_data_started(now, false),
             Step::Reconnect { .. } => {
                 self.step = Step::Reconnect {
                     not_before: now.saturating_add(RECONNECT_EVERY),

@@ -158,7 +158,11 @@ impl Source<'_> {
                 self.final_pages = self.pending.len();
                 self.served_first = 0;
                 self.pushed_first = 0;
-                Step::Push
+                if self.wants_pb_data() {
+                    Step::StartPbData
+                } else {
+                    Step::Push
+                }
             }
             _ => self.after_pages(),
         }

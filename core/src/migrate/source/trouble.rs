@@ -4,6 +4,7 @@ use super::static_copy::AfterStatic;
 use super::{RECONNECT_EVERY, RECONNECT_FIRST, Source, Step};
 use crate::message::{AbortReason, Mode, Violation};
 use crate::migrate::source_types::SourceOutcome;
+use crate::strategy::Cut;
 use crate::units::Nanos;
 
 impl Source<'_> {
@@ -16,6 +17,9 @@ impl Source<'_> {
             Step::TellAbort(_) => self.outstanding = false,
             // Of the connection before.
             Step::Reconnect { .. } if !self.outstanding => return,
+            Step::AwaitStorage => return,
+            // What became of it tells how to go on.
+            Step::StartPbData if self.outstanding => return,
             _ => {}
         }
         if !self.given_up {
@@ -30,14 +34,10 @@ impl Source<'_> {
             Step::RecordMovedAway | Step::RecordRunning(_) => return,
             Step::Bye => {}
             _ if self.heard.report.is_some() => self.step = Step::RecordMovedAway,
-            _ if self.peer_running && self.mode == Some(Mode::PostCopy) && !self.config.strategy.reconnects() => {
+            _ if self.peer_running && self.mode == Some(Mode::PostCopy) && self.config.strategy.cut == Cut::Fail => {
                 self.step = Step::Finished(SourceOutcome::Lost);
             }
-            _ => {
-                self.step = Step::Reconnect {
-                    not_before: now.saturating_add(pause),
-                }
-            }
+            _ => self.step = self.seek(now.saturating_add(pause)),
         }
         self.forget_outstanding();
     }
@@ -108,8 +108,8 @@ impl Source<'_> {
     pub(super) fn seeks_target(&self) -> bool {
         matches!(
             self.step,
-            Step::Reconnect { .. } | Step::SendResume | Step::AwaitResumed { .. }
-        )
+            Step::Reconnect { .. } | Step::AwaitStorage | Step::SendResume | Step::AwaitResumed { .. }
+        ) || (self.step == Step::StartPbData && !self.link)
     }
 
     pub(super) fn check_time(&mut self, now: Nanos) {

@@ -53,6 +53,11 @@ impl<'w> Source<'w> {
         self.round
     }
 
+    /// Whether the connections are believed to work. Those of a link that is lost are to be closed, so that the target learns it, too.
+    pub const fn linked(&self) -> bool {
+        self.link
+    }
+
     /// The round at whose end something is decided for the first time, because a static copy goes on before; 0 without one.
     pub const fn static_done_after(&self) -> u32 {
         self.switcher.static_done_after()
@@ -91,6 +96,17 @@ impl<'w> Source<'w> {
     /// What the target reported at its end.
     pub fn target_report(&self) -> Option<&TargetReport> {
         self.heard.report.as_ref()
+    }
+
+    /// What a target that cannot be reached should find in the storage directory, as [`TargetEvent::SourceState`] tells it: whether
+    /// this side gave the VM up, or runs it itself again. Nothing before that is decided.
+    ///
+    /// [`TargetEvent::SourceState`]: crate::migrate::TargetEvent::SourceState
+    pub fn stored_given_up(&self) -> Option<bool> {
+        match self.step {
+            Step::Finished(SourceOutcome::Aborted { .. }) => Some(false),
+            _ => (self.given_up && !self.leaving()).then_some(true),
+        }
     }
 
     /// True once the record says given-up and until the VM is taken back.

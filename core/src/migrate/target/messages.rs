@@ -1,6 +1,6 @@
 //! What a target makes of the source's messages and pages.
 
-use super::{Outstanding, Step, Target};
+use super::{Outstanding, Step, Target, Via};
 use crate::message::{AbortReason, Message, Mode, STATE_BYTES_MAX, Violation, run_in_regions, total_pages};
 use crate::migrate::regions::remove_outside;
 use crate::pageset::{PageSetError, Run};
@@ -139,7 +139,7 @@ impl Target<'_> {
         }
     }
 
-    pub(super) fn install(&mut self, run: Run, demanded: bool) {
+    pub(super) fn install(&mut self, run: Run, via: Via) {
         if self.handover.is_none() {
             return self.violation(Violation::UnexpectedMessage);
         }
@@ -147,13 +147,14 @@ impl Target<'_> {
             return self.violation(Violation::PageOutside);
         }
         let removed = self.missing.remove_run(run);
-        if demanded {
-            self.totals.demanded += removed.0;
-        } else {
-            self.totals.pushed += removed.0;
-        }
+        let total = match via {
+            Via::Demand => &mut self.totals.demanded,
+            Via::Push => &mut self.totals.pushed,
+            Via::Storage => &mut self.totals.stored,
+        };
+        *total += removed.0;
         debug_assert_eq!(
-            self.totals.demanded + self.totals.pushed + self.missing.len().0,
+            self.totals.demanded + self.totals.pushed + self.totals.stored + self.missing.len().0,
             self.totals.missing_at_start.0,
             "what was installed and what is missing make what was missing"
         );

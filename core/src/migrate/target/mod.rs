@@ -33,6 +33,7 @@ enum Step {
     Run,
     Running,
     AwaitInstalled,
+    ReadPbData,
     FinishPostCopy,
     AwaitHashes,
     Compare,
@@ -63,6 +64,8 @@ pub struct Target<'w> {
     /// Whether the static copy is merged, or failed, once that is known.
     static_end: Option<bool>,
     static_told: bool,
+    /// The host was asked to install what the storage channel has.
+    reads_pb_data: bool,
     ready_sent: bool,
     running: bool,
     round: u32,
@@ -88,6 +91,14 @@ enum Outstanding {
     Missing,
     /// What became of the static copy.
     Static,
+}
+
+/// How a page that was missing came.
+#[derive(Clone, Copy, Debug)]
+enum Via {
+    Demand,
+    Push,
+    Storage,
 }
 
 /// What a source that came back is still to be told.
@@ -122,6 +133,7 @@ impl<'w> Target<'w> {
             answer: Answer::Nothing,
             static_end: None,
             static_told: false,
+            reads_pb_data: false,
             ready_sent: false,
             running: false,
             round: 0,
@@ -180,6 +192,7 @@ impl<'w> Target<'w> {
         self.step = match self.step {
             Step::Running if !self.link => self.after_running(),
             Step::AwaitInstalled if self.missing.is_empty() => Step::FinishPostCopy,
+            Step::AwaitInstalled if !self.link && self.config.pb_data && !self.reads_pb_data => Step::ReadPbData,
             Step::AwaitHashes if self.hashes_ended => Step::Compare,
             Step::Tell(reason) if !self.link => Step::Finished(TargetOutcome::Aborted(reason)),
             step => return Some(self.action_of(step)),
@@ -201,6 +214,7 @@ impl<'w> Target<'w> {
             Step::RecordTaken => TargetAction::Record(TargetRecord::Taken),
             Step::Run => TargetAction::RunGuest,
             Step::Running => TargetAction::Send(TargetMessage::Running),
+            Step::ReadPbData => TargetAction::ReadPbData,
             Step::FinishPostCopy => TargetAction::FinishPostCopy,
             Step::Compare => TargetAction::CompareHashes,
             Step::RecordComplete => TargetAction::Record(TargetRecord::Complete),
@@ -238,8 +252,9 @@ impl<'w> Target<'w> {
             TargetEvent::StaticFailed => self.end_static(false),
             TargetEvent::Installed { run, demanded } => {
                 self.last_heard = now;
-                self.install(run, demanded);
+                self.install(run, if demanded { Via::Demand } else { Via::Push });
             }
+            TargetEvent::InstalledFromStorage(run) => self.install(run, Via::Storage),
             TargetEvent::LinkLost => self.link_lost(AbortReason::LinkLost),
             TargetEvent::Heard => self.last_heard = now,
             TargetEvent::Message(message) => {
@@ -247,6 +262,7 @@ impl<'w> Target<'w> {
                 self.message(message);
             }
             TargetEvent::HostFailed => self.trouble(AbortReason::TargetGuest),
+            TargetEvent::SourceState { given_up } => self.source_state(given_up),
             TargetEvent::Reconnected { given_up } => self.reconnected(now, given_up),
             TargetEvent::Violation(violation) => self.trouble(AbortReason::Protocol(violation)),
         }
@@ -307,6 +323,10 @@ impl<'w> Target<'w> {
                 Step::Running
             }
             Step::Running => self.after_running(),
+            Step::ReadPbData => {
+                self.reads_pb_data = true;
+                Step::AwaitInstalled
+            }
             Step::FinishPostCopy => self.after_complete(),
             Step::RecordComplete => Step::Complete,
             Step::Complete => Step::AwaitBye,

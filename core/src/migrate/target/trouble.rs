@@ -26,6 +26,11 @@ impl Target<'_> {
             | Step::Tell(_) => {
                 self.done();
             }
+            // Asked again: it may be all there is to wait for.
+            Step::ReadPbData => {
+                self.outstanding = Outstanding::Nothing;
+                self.step = Step::AwaitInstalled;
+            }
             Step::Compare => {
                 self.outstanding = Outstanding::Nothing;
                 self.step = Step::RecordComplete;
@@ -77,6 +82,20 @@ impl Target<'_> {
         }
     }
 
+    /// What the source wrote down is as good as what it says: it gave the VM up, or runs it itself.
+    pub(super) fn source_state(&mut self, given_up: bool) {
+        if self.link || self.step != Step::AwaitCommit {
+            return;
+        }
+        // A VM that lacks pages runs only where they will come from.
+        let can_run = self.missing.is_empty() || self.config.pb_data;
+        if given_up && can_run {
+            self.step = Step::RecordTaken;
+        } else if !given_up {
+            self.fail(AbortReason::Peer);
+        }
+    }
+
     pub(super) fn link_lost(&mut self, reason: AbortReason) {
         self.link = false;
         self.answer = Answer::Nothing;
@@ -88,7 +107,12 @@ impl Target<'_> {
         }
         match self.step {
             // Their outcome is known to the host alone.
-            Step::RecordTaken | Step::Run | Step::RecordComplete | Step::FinishPostCopy | Step::Compare => {}
+            Step::RecordTaken
+            | Step::Run
+            | Step::RecordComplete
+            | Step::ReadPbData
+            | Step::FinishPostCopy
+            | Step::Compare => {}
             Step::RecordNeverTaken(_) | Step::Discard(_) => {}
             Step::AwaitCommit | Step::AwaitInstalled | Step::AwaitHashes | Step::Finished(_) => {}
             // It may have arrived: the source may commit.

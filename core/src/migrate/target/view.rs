@@ -1,7 +1,7 @@
 //! What a target shows of itself.
 
 use super::{Outstanding, Step, Target};
-use crate::message::Mode;
+use crate::message::{Mode, TargetStanding};
 use crate::migrate::Phase;
 use crate::migrate::target_types::{TargetConfig, TargetOutcome, TargetTotals};
 use crate::pageset::PageSet;
@@ -38,6 +38,11 @@ impl<'w> Target<'w> {
         self.running
     }
 
+    /// Pages that were compared and pages that differed, once they were.
+    pub fn verified(&self) -> Option<(u64, u64)> {
+        self.verified
+    }
+
     /// Totals for the report.
     pub fn totals(&self) -> TargetTotals {
         self.totals
@@ -56,6 +61,19 @@ impl<'w> Target<'w> {
     /// How the hand-over was announced.
     pub fn mode(&self) -> Option<Mode> {
         self.handover
+    }
+
+    /// What a source that cannot be reached should find in the storage directory: where this side stands for good. Nothing before
+    /// that is decided.
+    pub fn stored_standing(&self) -> Option<TargetStanding> {
+        match self.step {
+            Step::Complete | Step::AwaitBye | Step::Finished(TargetOutcome::Completed { .. }) => {
+                Some(TargetStanding::Complete)
+            }
+            Step::Finished(TargetOutcome::Aborted(_)) => Some(TargetStanding::NeverTaken),
+            _ if self.running => Some(TargetStanding::PostCopy),
+            _ => None,
+        }
     }
 
     /// Where the attempt stands.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::storage::{SessionDirectory, StorageError, Vm, leftovers};
+use crate::storage::{SessionDirectory, SourceState, StorageError, Vm, leftovers};
 
 /// A folder in which nothing was written for this long belongs to no migration that goes on.
 const ABANDONED: Duration = Duration::from_secs(3600);
@@ -14,6 +14,8 @@ pub(super) struct Folder {
     storage: PathBuf,
     vm: Vm,
     made: Mutex<bool>,
+    /// Held by whoever says something in the name of this side.
+    turn: Mutex<()>,
 }
 
 impl Folder {
@@ -22,6 +24,7 @@ impl Folder {
             storage,
             vm,
             made: Mutex::new(false),
+            turn: Mutex::new(()),
         }
     }
 
@@ -47,13 +50,50 @@ impl Folder {
         Ok(directory)
     }
 
+    /// Writes what this side says, if it has something to say: nobody else says something meanwhile.
+    pub(super) fn say(&self, word: impl FnOnce() -> Option<SourceState>) -> Result<(), StorageError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        match word() {
+            Some(word) => self.directory()?.write_state(word),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes back what was said, if something was.
+    pub(super) fn take_back(&self) -> Result<(), StorageError> {
+        let said =
+            |directory: &SessionDirectory| Ok::<_, StorageError>(directory.read_state::<SourceState>()?.is_some());
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.made() {
+            Some(directory) if said(&directory)? => directory.write_state(SourceState::RunsHere),
+            _ => Ok(()),
+        }
+    }
+
+    fn made(&self) -> Option<SessionDirectory> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.then(|| SessionDirectory::open(&self.storage, self.vm.clone()))
+    }
+
     /// Removes it with all that was written: nobody reads it any more.
-    pub(super) fn remove(&self) {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut *made)
-            && let Err(error) = SessionDirectory::open(&self.storage, self.vm.clone()).remove()
-        {
-            eprintln!("dunlin: {}", crate::run::chain(&error));
+    pub(super) fn remove(&self) -> Result<(), StorageError> {
+        self.made().map_or(Ok(()), SessionDirectory::remove)
+    }
+
+    /// The same, but for a last word to a target that could not be told otherwise.
+    pub(super) fn keep_word(&self, word: SourceState) -> Result<(), StorageError> {
+        let Some(directory) = self.made() else { return Ok(()) };
+        directory.write_state(word)?;
+        directory.remove_segments()
+    }
+
+    /// Leaves everything to the target.
+    pub(super) fn keep(&self) {
+        if let Some(directory) = self.made() {
+            eprintln!(
+                "dunlin: {} stays for the target; it can be removed when the VM is whole there",
+                directory.path().display()
+            );
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The source runner: carries out what [`Source`] decides.
 
+mod exchange;
 mod folder;
 mod link;
+mod pb_writer;
 mod segments;
 mod static_writer;
 mod worker;
@@ -23,7 +25,7 @@ use dunlin_core::migrate::{
     SourceRecord,
 };
 use dunlin_core::pageset::Run;
-use dunlin_core::strategy::Strategy;
+use dunlin_core::strategy::{Cut, Strategy};
 use dunlin_core::units::{BytesPerSec, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::wire::FrameKind;
 
@@ -35,8 +37,10 @@ use crate::memory::GuestMemory;
 use crate::run::Clock;
 use crate::run::clock::nanos;
 use crate::storage::Vm;
+use exchange::{exchange, leave};
 use folder::Folder;
 use link::{LinkConfig, SharedSource, event_of, listen, open_fault, open_migration, serve_faults, tell_it_is_over};
+use pb_writer::PbWriter;
 use static_writer::StaticWriter;
 
 /// A heartbeat is due when nothing was sent for this long (DESIGN: every second).
@@ -111,6 +115,8 @@ pub struct Snapshot {
     pub bytes: u64,
     /// Smoothed rate.
     pub rate: BytesPerSec,
+    /// What can bring the rest if the network is cut in post-copy.
+    pub cut: Cut,
     /// Until the remaining pages have been sent at that rate.
     pub eta: Option<Duration>,
 }
@@ -231,7 +237,8 @@ impl SourceRun<'_> {
         let (started, vm) = (Instant::now(), self.vm);
         let (memory, config, steps_before) = self.describe()?;
         let session = config.session;
-        let folder = self.options.storage.clone().map(|storage| {
+        let needs_storage = config.strategy.needs_storage();
+        let folder = self.options.storage.clone().filter(|_| needs_storage).map(|storage| {
             let regions = config.regions.clone();
             Folder::new(
                 storage,
@@ -255,7 +262,11 @@ impl SourceRun<'_> {
             fault: Arc::new(ByteCounts::default()),
         };
         self.guest.mark();
+        let over = AtomicBool::new(false);
         let result = std::thread::scope(|scope| {
+            let exchange = folder
+                .as_ref()
+                .map(|folder| scope.spawn(|| exchange(&shared, folder, &over)));
             let mut worker = Worker {
                 harvest: vec![0; memory.layout().words()],
                 run: self,
@@ -267,6 +278,8 @@ impl SourceRun<'_> {
                 listener: None,
                 folder: folder.as_ref(),
                 static_writer: StaticWriter::none(),
+                pb_writer: PbWriter::none(),
+                final_set: Vec::new(),
                 fault_stream: None,
                 last_sent: Instant::now(),
                 verifying: None,
@@ -283,8 +296,15 @@ impl SourceRun<'_> {
             let outcome = worker.work();
             worker.close();
             worker.static_writer.stop();
+            worker.pb_writer.stop();
+            over.store(true, Ordering::Release);
+            if let Some(exchange) = exchange {
+                exchange.thread().unpark();
+                // A panic in there has been printed, and nobody is spoken to any more.
+                let _ = exchange.join();
+            }
             if let Some(folder) = &folder {
-                folder.remove();
+                leave(folder, outcome);
             }
             worker.result(outcome, started, steps_before, session)
         });

@@ -1,17 +1,20 @@
 //! Guest pages on their way into segments, one after the other, no faster than the limit allows.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, Pages};
 
 use crate::channel::{Cancel, TokenBucket, Wait};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, RunClass};
 use crate::storage::{Kind, SegmentWriter, SessionDirectory, StorageError, Written};
 
 /// Nothing waits for the rate limit this long: it ends with the writing.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// A thread that waits looks so often whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What a thread that writes shares with the one that started it.
 #[derive(Default)]
@@ -32,6 +35,14 @@ impl Job {
         self.stop.load(Ordering::Acquire)
     }
 
+    /// Waits so long, or until the job is stopped.
+    pub(super) fn sleep(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while !self.is_stopped() && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// Bytes of finished segments.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -42,8 +53,39 @@ impl Job {
     }
 }
 
+/// What `next` gives, in ascending order, in segments of at most so many pages of data, the last of which says that it is. What is left is left out
+/// if the job is stopped.
+///
+/// # Errors
+/// [`StorageError`].
+pub(super) fn write(
+    directory: &SessionDirectory,
+    (kind, pages_max): (Kind, Pages),
+    (memory, mut next): (&GuestMemory, impl FnMut() -> Option<Run>),
+    bucket: &TokenBucket,
+    job: &Job,
+) -> Result<(), StorageError> {
+    let mut segments = Segments::begin(directory, kind, pages_max)?;
+    let mut pieces = Vec::new();
+    while let Some(run) = next() {
+        pieces.clear();
+        memory.classify_runs(run, |piece, class| pieces.push((piece, class)))?;
+        for &(piece, class) in &pieces {
+            match class {
+                // What never came into being need not be looked at, and a page that is written now is dirty.
+                RunClass::Zero => segments.current.add_zeros(piece),
+                RunClass::Data => segments.add(memory, piece, bucket, job)?,
+            }
+            if job.is_stopped() {
+                return Ok(());
+            }
+        }
+    }
+    segments.finish(job)
+}
+
 /// One segment after the other, each of at most so many pages of data.
-pub(super) struct Segments<'a> {
+struct Segments<'a> {
     directory: &'a SessionDirectory,
     kind: Kind,
     pages_max: Pages,
@@ -52,7 +94,7 @@ pub(super) struct Segments<'a> {
 }
 
 impl<'a> Segments<'a> {
-    pub(super) fn begin(directory: &'a SessionDirectory, kind: Kind, pages_max: Pages) -> Result<Self, StorageError> {
+    fn begin(directory: &'a SessionDirectory, kind: Kind, pages_max: Pages) -> Result<Self, StorageError> {
         Ok(Self {
             directory,
             kind,
@@ -62,19 +104,8 @@ impl<'a> Segments<'a> {
         })
     }
 
-    /// Takes note of pages that are zero.
-    pub(super) fn add_zeros(&mut self, run: Run) {
-        self.current.add_zeros(run);
-    }
-
     /// Writes a run, or a part of it if the job is stopped.
-    pub(super) fn add(
-        &mut self,
-        memory: &GuestMemory,
-        run: Run,
-        bucket: &TokenBucket,
-        job: &Job,
-    ) -> Result<(), StorageError> {
+    fn add(&mut self, memory: &GuestMemory, run: Run, bucket: &TokenBucket, job: &Job) -> Result<(), StorageError> {
         let mut rest = run;
         while rest.count > Pages::ZERO {
             if self.current.is_full() || self.current.data() >= self.pages_max {
@@ -95,7 +126,7 @@ impl<'a> Segments<'a> {
     }
 
     /// Ends the last segment, which says that it is.
-    pub(super) fn finish(self, job: &Job) -> Result<(), StorageError> {
+    fn finish(self, job: &Job) -> Result<(), StorageError> {
         job.count(&self.current.finish(true)?);
         Ok(())
     }

@@ -5,17 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use dunlin_core::migrate::SourceEvent;
-use dunlin_core::pageset::Run;
 use dunlin_core::units::Pages;
 
 use super::link::SharedSource;
-use super::segments::{Job, Segments};
+use super::segments::{Job, write};
 use crate::channel::TokenBucket;
-use crate::memory::{GuestMemory, RunClass};
-use crate::storage::{Kind, SEGMENT_PAGES_MAX, SessionDirectory, StorageError};
+use crate::memory::GuestMemory;
+use crate::storage::{Kind, SEGMENT_PAGES_MAX, SessionDirectory};
 
 /// Pages whose zeros are looked for at a time.
 const LOOK_PAGES: Pages = Pages(4096);
+/// Pages of data in a segment.
+const SEGMENT_PAGES: Pages = Pages(SEGMENT_PAGES_MAX);
 
 /// The thread that writes.
 pub(super) struct StaticWriter<'s> {
@@ -50,7 +51,13 @@ impl<'s> StaticWriter<'s> {
         let (memory, job, failed) = (Arc::clone(memory), Arc::clone(&self.job), Arc::clone(&self.failed));
         self.thread = Some(scope.spawn(move || {
             let next = || shared.lock().next_static(shared.clock.now(), LOOK_PAGES);
-            let written = write(&directory, &memory, &bucket, &job, next);
+            let written = write(
+                &directory,
+                (Kind::Static, SEGMENT_PAGES),
+                (&memory, next),
+                &bucket,
+                &job,
+            );
             if job.is_stopped() {
                 return;
             }
@@ -85,31 +92,4 @@ impl<'s> StaticWriter<'s> {
             let _ = thread.join();
         }
     }
-}
-
-/// All pages that there are, in segments, the last of which says so.
-fn write(
-    directory: &SessionDirectory,
-    memory: &GuestMemory,
-    bucket: &TokenBucket,
-    job: &Job,
-    next: impl Fn() -> Option<Run>,
-) -> Result<(), StorageError> {
-    let mut segments = Segments::begin(directory, Kind::Static, Pages(SEGMENT_PAGES_MAX))?;
-    let mut pieces = Vec::new();
-    while let Some(run) = next() {
-        pieces.clear();
-        memory.classify_runs(run, |piece, class| pieces.push((piece, class)))?;
-        for &(piece, class) in &pieces {
-            match class {
-                // What never came into being need not be looked at, and a page that is written now is dirty.
-                RunClass::Zero => segments.add_zeros(piece),
-                RunClass::Data => segments.add(memory, piece, bucket, job)?,
-            }
-            if job.is_stopped() {
-                return Ok(());
-            }
-        }
-    }
-    segments.finish(job)
 }

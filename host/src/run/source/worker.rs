@@ -17,6 +17,9 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     /// Without a storage directory there is none.
     pub(super) folder: Option<&'e Folder>,
     pub(super) static_writer: StaticWriter<'s>,
+    pub(super) pb_writer: PbWriter<'s>,
+    /// What the target lacks at the switch.
+    pub(super) final_set: Vec<Run>,
     pub(super) fault_stream: Option<Arc<Stream>>,
     pub(super) last_sent: Instant,
     pub(super) verifying: Option<Instant>,
@@ -71,6 +74,9 @@ impl Worker<'_, '_, '_, '_> {
                 self.verify_time = began.elapsed();
             }
             self.show(&source);
+            if !source.linked() {
+                self.hang_up();
+            }
             match action {
                 SourceAction::Finish(outcome) => return outcome,
                 SourceAction::Wait { until } if self.all_sent() => {
@@ -108,6 +114,7 @@ impl Worker<'_, '_, '_, '_> {
             remaining,
             bytes,
             rate,
+            cut: source.config().strategy.cut,
             eta: (rate.0 > 0 && remaining.0 > 0 && !paused)
                 .then(|| Duration::from_millis(remaining.bytes().0.saturating_mul(1000) / rate.0)),
         };
@@ -129,6 +136,7 @@ impl Worker<'_, '_, '_, '_> {
             SourceAction::StopTracking => return self.guest_action(|guest| guest.stop_tracking()),
             SourceAction::ResumeGuest => return self.guest_action(|guest| guest.resume()),
             SourceAction::StartStatic => return self.start_static(),
+            SourceAction::StartPbData => return self.start_pb_data(),
             SourceAction::StopStatic => {
                 if matches!(self.shared.lock().phase(), Phase::PreCopy) {
                     self.static_writer.give_up();
@@ -194,6 +202,7 @@ impl Worker<'_, '_, '_, '_> {
         let options = self.run.options;
         capabilities.set(Capabilities::POST_COPY, options.strategy.can_post_copy());
         capabilities.set(Capabilities::STORAGE, options.strategy.first == First::Parallel);
+        capabilities.set(Capabilities::PB_DATA, options.strategy.has_pb_data());
         capabilities.set(Capabilities::CHECKSUM, options.checksum);
         capabilities.set(Capabilities::VERIFY, options.verify);
         let regions = self.shared.lock().config().regions.clone();
@@ -214,16 +223,21 @@ impl Worker<'_, '_, '_, '_> {
         }))
     }
 
-    /// Opens the migration channel and listens on it.
-    fn connect(&mut self) -> Result<(), FrameError> {
-        // First of all: the end of the old connections is no news.
-        let generation = self.shared.next_generation();
+    /// Ends connections that count as lost, so that the target learns it, too.
+    fn hang_up(&mut self) {
         if let Some(old) = self.migration.take() {
             old.stream().shutdown();
         }
         if let Some(old) = self.fault_stream.take() {
             old.shutdown();
         }
+    }
+
+    /// Opens the migration channel and listens on it.
+    fn connect(&mut self) -> Result<(), FrameError> {
+        // First of all: the end of the old connections is no news.
+        let generation = self.shared.next_generation();
+        self.hang_up();
         let (stream, sender) = open_migration(self.link, &self.run.handle.cancel)?;
         self.migration = Some(sender);
         let (shared, patience) = (self.shared, self.link.patience);
@@ -417,7 +431,24 @@ impl Worker<'_, '_, '_, '_> {
         }
     }
 
+    fn start_pb_data(&mut self) {
+        let Some(folder) = self.folder else {
+            return self.shared.feed(SourceEvent::Failed);
+        };
+        let bucket = TokenBucket::new(self.run.options.storage_bandwidth);
+        let pages = (self.memory, std::mem::take(&mut self.final_set));
+        self.pb_writer.start(self.scope, folder, pages, bucket, self.shared);
+        self.shared.feed(SourceEvent::Done);
+    }
+
     fn record(&mut self, record: SourceRecord) {
+        if record == SourceRecord::Running
+            && let Some(folder) = self.folder
+            && let Err(error) = folder.take_back()
+        {
+            // Whoever decided that the VM runs here knows that the target does not run it.
+            self.shared.note(&error);
+        }
         match self.run.recorder.record(record, self.link.session) {
             Ok(()) => self.shared.feed(SourceEvent::Done),
             Err(error) => {
@@ -441,6 +472,9 @@ impl Worker<'_, '_, '_, '_> {
             } else {
                 Vec::new()
             };
+            if wanted && self.folder.is_some() {
+                self.final_set = source.pending().runs().collect();
+            }
             (words, if wanted { source.pending().len() } else { Pages::ZERO })
         };
         for (index, chunk) in words.chunks(CHUNK_BYTES_MAX).enumerate() {
@@ -531,7 +565,7 @@ impl Worker<'_, '_, '_, '_> {
             migration_bytes: migration,
             total: dunlin_core::message::total_pages(&source.config().regions),
             static_done_after: source.static_done_after(),
-            storage_bytes: self.static_writer.bytes(),
+            storage_bytes: self.static_writer.bytes() + self.pb_writer.bytes(),
             fault_bytes: self.link.fault.pages.load(Ordering::Relaxed),
             control_bytes: control.iter().sum(),
             postcopy_bytes: self.bytes_at_running.map_or(0, |at| migration - at),

@@ -1,13 +1,16 @@
 //! The target runner: carries out what [`Target`] decides.
 
+mod exchange;
 pub mod link;
 mod merge;
+mod pb_reader;
 mod populator;
 mod postcopy;
 mod static_reader;
 mod worker;
 
 use merge::Merge;
+use pb_reader::{Asked, PbReader};
 use populator::Populator;
 use static_reader::StaticReader;
 use worker::Worker;
@@ -35,6 +38,7 @@ use crate::guest::{AnyGuest, Guest, GuestConfig, GuestError, GuestKind};
 use crate::memory::{FaultOrigin, GuestMemory, MemoryError, Userfaultfd, UserfaultfdError};
 use crate::run::Clock;
 use crate::run::clock::nanos;
+use crate::storage::{SessionDirectory, Vm};
 use link::{Incoming, Link, Mouth, OwnedHello};
 use postcopy::{FaultServer, Latencies};
 
@@ -98,6 +102,8 @@ pub struct TargetSnapshot {
     pub round: u32,
     /// Pages that are missing while the guest runs.
     pub missing: Pages,
+    /// Whether they come by the storage channel, too.
+    pub pb_data: bool,
 }
 
 impl TargetHandle {
@@ -169,6 +175,8 @@ pub(super) struct SharedTarget<'w> {
     /// Hash of every page as installed, if the source will ask.
     hashes: Vec<AtomicU64>,
     trouble: Mutex<Option<String>>,
+    /// What was measured, once the VM is complete here.
+    report: Mutex<Option<TargetReport>>,
     /// The fault channel after the last fault.
     fault_link: Mutex<Option<Link>>,
 }
@@ -218,6 +226,7 @@ impl TargetRun<'_> {
             protocol: self.protocol,
             verify,
             static_copy: hello.capabilities.contains(Capabilities::STORAGE),
+            pb_data: hello.capabilities.contains(Capabilities::PB_DATA),
             network_timeout: hello.network_timeout.clamp(SHORTEST_SILENCE, LONGEST_SILENCE),
         };
         let target = Target::new(config, &mut received, &mut missing, clock.now())
@@ -229,6 +238,7 @@ impl TargetRun<'_> {
             clock,
             hashes: (0..hashed).map(|_| AtomicU64::new(zero)).collect(),
             trouble: Mutex::new(None),
+            report: Mutex::new(None),
             fault_link: Mutex::new(None),
         };
         let (mouth, over, uffd, latencies) = (
@@ -238,6 +248,16 @@ impl TargetRun<'_> {
             Latencies::new(),
         );
         let stop_faults = AtomicBool::new(false);
+        let asked = Asked::default();
+        let in_storage = hello.capabilities.intersects(Capabilities::IN_STORAGE);
+        let directory = self.storage.as_deref().filter(|_| in_storage).map(|storage| {
+            let vm = Vm {
+                session: hello.session,
+                id: hello.vm,
+                regions: hello.regions.clone(),
+            };
+            SessionDirectory::open(storage, vm)
+        });
         let Link { receiver, sender } = self.link;
         mouth.replace(Some(sender));
         // More than a few untaken channels are no reconnection but a flood.
@@ -250,13 +270,18 @@ impl TargetRun<'_> {
                     mouth.heartbeat();
                 }
             });
+            let exchange = directory
+                .as_ref()
+                .map(|directory| scope.spawn(|| exchange::exchange(&shared, directory, &over)));
             let mut worker = Worker {
                 hello: &self.hello,
                 incoming: self.incoming,
                 populate: self.populate,
-                storage: self.storage,
+                directory: directory.as_ref(),
                 merge: None,
                 static_reader: StaticReader::none(),
+                pb_reader: PbReader::none(),
+                asked: &asked,
                 populator: Populator::new(),
                 recorder: self.recorder,
                 handle: self.handle,
@@ -276,13 +301,16 @@ impl TargetRun<'_> {
                 scope,
                 started_running: None,
                 post_copy_done: None,
-                report: TargetReport::default(),
                 leftover: None,
             };
             let outcome = worker.work();
             worker.static_reader.finish();
+            worker.pb_reader.finish();
             let result = worker.result(outcome);
             over.store(true, Ordering::Release);
+            if let Some(exchange) = exchange {
+                exchange.thread().unpark();
+            }
             stop_faults.store(true, Ordering::Release);
             heart.thread().unpark();
             mouth.close();

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dunlin_core::migrate::{FaultDecision, TargetEvent};
@@ -20,6 +19,7 @@ use rustix::io::Errno;
 
 use super::SharedTarget;
 use super::link::Link;
+use super::pb_reader::Asked;
 use crate::channel::{Cancel, FrameError, Stream, Wait};
 use crate::memory::{Fault, Userfaultfd, UserfaultfdError};
 
@@ -43,7 +43,7 @@ impl Latencies {
         Self(Mutex::new(histogram))
     }
 
-    fn record(&self, took: Duration) {
+    pub(super) fn record(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(LONGEST_NS);
         self.0
             .lock()
@@ -75,6 +75,8 @@ pub(super) struct FaultServer<'e, 'w> {
     pub(super) channels: Receiver<Link>,
     pub(super) stop: &'e AtomicBool,
     pub(super) latencies: &'e Latencies,
+    /// What was asked for, also by way of nothing while there is no channel.
+    pub(super) asked: &'e Asked,
 }
 
 impl FaultServer<'_, '_> {
@@ -84,12 +86,11 @@ impl FaultServer<'_, '_> {
         let never = Cancel::new();
         ask_for_short_turns();
         let mut watch = Watch::new(self.uffd)?;
-        let mut asked: HashMap<Gfn, Instant> = HashMap::new();
         let mut faults = [Fault::default(); 32];
         while !self.stop.load(Ordering::Acquire) {
             if let Ok(new) = self.channels.try_recv() {
                 watch.open(new)?;
-                let wanted: Vec<Gfn> = asked.keys().copied().collect();
+                let wanted: Vec<Gfn> = self.asked().keys().copied().collect();
                 for gfn in wanted {
                     self.request(&mut watch, gfn, &never);
                 }
@@ -107,13 +108,13 @@ impl FaultServer<'_, '_> {
                         FaultDecision::Outside => continue,
                         FaultDecision::Request => {}
                     }
-                    if asked.insert(fault.gfn, read).is_none() {
+                    if self.asked().insert(fault.gfn, read).is_none() {
                         self.request(&mut watch, fault.gfn, &never);
                     }
                 }
             }
             if ready.answered
-                && let Err(error) = self.answers(&mut watch.link, &mut asked)
+                && let Err(error) = self.answers(&mut watch.link)
             {
                 match error {
                     AnswerError::Link(error) => self.lost(&mut watch, &error),
@@ -140,7 +141,11 @@ impl FaultServer<'_, '_> {
         self.shared.lock().on(self.shared.now(), TargetEvent::LinkLost);
     }
 
-    fn answers(&self, link: &mut Option<Link>, asked: &mut HashMap<Gfn, Instant>) -> Result<(), AnswerError> {
+    fn asked(&self) -> MutexGuard<'_, HashMap<Gfn, Instant>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answers(&self, link: &mut Option<Link>) -> Result<(), AnswerError> {
         let Some(link) = link else { return Ok(()) };
         loop {
             let Some(header) = link.receiver.header_by(Stream::read_now)? else {
@@ -159,7 +164,7 @@ impl FaultServer<'_, '_> {
                         self.uffd.copy(gfn, page)?;
                         self.shared.keep_hash(gfn, page);
                     }
-                    if let Some(read) = asked.remove(&gfn) {
+                    if let Some(read) = self.asked().remove(&gfn) {
                         self.latencies.record(read.elapsed());
                     }
                     self.shared

@@ -1,17 +1,20 @@
 //! One attempt at work: actions of the machine, frames of the source.
 
+use super::pb_reader::Reading;
 use super::populator::Populator;
 use super::*;
-use crate::storage::{SessionDirectory, Vm};
 
 pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) hello: &'e OwnedHello,
     pub(super) incoming: &'a Receiver<Incoming>,
     pub(super) populate: bool,
-    pub(super) storage: Option<PathBuf>,
+    /// The session's folder in the storage directory, if something comes from there.
+    pub(super) directory: Option<&'e SessionDirectory>,
     /// If pages come by two channels before the guest runs here.
     pub(super) merge: Option<Arc<Merge>>,
     pub(super) static_reader: StaticReader<'s>,
+    pub(super) pb_reader: PbReader<'s>,
+    pub(super) asked: &'e Asked,
     pub(super) populator: Populator<'s>,
     pub(super) recorder: &'a mut dyn TargetRecorder,
     pub(super) handle: &'a TargetHandle,
@@ -31,7 +34,6 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) scope: &'s Scope<'s, 'e>,
     pub(super) started_running: Option<Instant>,
     pub(super) post_copy_done: Option<Instant>,
-    pub(super) report: TargetReport,
     pub(super) leftover: Option<Incoming>,
 }
 
@@ -71,6 +73,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             session: target.config().session,
             phase: target.phase(),
             round: target.round().0,
+            pb_data: target.config().pb_data,
             missing: if target.running() {
                 target.missing().len()
             } else {
@@ -304,7 +307,11 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             TargetAction::Send(message) => self.send(message),
             TargetAction::SendMissing => self.send_missing(),
             TargetAction::CreateGuest => self.create(),
+            TargetAction::ReadPbData => self.read_pb_data(),
             TargetAction::Record(record) => {
+                if record == TargetRecord::Complete {
+                    self.measure();
+                }
                 let recorded = self.recorder.record(record, self.hello.session(), self.hello.vm());
                 self.event(recorded.map_err(|error| crate::run::chain(error.as_ref())))
             }
@@ -355,10 +362,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     }
 
     fn send(&mut self, message: TargetMessage) -> TargetEvent<'static> {
-        if let TargetMessage::Complete { verified } = message {
-            self.measure(verified);
-        }
-        let message = message.message(&self.report);
+        let message = message.message(&self.report());
         self.said(self.mouth.say(&message))
     }
 
@@ -427,16 +431,11 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         }
         let huge = !hello.capabilities.contains(Capabilities::POST_COPY);
         self.populator.start(self.scope, Arc::clone(memory), huge);
-        if let Some(storage) = &self.storage
+        if let Some(directory) = self.directory
             && hello.capabilities.contains(Capabilities::STORAGE)
         {
-            let vm = Vm {
-                session: hello.session,
-                id: hello.vm,
-                regions: hello.regions.clone(),
-            };
             let merge = Arc::new(Merge::new(memory.end_gfn()));
-            let directory = SessionDirectory::open(storage, vm);
+            let directory = directory.clone();
             self.merge = Some(Arc::clone(&merge));
             self.static_reader = StaticReader::start(self.scope, directory, Arc::clone(memory), merge, self.shared);
         }
@@ -457,7 +456,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         if let Some(page) = guest.memory().first_present(&missing)? {
             return Err(TargetError::StillPresent(page));
         }
-        let (shared, latencies, stop) = (self.shared, self.latencies, self.stop_faults);
+        let (shared, latencies, stop, asked) = (self.shared, self.latencies, self.stop_faults, self.asked);
         let server = self.scope.spawn(move || {
             let _abort = AbortOnPanic;
             let server = FaultServer {
@@ -466,6 +465,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 channels,
                 stop,
                 latencies,
+                asked,
             };
             match server.serve() {
                 Ok(link) => *shared.fault_link.lock().unwrap_or_else(PoisonError::into_inner) = link,
@@ -474,6 +474,26 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         });
         self.fault_server = Some(server);
         Ok(())
+    }
+
+    fn read_pb_data(&mut self) -> TargetEvent<'static> {
+        let uffd = self.uffd.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (Some(directory), Some(uffd)) = (self.directory, uffd) else {
+            return TargetEvent::Failed;
+        };
+        eprintln!(
+            "dunlin: the network is gone; what is missing is taken from {} as it comes",
+            directory.path().display()
+        );
+        let reading = Reading {
+            directory: directory.clone(),
+            shared: self.shared,
+            uffd,
+            asked: self.asked,
+            latencies: self.latencies,
+        };
+        self.pb_reader = PbReader::start(self.scope, reading);
+        TargetEvent::Done
     }
 
     fn run_guest(&mut self) -> TargetEvent<'static> {
@@ -492,6 +512,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     fn finish_post_copy(&mut self) -> TargetEvent<'static> {
         self.post_copy_done = Some(Instant::now());
         self.stop_faults.store(true, Ordering::Release);
+        self.pb_reader.finish();
         // It may be about to install an answer to a page that was also pushed: only once it has ended may the watch end.
         // Who faults meanwhile waits for the end of the watch, and then reads the zeros that are all that is absent.
         if let Some(server) = self.fault_server.take() {
@@ -524,7 +545,12 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         TargetEvent::Compared { pages, mismatches }
     }
 
-    fn measure(&mut self, verified: Option<(u64, u64)>) {
+    fn report(&self) -> TargetReport {
+        let report = *self.shared.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.unwrap_or_default()
+    }
+
+    fn measure(&self) {
         let (Some(guest), Some(started)) = (&self.guest, self.started_running) else {
             return;
         };
@@ -544,7 +570,8 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         });
         let (p50, p99) = self.latencies.percentiles();
         let progress = guest.progress();
-        self.report = TargetReport {
+        let target = self.shared.lock();
+        let mut report = TargetReport {
             first_progress_gap: nanos(first_gap),
             guest_gap: nanos(progress.longest_gap),
             steps: progress.steps(),
@@ -553,17 +580,18 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             }),
             fault_p50: Nanos(p50),
             fault_p99: Nanos(p99),
-            verified,
+            verified: target.verified(),
             ..TargetReport::default()
         };
-        self.shared.lock().totals().fill(&mut self.report);
+        target.totals().fill(&mut report);
+        *self.shared.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 
     pub(super) fn result(&mut self, outcome: TargetOutcome) -> TargetResult {
         TargetResult {
             outcome,
             guest: self.guest.take(),
-            report: self.report,
+            report: self.report(),
             trouble: self
                 .shared
                 .trouble

@@ -28,6 +28,7 @@ pub(in super::super) fn shared(memory: &GuestMemory) -> SharedTarget<'static> {
         protocol: PROTOCOL_VERSION,
         verify: true,
         static_copy: true,
+        pb_data: false,
         network_timeout: Nanos::from_secs(3600),
     };
     SharedTarget {
@@ -35,6 +36,7 @@ pub(in super::super) fn shared(memory: &GuestMemory) -> SharedTarget<'static> {
         clock: Clock::start(),
         hashes: (0..memory.end_gfn().0).map(|_| AtomicU64::new(0)).collect(),
         trouble: Mutex::new(None),
+        report: Mutex::new(None),
         fault_link: Mutex::new(None),
     }
 }

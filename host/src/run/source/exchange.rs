@@ -1,0 +1,75 @@
+//! The slow way of talking: while the network is down, each side reads in the storage directory where the other stands.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dunlin_core::migrate::{SourceEvent, SourceOutcome};
+
+use super::folder::Folder;
+use super::link::SharedSource;
+use crate::storage::{SourceState, StorageError, TargetState};
+
+/// How often the link is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often something is written and read while it is down.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Writes where this side stands and reads where the target does, as long as the link is lost and nobody ends it.
+pub(super) fn exchange(shared: &SharedSource<'_>, folder: &Folder, over: &AtomicBool) {
+    let (mut last, mut troubled) = (None::<Instant>, false);
+    while !over.load(Ordering::Acquire) {
+        std::thread::park_timeout(LOOK);
+        if shared.lock().linked() {
+            last = None;
+            continue;
+        }
+        if last.is_some_and(|last| last.elapsed() < EVERY) {
+            continue;
+        }
+        last = Some(Instant::now());
+        match talk(shared, folder) {
+            Ok(()) => troubled = false,
+            Err(error) if !std::mem::replace(&mut troubled, true) => {
+                eprintln!(
+                    "dunlin: the storage directory does not carry messages to the target: {}",
+                    crate::run::chain(&error)
+                );
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn talk(shared: &SharedSource<'_>, folder: &Folder) -> Result<(), StorageError> {
+    folder.say(|| {
+        let given_up = shared.lock().stored_given_up()?;
+        Some(if given_up {
+            SourceState::GivenUp
+        } else {
+            SourceState::RunsHere
+        })
+    })?;
+    if let Some(TargetState { standing, report }) = folder.directory()?.read_state()? {
+        shared.feed(SourceEvent::TargetState { standing, report });
+    }
+    Ok(())
+}
+
+/// What becomes of the folder.
+pub(super) fn leave(folder: &Folder, outcome: SourceOutcome) {
+    let left = match outcome {
+        SourceOutcome::Aborted {
+            target_may_hold: true, ..
+        } => folder.keep_word(SourceState::RunsHere),
+        SourceOutcome::GaveUp => {
+            folder.keep();
+            Ok(())
+        }
+        SourceOutcome::Completed | SourceOutcome::Aborted { .. } | SourceOutcome::Refused(_) | SourceOutcome::Lost => {
+            folder.remove()
+        }
+    };
+    if let Err(error) = left {
+        eprintln!("dunlin: {}", crate::run::chain(&error));
+    }
+}

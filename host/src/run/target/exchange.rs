@@ -1,0 +1,66 @@
+//! The slow way of talking: while the network is down, each side reads in the storage directory where the other stands.
+
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dunlin_core::message::TargetStanding;
+use dunlin_core::migrate::TargetEvent;
+
+use super::SharedTarget;
+use crate::storage::{SessionDirectory, SourceState, StorageError, TargetState};
+
+/// How often the link is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often something is written and read while it is down.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Writes where this side stands and reads where the source does, as long as the link is lost and nobody ends it; in the end
+/// what became of the attempt.
+pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, over: &AtomicBool) {
+    let (mut last, mut troubled) = (None::<Instant>, false);
+    loop {
+        let ends = over.load(Ordering::Acquire);
+        if shared.lock().linked() {
+            last = None;
+        } else if ends || last.is_none_or(|last| last.elapsed() >= EVERY) {
+            last = Some(Instant::now());
+            match talk(shared, directory) {
+                Ok(()) => troubled = false,
+                Err(error) if !std::mem::replace(&mut troubled, true) => {
+                    eprintln!(
+                        "dunlin: the storage directory does not carry messages to the source: {}",
+                        crate::run::chain(&error)
+                    );
+                }
+                Err(_) => {}
+            }
+        }
+        if ends {
+            return;
+        }
+        std::thread::park_timeout(LOOK);
+    }
+}
+
+fn talk(shared: &SharedTarget<'_>, directory: &SessionDirectory) -> Result<(), StorageError> {
+    let standing = shared.lock().stored_standing();
+    let report = *shared.report.lock().unwrap_or_else(PoisonError::into_inner);
+    match (standing, report) {
+        (Some(TargetStanding::Complete), Some(report)) => directory.write_state(TargetState {
+            standing: TargetStanding::Complete,
+            report,
+        })?,
+        // It is measured in a moment.
+        (Some(TargetStanding::Complete) | None, _) => {}
+        (Some(standing), _) => directory.write_state(TargetState {
+            standing,
+            report: Default::default(),
+        })?,
+    }
+    if let Some(state) = directory.read_state::<SourceState>()? {
+        let given_up = state == SourceState::GivenUp;
+        shared.feed(TargetEvent::SourceState { given_up });
+    }
+    Ok(())
+}

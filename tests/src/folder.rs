@@ -1,0 +1,37 @@
+//! What is to be seen in a storage directory from outside.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use crate::scene::PATIENCE;
+
+/// Whether nothing is in it.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn is_empty(folder: &Path) -> anyhow::Result<bool> {
+    Ok(fs::read_dir(folder)?.next().is_none())
+}
+
+/// Waits for a file whose name ends so in the folder of any session.
+///
+/// # Errors
+/// If it does not come.
+pub fn wait_for_file(storage: &Path, end: &str) -> anyhow::Result<PathBuf> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for session in fs::read_dir(storage)?.flatten() {
+            for file in fs::read_dir(session.path()).into_iter().flatten().flatten() {
+                if file.file_name().to_string_lossy().ends_with(end) {
+                    return Ok(file.path());
+                }
+            }
+        }
+        ensure!(Instant::now() < deadline, "no *{end} in {}", storage.display());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
