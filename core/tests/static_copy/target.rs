@@ -28,6 +28,7 @@ impl Host {
             protocol: PROTOCOL_VERSION,
             verify: false,
             static_copy: true,
+            pb_data: false,
             network_timeout: Nanos::from_secs(60),
         };
         let words = || vec![0; words_needed(Pages(10))].leak();
