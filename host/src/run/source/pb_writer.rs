@@ -54,13 +54,9 @@ impl<'s> PbWriter<'s> {
         let (memory, job) = (Arc::clone(memory), Arc::clone(&self.job));
         let attempt = move |job: &Job| -> Result<(), StorageError> {
             let directory = folder.directory()?;
-            write(
-                &directory,
-                (Kind::PbData, SEGMENT_PAGES),
-                (&memory, &runs),
-                &bucket,
-                job,
-            )
+            let mut pieces = runs.iter().flat_map(|run| pieces_of(*run));
+            let pages = (&*memory, || pieces.next());
+            write(&directory, (Kind::PbData, SEGMENT_PAGES), pages, &bucket, job)
         };
         self.thread = Some(scope.spawn(move || {
             let mut said = false;
