@@ -20,7 +20,7 @@ const STRATEGIES: [&str; 10] = [
     "postcopy,cut=pbdata",
 ];
 /// The same and those that do not come back after a cut.
-const ALL_STRATEGIES: [&str; 15] = [
+const ALL_STRATEGIES: [&str; 21] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
@@ -36,6 +36,12 @@ const ALL_STRATEGIES: [&str; 15] = [
     "hybrid:1,cut=both",
     "postcopy,cut=pbdata",
     "par-migrate,hold=hot",
+    "markov-sdf:0.5",
+    "switch=sdf:0.3,filter=markov",
+    "hybrid:2,filter=hazard",
+    "filter=frequency",
+    "postcopy,push=forecast",
+    "hybrid:2,first=parallel,filter=ppm,push=forecast",
 ];
 const SHAPES: [Shape; 3] = [HOLE, ADJACENT, ONE_PAGE];
 
@@ -223,6 +229,35 @@ fn a_slow_disk_is_harmless() {
 fn hosts_that_fail_leave_the_vm_on_one_side() {
     every_boundary(Fault::SourceActionFails, 10);
     every_boundary(Fault::TargetActionFails, 6);
+}
+
+/// Dirty bits that a sample has taken are not lost: whoever gets the VM gets what was written, and it was looked at.
+#[test]
+fn what_is_sampled_is_sent() {
+    for strategy in ALL_STRATEGIES {
+        let looks_ahead = ["filter", "forecast", "markov"]
+            .iter()
+            .any(|part| strategy.contains(part));
+        let mut in_rounds = 0;
+        for seed in 0..20 {
+            let mut world = World::new(strategy, seed, &[]);
+            world.run();
+            world.assert_runs_whole_on_target();
+            let samples = world.samples();
+            assert_eq!(samples.0 > 0, looks_ahead, "{world}: {samples:?} samples");
+            in_rounds += samples.1;
+        }
+        let rounds = looks_ahead && !strategy.starts_with("postcopy");
+        assert_eq!(in_rounds > 5, rounds, "{strategy}: {in_rounds} samples in rounds");
+    }
+}
+
+/// Between a sample and the end of its round, too: its boundaries are other ones.
+#[test]
+fn trouble_while_looking_ahead_is_harmless() {
+    for fault in [Fault::Cut, Fault::Cancel, Fault::SourceActionFails, Fault::CrashTarget] {
+        every_boundary_of(&["markov-sdf:0.5"], fault, 20);
+    }
 }
 
 /// Whatever becomes of the static copy, the VM is moved as if it had not been tried.

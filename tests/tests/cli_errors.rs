@@ -125,11 +125,12 @@ fn migrations_nobody_can_mean() {
     let table: &[(&[&str], &[&str])] = &[
         (&["--strategy", "teleport"], &["teleport", "precopy"]),
         (&["--strategy", "hybrid"], &["hybrid"]),
-        (&["--strategy", "pa-hybrid"], &["cut=both", "cut=fail or reconnect"]),
+        (&["--strategy", "pa-hybrid"], &["first=parallel", "--storage"]),
         (&["--strategy", "par-migrate"], &["first=parallel", "--storage"]),
+        (&["--strategy", "hybrid:1", "--profile", "2s"], &["--profile", "filter"]),
         (
-            &["--strategy", "markov-sdf:0.5"],
-            &["filter=markov:half", "filter=none"],
+            &["--strategy", "markov-sdf:0.5", "--profile", "long"],
+            &["profile", "300ms"],
         ),
         (&["--strategy", "as-hybrid,clear=late"], &["clear=late", "clear=round"]),
         (&["--strategy", "precopy", "--bandwidth", "0"], &["bandwidth"]),

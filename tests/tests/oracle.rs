@@ -8,7 +8,7 @@ use dunlin_tests::scene::{GuestOptions, Kind, Scene};
 use dunlin_tests::{Capability, require};
 use serde_json::Value;
 
-const STRATEGIES: [&str; 9] = [
+const STRATEGIES: [&str; 11] = [
     "precopy",
     "postcopy",
     "hybrid:1",
@@ -18,6 +18,8 @@ const STRATEGIES: [&str; 9] = [
     "pa-hybrid,cut=reconnect",
     "postcopy,push=bubble:3",
     "par-migrate,hold=hot",
+    "markov-sdf:0.5",
+    "hybrid:2,filter=hazard,push=forecast",
 ];
 const WORKLOADS: [&str; 6] = [
     "seq,rate=8000",
@@ -37,6 +39,9 @@ const STEPS: u64 = 16_000;
 /// that may enter post-copy does.
 const LINK: [&str; 5] = ["--verify", "--bandwidth", "100MB/s", "--downtime", "1ms"];
 
+/// Enough to see every page of a working set written, and too short for the guest to halt meanwhile.
+const PROFILE: [&str; 2] = ["--profile", "400ms"];
+
 /// A static copy that takes half a second, so that rounds go on beside it.
 const STORAGE_LINK: [&str; 2] = ["--storage-bandwidth", "64MB/s"];
 
@@ -55,6 +60,7 @@ fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()
                 "precopy" => LINK[..3].to_vec(),
                 _ if strategy.starts_with("par-migrate") => [&LINK[..3], &storage, &STORAGE_LINK].concat(),
                 _ if strategy.starts_with("pa-hybrid") => [&LINK[..], &storage, &STORAGE_LINK].concat(),
+                _ if looks_ahead(strategy) => [&LINK[..], &PROFILE].concat(),
                 _ => LINK.to_vec(),
             };
             let report = scene.migrate(&holder, &target, strategy, &link)?;
@@ -71,8 +77,20 @@ fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()
     })
 }
 
+/// Whether the guest is observed before it is moved.
+fn looks_ahead(strategy: &str) -> bool {
+    ["markov", "filter=", "forecast"]
+        .iter()
+        .any(|part| strategy.contains(part))
+}
+
 /// Checks that the migration was of the kind asked for.
 fn expect_strategy(strategy: &str, report: &Value) -> anyhow::Result<()> {
+    let samples = report["sampling"]["samples"].as_u64();
+    ensure!(
+        samples.is_some_and(|samples| samples >= 5) == looks_ahead(strategy),
+        "sampled though it does not look ahead, or not: {report}"
+    );
     let rounds = report["rounds"].as_array().map_or(0, Vec::len);
     let has_postcopy = report["postcopy"].is_object();
     match strategy {
@@ -154,6 +172,16 @@ fn kvm_postcopy_with_bubbles() {
 #[test]
 fn kvm_par_migrate_with_hold_back() {
     check_matrix(8);
+}
+
+#[test]
+fn kvm_markov_sdf() {
+    check_matrix(9);
+}
+
+#[test]
+fn kvm_hazard_and_forecast() {
+    check_matrix(10);
 }
 
 #[test]

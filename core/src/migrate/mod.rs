@@ -20,6 +20,7 @@
 //!   run it in this session, so the source may.
 
 mod compat;
+mod foresight;
 mod regions;
 mod source;
 mod source_types;
@@ -28,6 +29,7 @@ mod target;
 mod target_types;
 
 pub use compat::{Offer, agree_on_version, check};
+pub use foresight::{ForesightError, ForesightNeed, ForesightStorage, SourceStorageError};
 pub use source::Source;
 pub use source_types::{
     FaultAnswer, RoundReport, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome, SourceRecord,

@@ -27,6 +27,9 @@ pub struct SourceConfig {
     pub max_rounds: u32,
     /// Shortest round: without it, rounds over few pages become noise.
     pub min_round: Nanos,
+    /// How long the guest is observed before anything is copied, by a strategy with a filter or `push=forecast`: what is known of
+    /// its writes then is what the first round goes by.
+    pub learning: Nanos,
     /// Most pages of one push, at most 512 and at least one. Pages handed out for pushing no longer count as missing: one that
     /// the guest demands before it has left is sent twice. What the link carries in some milliseconds is a good number.
     pub push_pages: Pages,
@@ -45,7 +48,7 @@ pub struct SourceConfig {
 
 impl SourceConfig {
     /// What `dunlin migrate` does unless it is told otherwise: a downtime of 300 ms, 2 ms of which the hand-over may cost, at most 30
-    /// rounds of at least 100 ms, pushes of 64 pages, a link that is lost after 3 s of silence, 10 s for the hand-over's answers.
+    /// rounds of at least 100 ms, 8 s of observation where the strategy looks ahead, pushes of 64 pages, a link that is lost after 3 s of silence, 10 s for the hand-over's answers.
     /// No hashes, and no pages that the target's host reads.
     pub const fn new(session: SessionId, vm: VmId, regions: Regions, strategy: Strategy) -> Self {
         Self {
@@ -57,6 +60,7 @@ impl SourceConfig {
             handover_cost: Nanos::from_millis(2),
             max_rounds: 30,
             min_round: Nanos::from_millis(100),
+            learning: Nanos::from_secs(8),
             push_pages: Pages(64),
             network_timeout: Nanos::from_secs(3),
             handover_timeout: Nanos::from_secs(10),
@@ -143,6 +147,9 @@ pub enum SourceAction {
     StopStatic,
     /// Collect and clear the dirty bits; answer with [`SourceEvent::Harvested`].
     Harvest,
+    /// Collect and clear the dirty bits to learn from them, while the guest is observed or a round goes on; answer with
+    /// [`SourceEvent::Sampled`].
+    Sample,
     /// Send these pages as they are when read; answer with [`SourceEvent::PagesSent`].
     SendPages {
         /// Which.
@@ -189,6 +196,8 @@ pub enum SourceEvent<'a> {
     Failed,
     /// Answer to [`SourceAction::Harvest`]: dirty bits of frames 0 and up, 64 per word.
     Harvested(&'a [u64]),
+    /// Answer to [`SourceAction::Sample`], of the same form.
+    Sampled(&'a [u64]),
     /// Answer to [`SourceAction::SendPages`] and [`SourceAction::PushPages`].
     PagesSent {
         /// Pages that travelled with data.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::strategy::{Clear, Cut, Filter, First, Hold, Key, Push, Slow, Strategy};
+use crate::strategy::{Clear, Filter, First, Hold, Key, Push, Slow, Strategy};
 
 /// A part of a strategy that a live migration does not carry out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,11 +20,10 @@ impl UnsupportedStrategy {
     /// The values of the key that are.
     const fn supported(&self) -> &'static str {
         match self.key {
-            Key::Filter | Key::Slow => "none",
-            Key::First | Key::Switch | Key::Cut => "any value",
-            Key::Push => "sequential or bubble",
+            Key::Slow => "none",
+            Key::First | Key::Filter | Key::Switch | Key::Push | Key::Cut => "any value",
             Key::Clear => "round",
-            Key::Hold => "none, or first=parallel beside it",
+            Key::Hold => "none, or first=parallel beside it and neither a filter nor push=forecast",
         }
     }
 }
@@ -43,20 +42,14 @@ impl core::error::Error for UnsupportedStrategy {}
 /// Refuses a strategy with a part that [`Source`](super::Source) and [`Target`](super::Target) do not carry out: they would do
 /// something else in its place. To be asked before anything starts.
 ///
-/// Every first copy, every switch rule and every way to survive a cut is carried out, with no filter, a push that is sequential or
-/// bubbles, no slowing down, and dirty bits cleared by the round. Pages are held back only beside a static copy.
+/// Every first copy, filter, switch rule, push and way to survive a cut is carried out, with no slowing down, and dirty bits
+/// cleared by the round. Pages are held back for being hot only beside a static copy, and where no samples
+/// are taken of what is written: each of the two would miss what the other sees.
 ///
 /// # Errors
 /// [`UnsupportedStrategy`] names the first such part in the order of the keys.
 pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrategy> {
     let key = match strategy {
-        Strategy {
-            filter: Filter::MarkovHalf | Filter::Markov | Filter::Hazard | Filter::Ppm | Filter::Frequency,
-            ..
-        } => Key::Filter,
-        Strategy {
-            push: Push::Forecast, ..
-        } => Key::Push,
         Strategy {
             slow: Slow::AutoConverge | Slow::DirtyLimit,
             ..
@@ -66,13 +59,23 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
             hold: Hold::Hot,
             first: First::Serial,
             ..
+        }
+        | Strategy {
+            hold: Hold::Hot,
+            filter: Filter::MarkovHalf | Filter::Markov | Filter::Hazard | Filter::Ppm | Filter::Frequency,
+            ..
+        }
+        | Strategy {
+            hold: Hold::Hot,
+            push: Push::Forecast,
+            ..
         } => Key::Hold,
         Strategy {
             first: First::Serial | First::Parallel,
-            filter: Filter::None,
+            filter: _,
             switch: _,
-            push: Push::Sequential | Push::Bubble(_),
-            cut: Cut::Fail | Cut::Pbdata | Cut::Reconnect | Cut::Both,
+            push: _,
+            cut: _,
             slow: Slow::None,
             clear: Clear::Round,
             hold: Hold::None | Hold::Hot,
@@ -95,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn every_switch_rule_and_every_bubble_is_carried_out() {
+    fn every_filter_switch_rule_and_push_is_carried_out() {
         for value in SwitchRule::AVAILABLE {
             let value = value.replace(":N", ":2").replace(":A", ":0.5").replace("[:40s]", ":1s");
             let value = value.split(' ').next().unwrap_or_default();
@@ -115,6 +118,13 @@ mod tests {
             "pa-hybrid",
             "hybrid:1,cut=both",
             "postcopy,cut=pbdata",
+            "hybrid:1,push=forecast",
+            "postcopy,push=forecast",
+            "markov-sdf:0.5",
+            "filter=markov",
+            "filter=hazard",
+            "filter=ppm",
+            "filter=frequency",
         ] {
             assert_eq!(checked(name), Ok(()), "{name}");
         }
@@ -122,17 +132,18 @@ mod tests {
 
     #[test]
     fn what_would_be_done_otherwise_is_refused_by_name() {
+        let beside = "hold=none, or first=parallel beside it and neither a filter nor push=forecast";
         for (text, refused, instead) in [
-            ("markov-sdf:0.5", "filter=markov:half", "filter=none"),
-            ("filter=markov", "filter=markov", "filter=none"),
-            ("filter=hazard", "filter=hazard", "filter=none"),
-            ("filter=ppm", "filter=ppm", "filter=none"),
-            ("filter=frequency", "filter=frequency", "filter=none"),
-            ("push=forecast", "push=forecast", "push=sequential or bubble"),
             ("slow=auto-converge", "slow=auto-converge", "slow=none"),
             ("slow=dirty-limit", "slow=dirty-limit", "slow=none"),
             ("clear=late", "clear=late", "clear=round"),
-            ("hold=hot", "hold=hot", "hold=none, or first=parallel beside it"),
+            ("hold=hot", "hold=hot", beside),
+            ("par-migrate,hold=hot,filter=hazard", "hold=hot", beside),
+            (
+                "hybrid:1,first=parallel,hold=hot,push=forecast,cut=fail",
+                "hold=hot",
+                beside,
+            ),
         ] {
             let message = checked(text).expect_err(text).to_string();
             let expected = std::format!("a live migration does not carry out {refused}: write {instead}");

@@ -21,6 +21,11 @@ pub enum Reason {
         /// The round at whose end it is; the largest number if that is not known.
         until: u32,
     },
+    /// The filter holds back every page that is dirty, so that there is nothing for another round.
+    NothingToSend {
+        /// How many pages that are.
+        dirty: Pages,
+    },
     /// The rule waits for the rest to fit.
     DoesNotFit,
     /// Fewer rounds were made than the rule makes.
@@ -150,6 +155,12 @@ impl fmt::Display for Reason {
             Self::StaticCopyRuns { until: u32::MAX } => f.write_str("the static copy is not merged yet"),
             Self::StaticCopyRuns { until } => {
                 write!(f, "the static copy is not merged before the end of round {until}")
+            }
+            Self::NothingToSend { dirty } => {
+                write!(
+                    f,
+                    "the filter holds back all {dirty} dirty pages: nothing is left to send"
+                )
             }
             Self::DoesNotFit => f.write_str("the rest does not fit the downtime"),
             Self::RoundsLeft { left } => write!(f, "{left} more to go before the switch"),

@@ -2,14 +2,16 @@
 
 use dunlin_core::message::{Message, Mode, SessionId, TargetStanding, Violation, VmId};
 use dunlin_core::migrate::{
-    Phase, Resolution, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome, SourceRecord,
+    ForesightNeed, ForesightStorage, Phase, Resolution, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage,
+    SourceOutcome, SourceRecord,
 };
+use dunlin_core::order::push::Scored;
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, Nanos, Pages};
 use proptest::prelude::*;
 
 use crate::said::{Said, anything_said, whole_bitmap};
-use crate::{SHAPE, is_in_one_region, pauses, regions};
+use crate::{END, SHAPE, is_in_one_region, pauses, regions};
 
 const PUSH_PAGES: Pages = Pages(3);
 
@@ -98,6 +100,7 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         handover_cost: Nanos::from_millis(2),
         max_rounds: 3,
         min_round: Nanos::from_millis(1),
+        learning: Nanos::from_millis(60),
         push_pages: PUSH_PAGES,
         network_timeout: Nanos::from_secs(3),
         handover_timeout: Nanos::from_secs(10),
@@ -111,8 +114,14 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         .into_iter()
         .collect(),
     };
-    let words = vec![0; Source::words_needed(&config)].leak();
-    Source::new(config, words, Nanos(1)).expect("storage fits")
+    let need = ForesightNeed::of(&config.strategy, Pages(END));
+    let foresight = ForesightStorage {
+        words: vec![u64::MAX; need.words].leak(),
+        scratch: vec![u32::MAX; need.scratch].leak(),
+        ranking: vec![Scored::default(); need.ranking].leak(),
+    };
+    let storage = vec![0; Source::words_needed(&config)].leak();
+    Source::looking_ahead(config, storage, foresight, Nanos(1)).expect("storage fits")
 }
 
 impl Host {
@@ -242,6 +251,7 @@ impl Host {
                 | SourceAction::StartStatic
                 | SourceAction::StopStatic
                 | SourceAction::Harvest
+                | SourceAction::Sample
         );
         let bits = [0x8000_0000_0000_0001, 1 << 40, 3];
         self.source.on(
@@ -254,8 +264,10 @@ impl Host {
                     zero: Pages::ZERO,
                 },
                 (Luck::Good, None) if action == SourceAction::Harvest => SourceEvent::Harvested(&bits),
+                (Luck::Good, None) if action == SourceAction::Sample => SourceEvent::Sampled(&bits),
                 (Luck::Good, None) => SourceEvent::Done,
-                (Luck::WrongAnswer, None) if action == SourceAction::Harvest => SourceEvent::Done,
+                (Luck::WrongAnswer, None) if action == SourceAction::Harvest => SourceEvent::Sampled(&bits),
+                (Luck::WrongAnswer, None) if action == SourceAction::StopTracking => SourceEvent::Sampled(&bits),
                 (Luck::WrongAnswer, None) => SourceEvent::Harvested(&bits),
                 (Luck::WrongAnswer, Some(_)) => SourceEvent::PagesSent {
                     data: Pages(u64::MAX),
@@ -294,6 +306,10 @@ impl Host {
             }
             SourceAction::SendHandOver(_) => assert_eq!(self.runs, Some(false), "state of a running guest"),
             SourceAction::StartTracking => self.tracks = true,
+            SourceAction::Sample => {
+                assert!(self.tracks, "nothing is tracked that could be sampled");
+                assert_eq!(self.runs, Some(true), "a guest that does not run writes nothing");
+            }
             SourceAction::StartStatic => {
                 assert!(self.tracks, "what is written meanwhile would be missed");
                 self.writes = true;
@@ -378,7 +394,8 @@ proptest! {
         strategy in prop::sample::select(vec![
             "precopy", "hybrid:1", "postcopy", "postcopy,cut=fail", "par-migrate", "hybrid:1,first=parallel",
             "par-migrate,hold=hot", "hybrid:1,first=parallel,hold=hot",
-            "postcopy,push=bubble", "hybrid:1,push=bubble:3",
+            "postcopy,push=bubble", "hybrid:1,push=bubble:3", "markov-sdf:0.5", "filter=hazard", "postcopy,push=forecast",
+            "hybrid:2,first=parallel,filter=ppm,push=forecast",
         ]),
         verify: bool,
         events in events(),

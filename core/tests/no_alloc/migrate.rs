@@ -1,9 +1,11 @@
 use crate::{Numbers, format};
 use dunlin_core::message::{Message, Mode, Region, Regions, SessionId, TargetReport, VmId};
 use dunlin_core::migrate::{
-    FaultAnswer, FaultDecision, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome, Target,
-    TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome,
+    FaultAnswer, FaultDecision, ForesightNeed, ForesightStorage, Source, SourceAction, SourceConfig, SourceEvent,
+    SourceMessage, SourceOutcome, Target, TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome,
 };
+use dunlin_core::order::filter::scratch_needed;
+use dunlin_core::order::push::Scored;
 use dunlin_core::pageset::{PageSet, Run, words_needed};
 use dunlin_core::strategy::First;
 use dunlin_core::units::{Gfn, Nanos, Pages};
@@ -33,9 +35,17 @@ pub(crate) fn drive(scratch: &mut [u64]) {
         "as-hybrid",
         "par-migrate",
         "hybrid:3,first=parallel,hold=hot",
+        "markov-sdf:0.5",
+        "hybrid:2,filter=hazard,push=forecast",
+        "filter=ppm",
+        "postcopy,push=forecast",
     ] {
         for trouble in [Trouble::None, Trouble::Cancel, Trouble::Cut] {
-            let (source, target) = Pair::new(strategy, trouble, scratch).run();
+            let (mut filter, mut ranking) = ([0; scratch_needed(PAGES)], [Scored::default(); PAGES.0 as usize]);
+            let pair = Pair::new(strategy, trouble, scratch, (&mut filter, &mut ranking));
+            let looks_ahead = pair.source_looks_ahead;
+            let (source, target, samples) = pair.run();
+            assert_eq!(samples > 0, looks_ahead);
             if trouble == Trouble::Cancel && !strategy.starts_with("postcopy") {
                 assert!(matches!(source, SourceOutcome::Aborted { .. }));
             } else {
@@ -52,6 +62,8 @@ struct Pair<'w> {
     numbers: Numbers,
     trouble: Trouble,
     source: Source<'w>,
+    source_looks_ahead: bool,
+    samples: u64,
     target: Option<Target<'w>>,
     /// For the target, once it is made.
     sets: Option<(&'w mut [u64], &'w mut [u64])>,
@@ -60,7 +72,12 @@ struct Pair<'w> {
 }
 
 impl<'w> Pair<'w> {
-    fn new(strategy: &str, trouble: Trouble, scratch: &'w mut [u64]) -> Self {
+    fn new(
+        strategy: &str,
+        trouble: Trouble,
+        scratch: &'w mut [u64],
+        (filter, ranking): (&'w mut [u32], &'w mut [Scored]),
+    ) -> Self {
         let mut regions = Regions::new();
         regions
             .push(Region {
@@ -77,6 +94,7 @@ impl<'w> Pair<'w> {
             handover_cost: Nanos::from_millis(2),
             max_rounds: 5,
             min_round: Nanos::from_millis(20),
+            learning: Nanos::from_millis(300),
             push_pages: Pages(64),
             network_timeout: Nanos::from_secs(3),
             handover_timeout: Nanos::from_secs(10),
@@ -94,13 +112,22 @@ impl<'w> Pair<'w> {
             static_copy: config.strategy.first == First::Parallel,
             network_timeout: config.network_timeout,
         };
-        let (words, rest) = scratch.split_at_mut(Source::words_needed(&config));
+        let (pending, rest) = scratch.split_at_mut(Source::words_needed(&config));
+        let need = ForesightNeed::of(&config.strategy, PAGES);
+        let (words, rest) = rest.split_at_mut(need.words);
+        let foresight = ForesightStorage {
+            words,
+            scratch: filter,
+            ranking,
+        };
         let now = Nanos::from_secs(1);
         Self {
             now,
             numbers: Numbers(1),
             trouble,
-            source: Source::new(config, words, now).expect("storage fits"),
+            source: Source::looking_ahead(config, pending, foresight, now).expect("storage fits"),
+            source_looks_ahead: need != ForesightNeed::default(),
+            samples: 0,
             target: None,
             sets: Some(rest.split_at_mut(SET_WORDS)),
             target_config,
@@ -108,7 +135,7 @@ impl<'w> Pair<'w> {
         }
     }
 
-    fn run(mut self) -> (SourceOutcome, Option<TargetOutcome>) {
+    fn run(mut self) -> (SourceOutcome, Option<TargetOutcome>, u64) {
         for _ in 0..STEPS_MAX {
             self.now = self.now.saturating_add(Nanos(100_000));
             self.make_trouble();
@@ -118,7 +145,7 @@ impl<'w> Pair<'w> {
                 while self.target.is_some() && self.target_outcome.is_none() {
                     self.step_target();
                 }
-                return (outcome, self.target_outcome);
+                return (outcome, self.target_outcome, self.samples);
             }
             self.step_target();
             self.fault();
@@ -157,12 +184,19 @@ impl<'w> Pair<'w> {
         let action = self.source.poll(self.now);
         match action {
             SourceAction::Wait { .. } | SourceAction::Finish(_) => return action,
-            SourceAction::Harvest => {
+            SourceAction::Harvest | SourceAction::Sample => {
                 let mut words = [0; BITMAP_WORDS];
                 for word in &mut words {
                     *word = self.numbers.next() & self.numbers.next() & self.numbers.next();
                 }
-                self.source.on(self.now, SourceEvent::Harvested(&words));
+                self.samples += u64::from(action == SourceAction::Sample);
+                self.source.on(
+                    self.now,
+                    match action {
+                        SourceAction::Sample => SourceEvent::Sampled(&words),
+                        _ => SourceEvent::Harvested(&words),
+                    },
+                );
                 return action;
             }
             SourceAction::SendPages { run, .. } | SourceAction::PushPages(run) => {

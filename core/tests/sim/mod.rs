@@ -16,13 +16,14 @@ mod verdict;
 
 use dunlin_core::message::{
     Capabilities, Hello, Message, Mode, Refusal, Region, Regions, SessionId, TargetReport, TargetStanding, Violation,
-    VmId,
+    VmId, end_gfn,
 };
 use dunlin_core::migrate::{
-    FaultAnswer, FaultDecision, Phase, Resolution, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage,
-    SourceOutcome, SourceRecord, Target, TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome,
-    TargetRecord,
+    FaultAnswer, FaultDecision, ForesightNeed, ForesightStorage, Phase, Resolution, Source, SourceAction, SourceConfig,
+    SourceEvent, SourceMessage, SourceOutcome, SourceRecord, Target, TargetAction, TargetConfig, TargetEvent,
+    TargetMessage, TargetOutcome, TargetRecord,
 };
+use dunlin_core::order::push::Scored;
 use dunlin_core::pageset::{PageSet, Run, words_needed};
 use dunlin_core::strategy::{Cut, First, Strategy};
 use dunlin_core::units::{Gfn, Nanos, Pages};
@@ -94,6 +95,8 @@ pub(crate) struct World {
     source_memory: Vec<u64>,
     dirty: Vec<bool>,
     tracking: bool,
+    /// Samples that were taken of the dirty bits, in all and in rounds.
+    samples: (u64, u64),
     source_record: SourceRecord,
     source_outcome: Option<SourceOutcome>,
     source_dead: bool,
@@ -120,13 +123,19 @@ pub(crate) struct World {
     target_failed_linked: bool,
 }
 
-fn source(config: &SourceConfig, now: Nanos) -> Source<'static> {
-    let words = vec![0; Source::words_needed(config)].leak();
-    Source::new(config.clone(), words, now).expect("storage fits")
-}
-
 fn storage(pages: u64) -> &'static mut [u64] {
     vec![0; words_needed(Pages(pages))].leak()
+}
+
+fn source(config: &SourceConfig, now: Nanos) -> Source<'static> {
+    let words = vec![0; Source::words_needed(config)].leak();
+    let need = ForesightNeed::of(&config.strategy, Pages(end_gfn(&config.regions).0));
+    let foresight = ForesightStorage {
+        words: vec![u64::MAX; need.words].leak(),
+        scratch: vec![u32::MAX; need.scratch].leak(),
+        ranking: vec![Scored::default(); need.ranking].leak(),
+    };
+    Source::looking_ahead(config.clone(), words, foresight, now).expect("storage fits")
 }
 
 fn hash(value: u64) -> u64 {
@@ -142,6 +151,9 @@ impl World {
         let (first, count) = *shape.last().expect("a region");
         let end = (first + count) as usize;
         let now = Nanos::from_secs(1);
+        let looks_ahead = strategy
+            .parse()
+            .is_ok_and(|it| ForesightNeed::of(&it, Pages(1)).words > 0);
         let config = SourceConfig {
             session: SessionId(seed.into()),
             vm: VmId(1),
@@ -151,7 +163,13 @@ impl World {
             handover_cost: Nanos::from_millis(2),
             max_rounds: 6,
             min_round: Nanos::from_millis(20),
-            push_pages: Pages(if end > 4 { 4 } else { 1 }),
+            learning: Nanos::from_millis(100),
+            push_pages: Pages(match end {
+                0..=4 => 1,
+                // Rounds go in such pieces, too, where samples are taken.
+                _ if looks_ahead => 40,
+                _ => 4,
+            }),
             network_timeout: NETWORK_TIMEOUT,
             handover_timeout: Nanos::from_secs(10),
             merge_patience: Nanos::from_millis(200),
@@ -182,6 +200,7 @@ impl World {
             source_memory: vec![0; end],
             dirty: vec![false; end],
             tracking: false,
+            samples: (0, 0),
             source_record: SourceRecord::Running,
             source_outcome: None,
             source_dead: false,

@@ -8,6 +8,7 @@ pub(super) enum SourceReport {
     Failed,
     LinkLost,
     Harvested(Vec<u64>),
+    Sampled(Vec<u64>),
     Sent { data: Pages, zero: Pages },
 }
 
@@ -60,6 +61,7 @@ impl World {
             SourceReport::Failed => self.tell_source(SourceEvent::Failed),
             SourceReport::LinkLost => self.tell_source(SourceEvent::LinkLost),
             SourceReport::Harvested(words) => self.tell_source(SourceEvent::Harvested(&words)),
+            SourceReport::Sampled(words) => self.tell_source(SourceEvent::Sampled(&words)),
             SourceReport::Sent { data, zero } => self.tell_source(SourceEvent::PagesSent { data, zero }),
         }
     }
@@ -107,12 +109,12 @@ impl World {
             SourceAction::StartPbData => self.start_pb_data(),
             SourceAction::StartStatic => self.start_static(),
             SourceAction::StopStatic => self.stop_static(),
-            SourceAction::Harvest => {
-                let mut words = vec![0u64; self.dirty.len().div_ceil(64)];
-                for (page, dirty) in self.dirty.iter_mut().enumerate() {
-                    words[page / 64] |= u64::from(core::mem::take(dirty)) << (page % 64);
-                }
-                return SourceReport::Harvested(words);
+            SourceAction::Harvest => return SourceReport::Harvested(self.take_dirty_bits()),
+            SourceAction::Sample => {
+                assert_eq!(self.owner, Owner::Source, "{self}: nothing is written to be sampled");
+                let in_round = self.source.as_ref().is_some_and(|source| source.round() > 0);
+                self.samples = (self.samples.0 + 1, self.samples.1 + u64::from(in_round));
+                return SourceReport::Sampled(self.take_dirty_bits());
             }
             SourceAction::SendPages { run, .. } => return self.send_pages(run),
             SourceAction::PushPages(run) => {
@@ -142,6 +144,14 @@ impl World {
             }
         }
         SourceReport::Done
+    }
+
+    fn take_dirty_bits(&mut self) -> Vec<u64> {
+        let mut words = vec![0u64; self.dirty.len().div_ceil(64)];
+        for (page, dirty) in self.dirty.iter_mut().enumerate() {
+            words[page / 64] |= u64::from(core::mem::take(dirty)) << (page % 64);
+        }
+        words
     }
 
     pub(super) fn tell_source(&mut self, event: SourceEvent<'_>) {

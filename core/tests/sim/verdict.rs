@@ -7,6 +7,11 @@ impl World {
         self.faults.all_happened()
     }
 
+    /// How often the dirty bits were looked at to learn from them, in all and in rounds.
+    pub(crate) fn samples(&self) -> (u64, u64) {
+        self.samples
+    }
+
     pub(crate) fn verified(&self) -> Option<(u64, u64)> {
         let report = self.source.as_ref().and_then(|source| source.target_report().copied());
         report.and_then(|report| report.verified)

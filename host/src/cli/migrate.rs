@@ -67,6 +67,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = values::time, allow_hyphen_values = true)]
     min_round: Micros,
 
+    /// How long to observe the guest before anything is copied, for strategies that look ahead [default: 8s]
+    ///
+    /// These are the ones with a filter or push=forecast. More than 8 s is of no use to markov, which remembers as much.
+    #[arg(long, value_name = "TIME", value_parser = values::time, allow_hyphen_values = true)]
+    profile: Option<Micros>,
+
     /// How long the network may be silent before it counts as cut
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = values::positive_time, allow_hyphen_values = true)]
     network_timeout: Micros,
@@ -118,6 +124,7 @@ impl Args {
             downtime_us: self.downtime.0,
             max_rounds: self.max_rounds,
             min_round_us: self.min_round.0,
+            profile_us: self.profile.map(|Micros(micros)| micros),
             network_timeout_us: self.network_timeout.0,
             verify: self.verify,
             checksum: !self.no_checksum,
@@ -221,13 +228,14 @@ mod tests {
     #[test]
     fn every_option_arrives() {
         let given = request(
-            "--bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --network-timeout 10s --verify --no-checksum",
+            "--bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --profile 500ms --network-timeout 10s --verify --no-checksum",
         );
         let expected = MigrateRequest {
             bandwidth: Some(32_000_000),
             downtime_us: 50_000,
             max_rounds: 5,
             min_round_us: 0,
+            profile_us: Some(500_000),
             network_timeout_us: 10_000_000,
             verify: true,
             checksum: false,

@@ -8,20 +8,13 @@ use super::CliError;
 pub(super) struct Choice {
     #[arg(long, hide = true)]
     goal: Option<String>,
-    #[arg(long, hide = true)]
-    profile: Option<String>,
 }
 
 impl Choice {
     /// # Errors
     /// [`CliError::Usage`] when any of them is given.
     pub(super) fn refuse(&self) -> Result<(), CliError> {
-        refuse("--goal", &self.goal, "no strategy of this version chooses by a goal")?;
-        refuse(
-            "--profile",
-            &self.profile,
-            "no strategy of this version starts with a profile",
-        )
+        refuse("--goal", &self.goal, "no strategy of this version chooses by a goal")
     }
 }
 

@@ -57,6 +57,9 @@ pub struct MigrateRequest {
     /// The shortest round of pre-copy, in microseconds: a round that is done earlier waits.
     #[serde(default = "MigrateRequest::default_min_round_us")]
     pub min_round_us: u64,
+    /// How long to observe the guest before anything is copied, in microseconds, by a strategy that looks ahead; `None` for 8 s.
+    #[serde(default)]
+    pub profile_us: Option<u64>,
     /// How long the network may be silent before it counts as cut, in microseconds.
     #[serde(default = "MigrateRequest::default_network_timeout_us")]
     pub network_timeout_us: u64,
@@ -80,6 +83,7 @@ impl MigrateRequest {
             downtime_us: Self::default_downtime_us(),
             max_rounds: Self::default_max_rounds(),
             min_round_us: Self::default_min_round_us(),
+            profile_us: None,
             network_timeout_us: Self::default_network_timeout_us(),
             verify: false,
             checksum: Self::default_checksum(),
@@ -148,7 +152,7 @@ mod tests {
                 Request::Migrate(MigrateRequest::new("host:7000".parse().unwrap(), "precopy")),
                 json!({
                     "command": "migrate", "to": "host:7000", "strategy": "precopy", "bandwidth": null,
-                    "storage": null, "storage_bandwidth": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "network_timeout_us": 3_000_000, "verify": false, "checksum": true,
+                    "storage": null, "storage_bandwidth": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "profile_us": null, "network_timeout_us": 3_000_000, "verify": false, "checksum": true,
                 }),
             ),
         ] {

@@ -43,6 +43,9 @@ pub struct MigrationReport {
     /// The round at whose end pre-copy could end for the first time, because a static copy went on beside it; `None` without one.
     #[serde(default)]
     pub static_done_after: Option<u32>,
+    /// What observing the guest took; `None` if it was not observed.
+    #[serde(default)]
+    pub sampling: Option<SamplingReport>,
     /// The rounds of pre-copy, the last transfer of stop-and-copy included.
     pub rounds: Vec<RoundReport>,
     /// The decision that ended pre-copy; `None` if none was taken.
@@ -55,6 +58,26 @@ pub struct MigrationReport {
     pub guest: GuestImpact,
     /// The comparison of both memories; `None` if it was not asked for.
     pub verified: Option<Verification>,
+}
+
+/// What it took to observe what the guest writes, before the copy and during its rounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SamplingReport {
+    /// How long the guest was observed before anything was copied.
+    pub learning_us: u64,
+    /// The total time without that.
+    pub total_time_without_us: u64,
+    /// Samples taken, then and in the rounds.
+    pub samples: u64,
+    /// What all samples took together: reading the dirty bits and learning from them.
+    pub time_us: u64,
+    /// What one took in the mean, in nanoseconds.
+    pub mean_ns: u64,
+    /// What the longest took.
+    pub longest_us: u64,
+    /// 1000 − 1000 · (steps per second of the guest while it was observed) ÷ (those in the second before the migration); `None`
+    /// for a guest that did nothing before.
+    pub slowdown_milli: Option<i64>,
 }
 
 /// One round of pre-copy.
@@ -173,6 +196,7 @@ impl MigrationReport {
             guest_gap_us: 0,
             total_pages: 0,
             static_done_after: None,
+            sampling: None,
             rounds: Vec::new(),
             switch: None,
             postcopy: None,
@@ -208,6 +232,15 @@ pub(super) mod tests {
             guest_gap_us: 5_120,
             total_pages: 16_384,
             static_done_after: Some(1),
+            sampling: Some(SamplingReport {
+                learning_us: 1_000_123,
+                total_time_without_us: 1_314_444,
+                samples: 40,
+                time_us: 4_400,
+                mean_ns: 110_000,
+                longest_us: 321,
+                slowdown_milli: Some(3),
+            }),
             rounds: vec![
                 RoundReport {
                     round: 1,
@@ -271,6 +304,8 @@ pub(super) mod tests {
             "schema": "dunlin.migration.v1", "strategy": "hybrid:2", "outcome": "completed", "reason": null,
             "total_time_us": 2_314_567, "downtime_us": 3_420, "goal_met": true, "guest_gap_us": 5_120,
             "total_pages": 16_384, "static_done_after": 1,
+            "sampling": {"learning_us": 1_000_123, "total_time_without_us": 1_314_444, "samples": 40, "time_us": 4_400, "mean_ns": 110_000,
+                "longest_us": 321, "slowdown_milli": 3},
             "rounds": [
                 {"round": 1, "duration_us": 1_024_000, "sent_pages": 16_384, "zero_pages": 0, "dirty_pages": 8_120, "bytes": 67_108_864,
                  "lambda_milli": 496, "sdf_milli": null},

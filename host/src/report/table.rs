@@ -1,7 +1,7 @@
 //! Reports as text for people.
 
 use super::{
-    migration::{MigrationReport, Outcome, RoundReport},
+    migration::{MigrationReport, Outcome, RoundReport, SamplingReport},
     status::{State, Status},
     text::{bytes, count, duration, milli, rate},
 };
@@ -127,6 +127,24 @@ pub fn status_lines(status: &Status, paint: Paint) -> String {
     text
 }
 
+fn observed(sampling: &SamplingReport) -> String {
+    let slowdown = sampling
+        .slowdown_milli
+        .map_or(String::new(), |milli| format!("the guest {} slower; ", percent(milli)));
+    format!(
+        "{slowdown}{} samples in all, {} each, {} at most",
+        count(sampling.samples),
+        duration(Duration::from_nanos(sampling.mean_ns)),
+        micros(sampling.longest_us),
+    )
+}
+
+/// Thousandths as `0.3 %`.
+fn percent(milli: i64) -> String {
+    let sign = if milli < 0 { "-" } else { "" };
+    format!("{sign}{}.{} %", milli.unsigned_abs() / 10, milli.unsigned_abs() % 10)
+}
+
 fn headline(report: &MigrationReport, paint: Paint) -> String {
     let outcome = match report.outcome {
         Outcome::Completed => paint.good("completed"),
@@ -171,10 +189,7 @@ fn summary(report: &MigrationReport) -> String {
         .filter(|(_, sent)| *sent > 0)
         .map(|(name, sent)| format!("{name} {}", bytes(*sent)))
         .collect();
-    let slowdown = report.guest.slowdown_milli.map_or("—".into(), |milli| {
-        let sign = if milli < 0 { "-" } else { "" };
-        format!("{sign}{}.{} %", milli.unsigned_abs() / 10, milli.unsigned_abs() % 10)
-    });
+    let slowdown = report.guest.slowdown_milli.map_or("—".into(), percent);
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     let mut row = |name: &str, value: String, note: String| {
@@ -184,7 +199,16 @@ fn summary(report: &MigrationReport) -> String {
             Cell::new(note),
         ]);
     };
-    row("total time", micros(report.total_time_us), String::new());
+    let without = report.sampling.map_or(String::new(), |sampling| {
+        format!(
+            "{} without observing the guest before",
+            micros(sampling.total_time_without_us)
+        )
+    });
+    row("total time", micros(report.total_time_us), without);
+    if let Some(sampling) = &report.sampling {
+        row("observed", micros(sampling.learning_us), observed(sampling));
+    }
     row(
         "downtime",
         micros(report.downtime_us),
@@ -289,7 +313,8 @@ mod tests {
         let expected = "\
 Migration by hybrid:2 completed, verified: 16,384 pages are equal
 
- total time       2.31 s
+ total time       2.31 s  1.31 s without observing the guest before
+ observed         1.00 s  the guest 0.3 % slower; 40 samples in all, 110 µs each, 321 µs at most
  downtime        3.42 ms  from the pause here to running there
  longest gap     5.12 ms  without progress of the guest
  slow-down         2.1 %  of 63,120 steps/s before

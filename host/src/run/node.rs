@@ -9,9 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dunlin_core::message::VmId;
-use dunlin_core::migrate::{Phase, Resolution, SourceOutcome, check_strategy};
+use dunlin_core::migrate::{ForesightNeed, Phase, Resolution, SourceOutcome, check_strategy};
 use dunlin_core::strategy::{Cut, First, Strategy};
-use dunlin_core::units::BytesPerSec;
+use dunlin_core::units::{BytesPerSec, Pages};
 
 use super::recorder::Recorder;
 use super::source::{Snapshot, SourceHandle, SourceOptions, SourceRun};
@@ -25,6 +25,9 @@ use crate::report::{MigrationReport, Progress, State, Status};
 const SPEED_WINDOW: Duration = Duration::from_secs(1);
 /// How often it is looked at.
 const SPEED_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a guest is observed for a forecast where nobody says otherwise: as long as the 2017 paper does.
+const LEARNING: Duration = Duration::from_secs(8);
 
 /// What the process holds.
 pub(super) enum Holding {
@@ -153,6 +156,13 @@ impl Node {
                 storage.display()
             )));
         }
+        let looks_ahead = ForesightNeed::of(&strategy, Pages(1)) != ForesightNeed::default();
+        if request.profile_us.is_some() && !looks_ahead {
+            return Err(ControlError::refused(
+                "--profile observes the guest before it is moved, and this strategy would not use it: leave --profile out, or add a filter \
+                 or push=forecast",
+            ));
+        }
         Ok(SourceOptions {
             to: request.to.clone(),
             storage: request.storage.clone(),
@@ -162,6 +172,7 @@ impl Node {
             downtime: Duration::from_micros(request.downtime_us),
             max_rounds: request.max_rounds.max(1),
             min_round: Duration::from_micros(request.min_round_us),
+            learning: request.profile_us.map_or(LEARNING, Duration::from_micros),
             network_timeout: Duration::from_micros(request.network_timeout_us.max(1)),
             verify: request.verify,
             checksum: request.checksum,

@@ -6,9 +6,10 @@ use dunlin_core::message::{AbortReason, Mode};
 use dunlin_core::migrate::{RoundReport as RoundEnded, SourceOutcome};
 use dunlin_core::switch::{Decision, Reason};
 
-use super::source::{SourceOptions, SourceResult};
+use super::source::{SamplingCost, SourceOptions, SourceResult};
 use crate::report::{
-    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SwitchReport, Verification,
+    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SamplingReport, SwitchReport,
+    Verification,
 };
 
 /// The report of one attempt. `steps_per_second_before` is the guest's speed in the second before, 0 if unknown.
@@ -21,6 +22,9 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.guest_gap_us = micros(guest_gap(result));
     report.total_pages = result.total.0;
     report.static_done_after = Some(result.static_done_after).filter(|round| (1..u32::MAX).contains(round));
+    report.sampling = result
+        .sampling
+        .map(|cost| sampling(&cost, result.total_time, steps_per_second_before));
     report.rounds = result
         .rounds
         .iter()
@@ -53,6 +57,25 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
             time_us: micros(result.verify_time),
         });
     report
+}
+
+fn sampling(cost: &SamplingCost, total_time: Duration, before: u64) -> SamplingReport {
+    let mean = cost.time.as_nanos() / u128::from(cost.samples.max(1));
+    SamplingReport {
+        learning_us: micros(cost.learning),
+        total_time_without_us: micros(total_time.saturating_sub(cost.learning)),
+        samples: cost.samples,
+        time_us: micros(cost.time),
+        mean_ns: u64::try_from(mean).unwrap_or(u64::MAX),
+        longest_us: micros(cost.longest),
+        slowdown_milli: cost.steps_per_second.and_then(|during| slowdown_milli(during, before)),
+    }
+}
+
+/// By how much slower than before, in thousandths; `None` if there was nothing before.
+fn slowdown_milli(during: u64, before: u64) -> Option<i64> {
+    let ratio = during.saturating_mul(1000).checked_div(before)?;
+    Some(1000 - i64::try_from(ratio).unwrap_or(i64::MAX))
 }
 
 fn outcome(result: &SourceResult) -> Outcome {
@@ -200,12 +223,10 @@ fn impact(result: &SourceResult, before: u64) -> GuestImpact {
     let millis = u64::try_from(result.total_time.as_millis()).unwrap_or(u64::MAX).max(1);
     // A guest that came to its end on the way was not slowed down.
     if let Some(target) = result.target
-        && before > 0
         && !result.halted
     {
         let during = target.steps.saturating_sub(result.steps_before).saturating_mul(1000) / millis;
-        let ratio = i64::try_from(during.saturating_mul(1000) / before).unwrap_or(i64::MAX);
-        impact.slowdown_milli = Some(1000 - ratio);
+        impact.slowdown_milli = slowdown_milli(during, before);
     }
     impact
 }

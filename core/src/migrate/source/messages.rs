@@ -1,6 +1,5 @@
 //! What a source makes of the target's messages.
 
-use super::push::Pushing;
 use super::static_copy::AfterStatic;
 use super::{Source, Step};
 use crate::message::{
@@ -39,7 +38,7 @@ impl Source<'_> {
             (Message::Abort(reason), _) => self.aborted_there(*reason),
             (Message::Running, Step::AwaitRunning { .. }) => {
                 self.running(now);
-                self.step = self.after_running();
+                self.step = self.after_running(now);
             }
             (Message::Complete(report), _) if self.peer_running => self.complete(now, report),
             (Message::Resumed(standing), Step::AwaitResumed { .. }) => self.resumed(now, *standing),
@@ -124,7 +123,7 @@ impl Source<'_> {
                 self.running(now);
                 self.pending.clear();
                 // What it pushed around may be what was lost.
-                self.pushing = Pushing::new(self.config.strategy.push);
+                self.pushing.start_again(self.config.strategy.push);
                 self.resumed = true;
                 self.hashes_sent = false;
                 self.step = Step::AwaitMissing { found: Pages::ZERO };

@@ -1,5 +1,6 @@
 //! The source of a migration.
 
+mod filter;
 mod hold;
 mod messages;
 mod pb_data;
@@ -9,6 +10,7 @@ mod static_copy;
 mod trouble;
 mod view;
 
+use super::foresight::{Foresight, ForesightStorage, SourceStorageError};
 use super::source_types::{
     FaultAnswer, Heard, RoundReport, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome,
     SourceRecord,
@@ -39,6 +41,10 @@ enum Step {
     },
     OpenFaultChannel,
     StartTracking,
+    /// The guest is observed before anything is copied.
+    Learn {
+        until: Nanos,
+    },
     StartStatic,
     /// The static copy is of no use.
     StopStatic(AfterStatic),
@@ -112,13 +118,20 @@ pub struct Source<'w> {
     channel_speed: Speed,
     /// Where a round's next chunk is looked for.
     cursor: Gfn,
-    pushing: Pushing,
+    pushing: Pushing<'w>,
+    /// `None` if the strategy does not look ahead.
+    foresight: Option<Foresight<'w>>,
     step: Step,
     outstanding: bool,
+    /// What is outstanding is a sample, or was the last that was.
+    sampling: bool,
     link: bool,
     /// The target answered Hello; before that there is nobody to tell anything.
     welcomed: bool,
     tracking: bool,
+    tracking_began: Nanos,
+    /// How long the guest was observed.
+    learned_for: Nanos,
     static_copy: StaticCopy,
     /// The host may be writing one.
     static_begun: bool,
@@ -168,20 +181,35 @@ impl<'w> Source<'w> {
         words_needed(Pages(end_gfn(&config.regions).0)).saturating_mul(sets)
     }
 
-    /// A source about to say hello, with at least [`words_needed`](Self::words_needed) words of storage.
+    /// A source about to say hello, with a strategy that does not look ahead and at least
+    /// [`words_needed`](Self::words_needed) words of storage.
     ///
     /// # Errors
-    /// [`PageSetError`] if the storage is too small or the regions do not fit it.
-    pub fn new(config: SourceConfig, storage: &'w mut [u64], now: Nanos) -> Result<Self, PageSetError> {
-        let pages = Pages(end_gfn(&config.regions).0);
+    /// [`SourceStorageError`] if the storage is too small, the regions do not fit it, or the strategy looks ahead.
+    pub fn new(config: SourceConfig, storage: &'w mut [u64], now: Nanos) -> Result<Self, SourceStorageError> {
+        Self::looking_ahead(config, storage, ForesightStorage::default(), now)
+    }
+
+    /// The same with any strategy; what one with a filter or `push=forecast` needs besides tells
+    /// [`ForesightNeed::of`](super::ForesightNeed::of).
+    ///
+    /// # Errors
+    /// [`SourceStorageError`] if any of the storage is too small or the regions do not fit it.
+    pub fn looking_ahead(
+        config: SourceConfig,
+        storage: &'w mut [u64],
+        foresight: ForesightStorage<'w>,
+        now: Nanos,
+    ) -> Result<Self, SourceStorageError> {
+        let end = Pages(end_gfn(&config.regions).0);
         let (needed, given) = (Self::words_needed(&config), storage.len());
         if given < needed {
-            return Err(PageSetError::StorageTooSmall { needed, given });
+            return Err(PageSetError::StorageTooSmall { needed, given }.into());
         }
-        let (of_pending, of_holding) = storage[..needed].split_at_mut(words_needed(pages));
-        let mut pending = PageSet::new(of_pending, pages)?;
+        let (of_pending, of_holding) = storage[..needed].split_at_mut(words_needed(end));
+        let mut pending = PageSet::new(of_pending, end)?;
         let holding = match config.strategy.holds_back() {
-            true => Some(Holding::new(of_holding, pages)?),
+            true => Some(Holding::new(of_holding, end)?),
             false => None,
         };
         for region in &config.regions {
@@ -197,11 +225,15 @@ impl<'w> Source<'w> {
             channel_speed: Speed::default(),
             cursor: Gfn::ZERO,
             pushing: Pushing::new(config.strategy.push),
+            foresight: Foresight::new(&config.strategy, end, foresight)?,
             step: Step::Hello,
             outstanding: false,
+            sampling: false,
             link: true,
             welcomed: false,
             tracking: false,
+            tracking_began: now,
+            learned_for: Nanos::ZERO,
             static_copy: StaticCopy::None,
             static_begun: false,
             static_began: now,
@@ -248,6 +280,7 @@ impl<'w> Source<'w> {
         loop {
             if let Some(action) = self.advance(now) {
                 self.outstanding = !matches!(action, SourceAction::Wait { .. } | SourceAction::Finish(_));
+                self.sampling = action == SourceAction::Sample;
                 return action;
             }
         }
@@ -267,6 +300,16 @@ impl<'w> Source<'w> {
             ),
             Step::OpenFaultChannel | Step::ReopenFaultChannel { .. } => SourceAction::OpenFaultChannel,
             Step::StartTracking => SourceAction::StartTracking,
+            Step::Learn { .. } | Step::RoundPages | Step::AwaitRound | Step::RoundIdle { .. }
+                if now >= self.sample_due() =>
+            {
+                SourceAction::Sample
+            }
+            Step::Learn { until } if now < until => wait(until.min(self.sample_due()).min(self.silence_at())),
+            Step::Learn { .. } => {
+                self.step = self.after_learning(now);
+                return None;
+            }
             Step::StartStatic => SourceAction::StartStatic,
             Step::StopStatic(AfterStatic::Leave(reason)) if !self.static_begun => {
                 self.step = Step::TellAbort(reason);
@@ -296,8 +339,8 @@ impl<'w> Source<'w> {
                 }
             },
             Step::RoundEnd => SourceAction::Send(SourceMessage::RoundEnd { round: self.round }),
-            Step::AwaitRound => wait(self.silence_at()),
-            Step::RoundIdle { until } if now < until => wait(until.min(self.silence_at())),
+            Step::AwaitRound => wait(self.silence_at().min(self.sample_due())),
+            Step::RoundIdle { until } if now < until => wait(until.min(self.silence_at()).min(self.sample_due())),
             Step::RoundIdle { .. } => {
                 self.step = Step::RoundHarvest;
                 return None;
@@ -384,6 +427,7 @@ impl<'w> Source<'w> {
             SourceEvent::Done => self.done(now),
             SourceEvent::Failed => self.action_failed(now),
             SourceEvent::Harvested(words) => self.harvested(now, words),
+            SourceEvent::Sampled(words) => self.sampled(now, words),
             SourceEvent::PagesSent { data, zero } => self.pages_sent(now, data, zero),
             SourceEvent::StaticWritten => self.static_written(now),
             SourceEvent::TargetState { standing, report } => self.target_state(now, standing, report),
@@ -445,12 +489,15 @@ impl<'w> Source<'w> {
         if !core::mem::take(&mut self.outstanding) {
             return;
         }
+        if self.sampling {
+            return self.broken_law(now);
+        }
         self.step = match self.step {
             Step::Hello => Step::AwaitWelcome { since: now },
             Step::OpenFaultChannel => self.first_step(),
             Step::StartTracking => {
                 self.tracking = true;
-                self.after_tracking()
+                self.after_start(now)
             }
             Step::StartStatic => self.static_started(now),
             Step::StopStatic(after) => {
@@ -498,7 +545,7 @@ impl<'w> Source<'w> {
             Step::SendResume => Step::AwaitResumed { since: now },
             Step::StartPbData => self.pb_data_started(now, true),
             Step::ReopenFaultChannel { commit: true } => Step::Commit,
-            Step::ReopenFaultChannel { commit: false } => self.after_running(),
+            Step::ReopenFaultChannel { commit: false } => self.after_running(now),
             Step::RecordRunning(reason) => {
                 self.given_up = false;
                 Step::ResumeGuest(reason)

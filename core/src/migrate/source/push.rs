@@ -6,7 +6,7 @@
 use super::{CHUNK, Source};
 use crate::message::Region;
 use crate::migrate::regions::room_in_region;
-use crate::order::push::{AnyPush, Bubble, Direction, Sequential};
+use crate::order::push::{AnyPush, Bubble, Direction, Forecast, Sequential};
 use crate::pageset::{PageSet, Run};
 use crate::strategy::Push;
 use crate::units::{Gfn, Pages};
@@ -14,23 +14,41 @@ use crate::units::{Gfn, Pages};
 #[cfg(test)]
 mod tests;
 
-/// The order, and what it has chosen and is not sent yet. No more memory than the order's few words.
+/// The order, and what it has chosen and is not sent yet. No more memory than the order's few words, and the ranking of a
+/// forecast.
 #[derive(Debug)]
-pub(super) struct Pushing {
-    order: AnyPush<'static>,
+pub(super) struct Pushing<'w> {
+    order: AnyPush<'w>,
     /// What follows, of a run that was chosen, in the next region: neighbouring regions may be neighbours in the set, and the
     /// target takes a run into one region.
     rest: Option<Run>,
 }
 
-impl Pushing {
-    /// At the beginning of the order. One that [`check_strategy`](crate::migrate::check_strategy) refuses is the sequential one.
+impl<'w> Pushing<'w> {
+    /// At the beginning of the order; a forecast is the sequential one until there is a [ranking](Self::rank).
     pub(super) fn new(push: Push) -> Self {
         let order = match push {
             Push::Bubble(pivots) => AnyPush::Bubble(Bubble::new(Direction::Dual, pivots)),
             Push::Sequential | Push::Forecast => AnyPush::Sequential(Sequential::new()),
         };
         Self { order, rest: None }
+    }
+
+    /// From now on by this ranking.
+    pub(super) fn rank(&mut self, ranking: Forecast<'w>) {
+        self.order = AnyPush::Forecast(ranking);
+        self.rest = None;
+    }
+
+    /// At the beginning of the order again: what it has gone past may be missing once more.
+    pub(super) fn start_again(&mut self, push: Push) {
+        match &mut self.order {
+            AnyPush::Forecast(ranking) => {
+                ranking.start_again();
+                self.rest = None;
+            }
+            _ => *self = Self::new(push),
+        }
     }
 
     pub(super) fn on_fault(&mut self, gfn: Gfn) {

@@ -1,6 +1,6 @@
 //! Rounds of a source: what is sent next, and what a finished round decides.
 
-use super::{CHUNK, Source, Step};
+use super::{Source, Step};
 use crate::message::{AbortReason, Mode};
 use crate::migrate::regions::{remove_outside, room_in_region};
 use crate::migrate::source_types::RoundReport;
@@ -20,6 +20,7 @@ impl Source<'_> {
             Step::RoundHarvest | Step::FinalHarvest(_) => self.put_back(now, words),
             _ => return self.broken_law(now),
         }
+        self.end_waiting(words);
         // A tracker may know nothing of holes.
         remove_outside(&mut self.pending, &self.config.regions);
         if let Step::FinalHarvest(mode) = self.step {
@@ -90,7 +91,9 @@ impl Source<'_> {
             duration: self.round_ended.saturating_sub(self.round_started),
             elapsed: now.saturating_sub(self.copy_started),
         };
+        self.previous_dirty = end.dirty;
         let verdict = self.switcher.on_round(&end);
+        let verdict = self.filtered(now, verdict);
         if end.sent > Pages::ZERO {
             self.channel_speed.add(end.sent, end.duration);
         }
@@ -104,7 +107,6 @@ impl Source<'_> {
             sdf_milli: end.sdf_milli(),
             verdict,
         });
-        self.previous_dirty = end.dirty;
         self.step = match verdict.decision {
             Decision::Continue => Step::RoundStart,
             Decision::StopCopy => Step::Pause(Mode::StopCopy),
@@ -115,9 +117,10 @@ impl Source<'_> {
     /// Takes the next chunk of a round, or of the pause, out of the pending set, from the cursor upwards, then from the start.
     pub(super) fn next_chunk(&mut self, within: Option<Run>) -> Option<Run> {
         let from = within.map_or(self.cursor, |run| run.first);
-        let mut run = match self.pending.next_run(from, CHUNK) {
+        let chunk = self.chunk();
+        let mut run = match self.pending.next_run(from, chunk) {
             Some(run) => run,
-            None if within.is_none() && from > Gfn::ZERO => self.pending.next_run(Gfn::ZERO, CHUNK)?,
+            None if within.is_none() && from > Gfn::ZERO => self.pending.next_run(Gfn::ZERO, chunk)?,
             None => return None,
         };
         if let Some(within) = within {
@@ -143,8 +146,8 @@ impl Source<'_> {
     }
 
     pub(super) fn first_step(&self) -> Step {
-        // `rounds:0` is pure post-copy: nothing is copied before the pause, so nothing needs tracking.
-        if self.switcher.starts_with_post_copy() {
+        // `rounds:0` is pure post-copy: nothing is copied before the pause, so nothing needs tracking but for a forecast.
+        if self.switcher.starts_with_post_copy() && self.foresight.is_none() {
             Step::Pause(Mode::PostCopy)
         } else {
             Step::StartTracking
@@ -152,9 +155,10 @@ impl Source<'_> {
     }
 
     /// What is left to do once the target runs the VM.
-    pub(super) fn after_running(&mut self) -> Step {
+    pub(super) fn after_running(&mut self, now: Nanos) -> Step {
         match self.mode {
             Some(Mode::PostCopy) => {
+                self.rank_push(now);
                 self.final_pages = self.pending.len();
                 self.served_first = 0;
                 self.pushed_first = 0;

@@ -37,9 +37,9 @@ pub(super) enum AfterStatic {
 
 impl Source<'_> {
     /// After tracking has begun: a page written from now on is sent on the migration channel.
-    pub(super) fn after_tracking(&self) -> Step {
+    pub(super) fn after_tracking(&mut self, now: Nanos) -> Step {
         match self.config.strategy.first {
-            First::Serial => Step::RoundStart,
+            First::Serial => self.first_round(now),
             First::Parallel => Step::StartStatic,
         }
     }
@@ -56,7 +56,7 @@ impl Source<'_> {
             self.pending.clear();
             self.switcher.wait_for_static_copy();
         }
-        Step::RoundStart
+        self.first_round(now)
     }
 
     /// The next pages of the static copy for the host to write, at most `most`: a run in one region, in ascending order, short
@@ -150,6 +150,11 @@ impl Source<'_> {
         let mut setting = switch_setting(&self.config);
         setting.static_done_after = static_done_after;
         self.switcher = Switcher::new(self.config.strategy.switch, setting);
+    }
+
+    /// Whether nothing is decided before the copy is merged.
+    pub(super) fn waits_for_static(&self) -> bool {
+        self.static_copy == StaticCopy::Running
     }
 
     /// Whether the host still writes a copy that is of no use.

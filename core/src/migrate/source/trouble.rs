@@ -120,7 +120,9 @@ impl Source<'_> {
             Step::AwaitWelcome { since } | Step::AwaitReady { since } if late(since) => {
                 self.abort(AbortReason::Silence)
             }
-            Step::RoundPages | Step::AwaitRound | Step::RoundIdle { .. } if silent => self.abort(AbortReason::Silence),
+            Step::Learn { .. } | Step::RoundPages | Step::AwaitRound | Step::RoundIdle { .. } if silent => {
+                self.abort(AbortReason::Silence);
+            }
             Step::AwaitRunning { since } | Step::AwaitResumed { since } if late(since) || silent => {
                 self.link_lost(now, AbortReason::Silence);
             }

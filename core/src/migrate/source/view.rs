@@ -1,7 +1,7 @@
 //! What a source shows of itself.
 
 use super::static_copy::AfterStatic;
-use super::{CHUNK, Source, Step};
+use super::{Source, Step};
 use crate::message::{Mode, TargetReport};
 use crate::migrate::Phase;
 use crate::migrate::source_types::{RoundReport, SourceConfig, SourceOutcome};
@@ -16,7 +16,7 @@ impl<'w> Source<'w> {
 
     /// What the next chunk of a round would be, as far as known: for hosts that make memory ready ahead of the data.
     pub fn next_pages(&self) -> Option<Run> {
-        self.pending.next_run(self.cursor, CHUNK)
+        self.pending.next_run(self.cursor, self.chunk())
     }
 
     /// The configuration it was made with.
@@ -61,6 +61,16 @@ impl<'w> Source<'w> {
     /// The round at whose end something is decided for the first time, because a static copy goes on before; 0 without one.
     pub const fn static_done_after(&self) -> u32 {
         self.switcher.static_done_after()
+    }
+
+    /// How long the guest was observed before anything was copied.
+    pub const fn learned_for(&self) -> Nanos {
+        self.learned_for
+    }
+
+    /// Samples that were taken of what the guest writes, before and in the rounds; 0 for a strategy that does not look ahead.
+    pub fn samples(&self) -> u64 {
+        self.foresight.as_ref().map_or(0, |foresight| foresight.samples)
     }
 
     /// Pages that go over the wire in this round.

@@ -101,6 +101,11 @@ impl<'a> Forecast<'a> {
         self.rest.next_run(missing, max)
     }
 
+    /// At the highest score again, as if nothing had been asked for.
+    pub const fn start_again(&mut self) {
+        (self.next, self.hint, self.rest) = (0, None, Sequential::new());
+    }
+
     /// The target waited for this page. O(1).
     pub const fn on_fault(&mut self, gfn: Gfn) {
         self.hint = Some(Gfn(gfn.0.saturating_add(1)));

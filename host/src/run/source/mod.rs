@@ -4,6 +4,7 @@ mod exchange;
 mod folder;
 mod link;
 mod pb_writer;
+mod sampling;
 mod segments;
 mod static_writer;
 mod worker;
@@ -41,7 +42,10 @@ use exchange::{exchange, leave};
 use folder::Folder;
 use link::{LinkConfig, SharedSource, event_of, listen, open_fault, open_migration, serve_faults, tell_it_is_over};
 use pb_writer::PbWriter;
+use sampling::{ForesightMemory, SamplingMeter};
 use static_writer::StaticWriter;
+
+pub use sampling::SamplingCost;
 
 /// A heartbeat is due when nothing was sent for this long (DESIGN: every second).
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -81,6 +85,8 @@ pub struct SourceOptions {
     pub max_rounds: u32,
     /// Shortest round.
     pub min_round: Duration,
+    /// How long the guest is observed before anything is copied, by a strategy that looks ahead.
+    pub learning: Duration,
     /// Silence after which the link counts as lost.
     pub network_timeout: Duration,
     /// Compare hashes of all pages in the end.
@@ -166,6 +172,8 @@ pub struct SourceResult {
     pub gap_before_pause: Duration,
     /// Longest gap in the guest's progress on the source.
     pub source_gap: Duration,
+    /// What observing the guest took; `None` if it was not observed.
+    pub sampling: Option<SamplingCost>,
     /// What the target measured.
     pub target: Option<TargetReport>,
     /// Bytes of page data on the migration channel.
@@ -224,7 +232,7 @@ pub enum SourceError {
     Random,
     /// Tracking state does not fit the VM: a defect.
     #[error("The tracking state does not fit the VM; please report this as a defect")]
-    Tracking(#[from] dunlin_core::pageset::PageSetError),
+    Tracking(#[from] dunlin_core::migrate::SourceStorageError),
 }
 
 impl SourceRun<'_> {
@@ -249,8 +257,10 @@ impl SourceRun<'_> {
                 },
             )
         });
+        let end = Pages(dunlin_core::message::end_gfn(&config.regions).0);
         let mut storage = vec![0; Source::words_needed(&config)];
-        let source = Source::new(config, &mut storage, clock.now())?;
+        let mut foresight = ForesightMemory::new(&config.strategy, end);
+        let source = Source::looking_ahead(config, &mut storage, foresight.lend(), clock.now())?;
         let shared = SharedSource::new(source, clock);
         let link = LinkConfig {
             to: self.options.to.clone(),
@@ -269,6 +279,7 @@ impl SourceRun<'_> {
                 .map(|folder| scope.spawn(|| exchange(&shared, folder, &over)));
             let mut worker = Worker {
                 harvest: vec![0; memory.layout().words()],
+                sampling: SamplingMeter::default(),
                 run: self,
                 shared: &shared,
                 memory: &memory,
@@ -334,6 +345,7 @@ impl SourceRun<'_> {
             handover_cost: HANDOVER_COST,
             max_rounds: self.options.max_rounds,
             min_round: nanos(self.options.min_round),
+            learning: nanos(self.options.learning),
             push_pages: piece_pages(self.options.bandwidth),
             network_timeout: nanos(self.options.network_timeout),
             handover_timeout: HANDOVER_TIMEOUT,

@@ -29,6 +29,7 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) bytes_at_running: Option<u64>,
     pub(super) state: Vec<u8>,
     pub(super) harvest: Vec<u64>,
+    pub(super) sampling: SamplingMeter,
     pub(super) ahead: (Option<Run>, Vec<(Run, RunClass)>),
     pub(super) gap_before_pause: Duration,
     pub(super) last_progress: Instant,
@@ -85,8 +86,15 @@ impl Worker<'_, '_, '_, '_> {
                 }
                 action => {
                     drop(source);
-                    if !matches!(action, SourceAction::SendPages { .. } | SourceAction::PushPages(_)) {
+                    // Nothing waits for a sample: pages that are collected may be read before or after it.
+                    if !matches!(
+                        action,
+                        SourceAction::SendPages { .. } | SourceAction::PushPages(_) | SourceAction::Sample
+                    ) {
                         self.flush();
+                    }
+                    if !matches!(action, SourceAction::Sample | SourceAction::Wait { .. }) {
+                        self.sampling.observed(self.run.guest);
                     }
                     self.perform(action);
                 }
@@ -130,9 +138,13 @@ impl Worker<'_, '_, '_, '_> {
             SourceAction::SendPages { run, round } => return self.send_pages(run, round),
             SourceAction::PushPages(run) => return self.send_pages(run, 0),
             SourceAction::Harvest => return self.harvest(),
+            SourceAction::Sample => return self.sample(),
             SourceAction::SendHandOver(mode) => self.send_hand_over(mode),
             SourceAction::SendHashes => self.send_hashes(),
-            SourceAction::StartTracking => return self.guest_action(|guest| guest.start_tracking()),
+            SourceAction::StartTracking => {
+                self.guest_action(|guest| guest.start_tracking());
+                return self.sampling.tracking_began(self.run.guest);
+            }
             SourceAction::StopTracking => return self.guest_action(|guest| guest.stop_tracking()),
             SourceAction::ResumeGuest => return self.guest_action(|guest| guest.resume()),
             SourceAction::StartStatic => return self.start_static(),
@@ -361,15 +373,29 @@ impl Worker<'_, '_, '_, '_> {
     }
 
     fn harvest(&mut self) {
+        let event = match self.take_dirty_bits() {
+            Ok(()) => SourceEvent::Harvested(&self.harvest),
+            Err(_) => SourceEvent::Failed,
+        };
+        self.shared.feed(event);
+    }
+
+    fn sample(&mut self) {
+        let began = Instant::now();
+        let event = match self.take_dirty_bits() {
+            Ok(()) => SourceEvent::Sampled(&self.harvest),
+            Err(_) => SourceEvent::Failed,
+        };
+        self.shared.feed(event);
+        self.sampling.sampled(began);
+    }
+
+    fn take_dirty_bits(&mut self) -> Result<(), GuestError> {
         self.harvest.fill(0);
-        let harvested = self.run.guest.harvest(&mut self.harvest);
-        match harvested {
-            Ok(()) => self.shared.feed(SourceEvent::Harvested(&self.harvest)),
-            Err(error) => {
-                self.shared.note(&error);
-                self.shared.feed(SourceEvent::Failed);
-            }
-        }
+        self.run
+            .guest
+            .harvest(&mut self.harvest)
+            .inspect_err(|error| self.shared.note(error))
     }
 
     fn guest_action(&mut self, action: impl FnOnce(&dyn Guest) -> Result<(), GuestError>) {
@@ -561,6 +587,7 @@ impl Worker<'_, '_, '_, '_> {
             downtime: source.downtime().map(|time| Duration::from_nanos(time.0)),
             gap_before_pause: self.gap_before_pause,
             source_gap,
+            sampling: self.sampling.cost(),
             target: source.target_report().copied(),
             migration_bytes: migration,
             total: dunlin_core::message::total_pages(&source.config().regions),
