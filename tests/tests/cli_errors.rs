@@ -126,6 +126,7 @@ fn migrations_nobody_can_mean() {
         (&["--strategy", "teleport"], &["teleport", "precopy"]),
         (&["--strategy", "hybrid"], &["hybrid"]),
         (&["--strategy", "pa-hybrid"], &["first=parallel", "--storage"]),
+        (&["--strategy", "postcopy,cut=pbdata"], &["cut=pbdata", "--storage"]),
         (&["--strategy", "par-migrate"], &["first=parallel", "--storage"]),
         (&["--strategy", "hybrid:1", "--profile", "2s"], &["--profile", "filter"]),
         (

@@ -39,6 +39,9 @@ pub(super) struct Args {
     strategy: String,
 
     /// A directory that the target's host mounts, too, for strategies that copy in parallel
+    ///
+    /// With it, every strategy that can enter post-copy also survives the end of the network there (cut=both) unless it says
+    /// otherwise: what the guest lacks is written to the directory as well.
     #[arg(long, value_name = "DIR")]
     storage: Option<PathBuf>,
 

@@ -19,7 +19,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SOCK")]
     control: PathBuf,
 
-    /// A directory that the source's host mounts, too, for strategies that copy in parallel
+    /// A directory that the source's host mounts, too, for strategies that use one: first=parallel, cut=pbdata, cut=both
     #[arg(long, value_name = "DIR")]
     storage: Option<PathBuf>,
 

@@ -27,6 +27,8 @@ pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, 
             last = Some(Instant::now());
             match talk(shared, directory) {
                 Ok(()) => troubled = false,
+                // The source has read the last word, and removed everything.
+                Err(_) if is_complete(shared) && !directory.path().exists() => {}
                 Err(error) if !std::mem::replace(&mut troubled, true) => {
                     eprintln!(
                         "dunlin: the storage directory does not carry messages to the source: {}",
@@ -41,6 +43,10 @@ pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, 
         }
         std::thread::park_timeout(LOOK);
     }
+}
+
+fn is_complete(shared: &SharedTarget<'_>) -> bool {
+    shared.lock().stored_standing() == Some(TargetStanding::Complete)
 }
 
 fn talk(shared: &SharedTarget<'_>, directory: &SessionDirectory) -> Result<(), StorageError> {
