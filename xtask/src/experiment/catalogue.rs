@@ -48,7 +48,7 @@ pub(super) struct NetworkCut {
 }
 
 /// Starting processes, filling memory with noise, comparing it in the end.
-const SECONDS_AROUND: f64 = 1.5;
+const SECONDS_AROUND: f64 = 1.0;
 /// Post-copy that is cut: noticing it, connecting anew, and going on to the last step.
 const SECONDS_OF_A_CUT: f64 = 6.0;
 
