@@ -227,8 +227,6 @@ const PA: &str = "pa-hybrid";
 const ONE: &str = "hybrid:1";
 const TWO: &str = "hybrid:2";
 const DYN: &str = "dyn-hybrid";
-/// Nothing cuts the network here, so that no arm has to save anything for that.
-const PA_STRATEGY: &str = "pa-hybrid,cut=reconnect";
 
 /// R9.
 fn comprehensive_converging() -> anyhow::Result<Experiment> {
@@ -243,7 +241,7 @@ fn comprehensive_converging() -> anyhow::Result<Experiment> {
             .into(),
         setup: Setup::new(FAST, 1, "seq", rate, COMPREHENSIVE)?,
         arms: vec![
-            Arm::new(PA, PA_STRATEGY, 1.1).quick(),
+            Arm::preset(PA, 1.1).quick(),
             Arm::preset(ONE, 1.37).quick(),
             Arm::preset(TWO, 1.51).quick(),
             Arm::preset(DYN, 1.56).quick(),
@@ -299,7 +297,7 @@ fn comprehensive_diverging() -> anyhow::Result<Experiment> {
             .into(),
         setup: diverging(SLOW, 25)?,
         arms: vec![
-            Arm::new(PA, PA_STRATEGY, 0.2).quick(),
+            Arm::preset(PA, 0.2).quick(),
             Arm::preset(ONE, 2.0).quick(),
             Arm::preset(TWO, 3.0),
             Arm::preset(DYN, 2.0),
@@ -316,7 +314,7 @@ fn postcopy_duration() -> anyhow::Result<Experiment> {
         title: "Time in post-copy, storage twice as fast as the network",
         chosen: "The writer of R10 at the same load.".into(),
         setup: diverging(FAST, 2)?,
-        arms: vec![Arm::new(PA, PA_STRATEGY, 1.0).quick(), Arm::preset(ONE, 2.0).quick()],
+        arms: vec![Arm::preset(PA, 1.0).quick(), Arm::preset(ONE, 2.0).quick()],
         questions: vec![postcopy_question(ONE, 0.21, "ρ = 2")],
     })
 }
@@ -349,8 +347,12 @@ fn network_cuts() -> anyhow::Result<Experiment> {
         arms: vec![
             arm("cut=fail", "fail", stays_away),
             arm("cut=reconnect", "reconnect", comes_back),
+            arm("cut=pbdata", "pbdata", stays_away),
+            arm("cut=both", "both", stays_away),
         ],
         questions: vec![
+            survived("cut=pbdata").target(Target::AtLeast(1.0)),
+            survived("cut=both").target(Target::AtLeast(1.0)),
             survived("cut=reconnect").target(Target::AtLeast(1.0)),
             survived("cut=fail").at_most(0.0),
         ],
