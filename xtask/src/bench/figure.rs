@@ -16,6 +16,7 @@ pub(crate) struct Figure {
 pub(crate) enum Target {
     AtLeast(f64),
     AtMost(f64),
+    Within(f64, f64),
 }
 
 impl Target {
@@ -23,6 +24,7 @@ impl Target {
         match self {
             Self::AtLeast(bound) => value >= bound,
             Self::AtMost(bound) => value <= bound,
+            Self::Within(least, most) => (least..=most).contains(&value),
         }
     }
 
@@ -30,6 +32,7 @@ impl Target {
         match self {
             Self::AtLeast(bound) => format!(">= {bound}"),
             Self::AtMost(bound) => format!("<= {bound}"),
+            Self::Within(least, most) => format!("{least} to {most}"),
         }
     }
 }

@@ -118,6 +118,11 @@ mod tests {
         assert_eq!(check.met(), Some(false), "the interval ends at 0.9");
         assert_eq!(ratio().at_most(0.9).answer(&runs).met(), Some(true));
         assert_eq!(ratio().target(Target::AtLeast(0.75)).answer(&runs).met(), Some(false));
+        assert_eq!(
+            ratio().target(Target::Within(0.7, 0.89)).answer(&runs).met(),
+            Some(false)
+        );
+        assert_eq!(ratio().target(Target::Within(0.7, 0.9)).answer(&runs).met(), Some(true));
         assert_eq!(ratio().answer(&runs).met(), None);
         let json = check.to_json();
         assert_eq!((&json["value"], &json["target"]), (&json!(0.8), &json!("<= 0.85")));

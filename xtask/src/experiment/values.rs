@@ -11,6 +11,8 @@ pub(super) type Values = BTreeMap<String, f64>;
 
 /// From the command until everything was at the target.
 pub(super) const TIME: &str = "time_ms";
+/// The same without what observing the guest took before anything was copied.
+pub(super) const TIME_WITHOUT_OBSERVING: &str = "time_without_observing_ms";
 pub(super) const DOWNTIME: &str = "downtime_ms";
 /// Downtime over the limit that was asked for.
 pub(super) const DOWNTIME_BY_LIMIT: &str = "downtime_by_limit";
@@ -64,6 +66,9 @@ pub(super) fn of_report(report: &MigrationReport, setup: &Setup) -> anyhow::Resu
         values.insert(name.to_owned(), value);
     };
     set(TIME, milliseconds(report.total_time_us));
+    let without_observing = report.sampling.map(|sampling| sampling.total_time_without_us);
+    let without_observing = without_observing.unwrap_or(report.total_time_us);
+    set(TIME_WITHOUT_OBSERVING, milliseconds(without_observing));
     set(DOWNTIME, milliseconds(report.downtime_us));
     set(DOWNTIME_BY_LIMIT, report.downtime_us as f64 / setup.downtime_us as f64);
     set(MIGRATION, bytes.migration as f64);
@@ -95,7 +100,7 @@ pub(super) fn of_report(report: &MigrationReport, setup: &Setup) -> anyhow::Resu
 
 #[cfg(test)]
 mod tests {
-    use dunlin::report::{ByteCounts, Outcome, RoundReport, SwitchReport};
+    use dunlin::report::{ByteCounts, Outcome, RoundReport, SamplingReport, SwitchReport};
 
     use super::super::load::Link;
     use super::super::setup::Original;
@@ -164,6 +169,18 @@ mod tests {
             !values.contains_key(FAULTS_BY_WORKING_SET),
             "nothing is known of the guest's speed"
         );
+    }
+
+    #[test]
+    fn observing_is_counted_and_left_out() {
+        let mut report = report();
+        report.sampling = Some(SamplingReport {
+            learning_us: 800_000,
+            total_time_without_us: 1_700_000,
+            ..SamplingReport::default()
+        });
+        let values = of_report(&report, &setup()).expect("numbers");
+        assert_eq!((values[TIME], values[TIME_WITHOUT_OBSERVING]), (2500.0, 1700.0));
     }
 
     /// A guest at 8192 steps a second touches half of its 16 384 pages in the second that a copy takes.
