@@ -204,11 +204,20 @@ impl Node {
                 ));
             }
         };
-        if guest.progress().state == RunState::Failed {
-            let failure = guest.progress().failure.unwrap_or_default();
-            return Err(ControlError::refused(format!(
-                "the VM has failed and cannot be moved: {failure}"
-            )));
+        let progress = guest.progress();
+        match progress.state {
+            RunState::Failed => {
+                let failure = progress.failure.unwrap_or_default();
+                return Err(ControlError::refused(format!(
+                    "the VM has failed and cannot be moved: {failure}"
+                )));
+            }
+            RunState::Halted => {
+                return Err(ControlError::refused(
+                    "the VM has halted and its process is about to end with a report of it; start the VM again to move it",
+                ));
+            }
+            RunState::Paused | RunState::Running => {}
         }
         let handle = Arc::new(SourceHandle::default());
         *holding = Holding::Outgoing(Arc::clone(&guest), Arc::clone(&handle));
@@ -428,8 +437,14 @@ fn target_status(handle: &TargetHandle) -> Status {
     status.session = Some(snapshot.session.to_string());
     status.round = (snapshot.phase == Phase::PreCopy && snapshot.round > 0).then_some(snapshot.round);
     let running = matches!(snapshot.phase, Phase::PostCopy | Phase::PostCopyPaused);
-    status.missing_pages = running.then_some(snapshot.missing.0);
+    let lacking = snapshot.phase == Phase::HandOverUnknown && snapshot.missing.0 > 0;
+    status.missing_pages = (running || lacking).then_some(snapshot.missing.0);
     status.reason = match snapshot.phase {
+        Phase::HandOverUnknown if lacking => Some(
+            "the source cannot be reached to say whether it gave the VM up, and pages of it are still there only: paused; this side goes on \
+             waiting. If the source is dead for certain the VM is lost: `dunlin resolve --give-up` frees what is here"
+                .to_owned(),
+        ),
         Phase::HandOverUnknown => Some(
             "everything is ready to run here, but the source cannot be reached to say whether it gave the VM up: paused with all memory; \
              this side goes on waiting. If the source is dead for certain: `dunlin resolve --run-here --other-side-is-dead`"

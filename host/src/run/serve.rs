@@ -157,13 +157,13 @@ pub(super) fn stopped(node: &Node) -> Option<u8> {
 
 /// The exit code, once the VM has halted here by itself, has failed, or runs elsewhere.
 pub(super) fn end_if_over(node: &Node, dump: Option<&Path>, json: bool) -> Result<Option<u8>, NodeError> {
-    let guest = match &*node.holding() {
-        Holding::Guest(guest) => Arc::clone(guest),
+    // Looked at while nobody can begin to move it: a guest that has halted here is reported here.
+    let (guest, progress) = match &*node.holding() {
+        Holding::Guest(guest) => (Arc::clone(guest), guest.progress()),
         Holding::Gone(None) => return Ok(Some(0)),
         Holding::Gone(Some(_)) => return Ok(Some(1)),
         Holding::Nothing | Holding::Incoming(_) | Holding::Outgoing(..) => return Ok(None),
     };
-    let progress = guest.progress();
     match progress.state {
         RunState::Failed => {
             let failure = progress.failure.unwrap_or_default();

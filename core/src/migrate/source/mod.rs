@@ -406,11 +406,7 @@ impl<'w> Source<'w> {
             }
             Step::StopTracking(_) => SourceAction::StopTracking,
             Step::TellAbort(reason) if !self.link || !self.welcomed => {
-                let target_may_hold = self.handover_sent && self.welcomed && reason != AbortReason::TargetRestarted;
-                self.step = Step::Finished(SourceOutcome::Aborted {
-                    reason,
-                    target_may_hold,
-                });
+                self.step = self.aborted(reason);
                 return None;
             }
             Step::TellAbort(reason) => SourceAction::Send(SourceMessage::Abort(reason)),
@@ -558,10 +554,7 @@ impl<'w> Source<'w> {
                 self.tracking = false;
                 Step::StopStatic(AfterStatic::Leave(reason))
             }
-            Step::TellAbort(reason) => Step::Finished(SourceOutcome::Aborted {
-                reason,
-                target_may_hold: false,
-            }),
+            Step::TellAbort(reason) => self.aborted(reason),
             // These need an answer of their own: what became of the pages nobody knows.
             Step::RoundPages | Step::FinalPages(_) | Step::Push | Step::RoundHarvest | Step::FinalHarvest(_) => {
                 return self.broken_law(now);

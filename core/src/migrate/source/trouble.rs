@@ -91,6 +91,15 @@ impl Source<'_> {
         };
     }
 
+    /// The end of an attempt whose guest stays here. What was sent last need not have arrived: a target that might have become
+    /// ready is told once more, on a new connection.
+    pub(super) fn aborted(&self, reason: AbortReason) -> Step {
+        Step::Finished(SourceOutcome::Aborted {
+            reason,
+            target_may_hold: self.handover_sent && self.welcomed && reason != AbortReason::TargetRestarted,
+        })
+    }
+
     /// On the way out, with the guest on this side.
     pub(super) fn leaving(&self) -> bool {
         matches!(

@@ -100,7 +100,7 @@ pub struct TargetSnapshot {
     pub phase: Phase,
     /// The round being received.
     pub round: u32,
-    /// Pages that are missing while the guest runs.
+    /// Pages that are missing while the guest runs, or could run.
     pub missing: Pages,
     /// Whether they come by the storage channel, too.
     pub pb_data: bool,

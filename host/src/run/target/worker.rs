@@ -74,7 +74,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             phase: target.phase(),
             round: target.round().0,
             pb_data: target.config().pb_data,
-            missing: if target.running() {
+            missing: if target.running() || target.phase() == Phase::HandOverUnknown {
                 target.missing().len()
             } else {
                 Pages::ZERO
@@ -110,6 +110,10 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                     self.leftover = Some(Incoming::Hello(link, hello));
                     self.shared.feed(TargetEvent::Reconnected { given_up: false });
                 }
+                // This attempt is over but for tidying up.
+                Incoming::Hello(link, hello) if self.is_aborted() && self.leftover.is_none() => {
+                    self.leftover = Some(Incoming::Hello(link, hello));
+                }
                 Incoming::Hello(mut link, _) => {
                     let _ = link.say(&Message::Refused(dunlin_core::message::Refusal::Busy));
                 }
@@ -121,6 +125,10 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
 
     fn in_copy(&self) -> bool {
         matches!(self.shared.lock().phase(), Phase::Connecting | Phase::PreCopy)
+    }
+
+    fn is_aborted(&self) -> bool {
+        self.shared.lock().phase() == Phase::Aborted
     }
 
     fn unknown(&self) -> bool {
