@@ -9,6 +9,7 @@ pub mod netns;
 pub mod oracle;
 pub mod pairs;
 pub mod process;
+pub mod relay;
 pub mod scene;
 
 pub use capability::{Capability, require};

@@ -1,0 +1,136 @@
+//! One run of the matrix, named by a number.
+
+use std::fmt;
+
+use dunlin_core::strategy::Strategy;
+use dunlin_tests::pairs::cover_or_product;
+use dunlin_tests::relay::{Deed, Place, Random};
+use dunlin_tests::scene::{GuestOptions, Kind};
+
+pub(crate) const STRATEGIES: [&str; 9] = [
+    "precopy",
+    "postcopy",
+    "hybrid:1",
+    "hybrid:2,push=bubble:1",
+    "as-hybrid",
+    "postcopy,push=bubble:3",
+    "par-migrate",
+    "pa-hybrid,cut=reconnect",
+    "hybrid:1,first=parallel,cut=reconnect",
+];
+pub(crate) const WORKLOADS: [&str; 6] = [
+    "seq,rate=3000",
+    "uniform,rate=3000",
+    "zipf:1,rate=3000",
+    "hotset:0.1,rate=3000",
+    "memcached,rate=3000",
+    "phases:(seq,rate=2000)*1500+(uniform,rate=4000)*1500",
+];
+
+/// Steps of the whole guest: some seconds at the rates above.
+const STEPS: u64 = 9000;
+
+/// What is done to whom, where and when; everything else follows from the seed.
+pub(crate) struct Case {
+    pub(crate) seed: u64,
+    pub(crate) deed: Deed,
+    pub(crate) place: Place,
+    pub(crate) strategy: &'static str,
+    workload: &'static str,
+}
+
+impl Case {
+    const SIZES: [usize; 4] = [Deed::ALL.len(), Place::ALL.len(), STRATEGIES.len(), WORKLOADS.len()];
+
+    /// The seeds of the matrix: of a cover, or of all of it.
+    pub(crate) fn seeds() -> Vec<u64> {
+        let rows = cover_or_product(&Self::SIZES);
+        let number = |row: &Vec<usize>| {
+            row.iter()
+                .zip(Self::SIZES)
+                .fold(0, |number, (value, size)| number * size + value)
+        };
+        rows.iter().map(|row| number(row) as u64).collect()
+    }
+
+    /// The run of this seed. Seeds beyond the matrix repeat it with other moments.
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut rest = seed;
+        let mut digits = Self::SIZES.map(|_| 0);
+        for (digit, size) in digits.iter_mut().zip(Self::SIZES).rev() {
+            *digit = (rest % size as u64) as usize;
+            rest /= size as u64;
+        }
+        let strategy = STRATEGIES[digits[2]];
+        Self {
+            seed,
+            deed: Deed::ALL[digits[0]],
+            place: Place::ALL[digits[1]].of(Strategy::parse(strategy).expect("a strategy")),
+            strategy,
+            workload: WORKLOADS[digits[3]],
+        }
+    }
+
+    pub(crate) fn random(&self) -> Random {
+        Random::new(self.seed)
+    }
+
+    /// The guest, without what names files.
+    pub(crate) fn guest(&self) -> GuestOptions {
+        guest(self.workload, self.seed)
+    }
+
+    /// Limits of both channels, for a first copy of a quarter of a second, and how long silence is endured: a gentle deed
+    /// must not be taken for a loss, the others are to be noticed soon.
+    pub(crate) fn limits(&self) -> Vec<&'static str> {
+        let timeout = if self.deed.is_gentle() { "30s" } else { "1s" };
+        let mut limits = vec!["--verify", "--bandwidth", "24MB/s", "--network-timeout", timeout];
+        if !self.strategy.starts_with("precopy") && self.strategy != "par-migrate" {
+            limits.extend(["--downtime", "1ms"]);
+        }
+        if Strategy::parse(self.strategy).is_ok_and(|strategy| strategy.first == dunlin_core::strategy::First::Parallel)
+        {
+            limits.extend(["--storage-bandwidth", "24MB/s"]);
+        }
+        limits
+    }
+}
+
+/// A small guest that halts after some seconds.
+pub(crate) fn guest(workload: &str, seed: u64) -> GuestOptions {
+    let vcpus = 1 + (seed % 2) as u32;
+    GuestOptions::new(Kind::Kvm, workload)
+        .memory("8MiB")
+        .vcpus(vcpus)
+        .steps(STEPS / u64::from(vcpus))
+        .with(["--fill", "random"])
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} at {:?}, {}, {}",
+            self.deed, self.place, self.strategy, self.workload
+        )
+    }
+}
+
+#[test]
+fn seeds_name_every_row() {
+    let seeds = Case::seeds();
+    let pairs: std::collections::BTreeSet<_> = seeds
+        .iter()
+        .map(|seed| (seed / (9 * 6) / 16, seed / (9 * 6) % 16))
+        .collect();
+    assert_eq!(
+        pairs.len(),
+        Deed::ALL.len() * Place::ALL.len(),
+        "every deed at every place"
+    );
+    let all = Case::SIZES.iter().product::<usize>() as u64;
+    assert!(seeds.iter().all(|seed| *seed < all));
+    let (first, again) = (Case::of(7), Case::of(7 + all));
+    assert_eq!(first.to_string(), again.to_string());
+    assert_ne!(first.random().next(), again.random().next());
+}
