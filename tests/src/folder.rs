@@ -17,6 +17,14 @@ pub fn is_empty(folder: &Path) -> anyhow::Result<bool> {
     Ok(fs::read_dir(folder)?.next().is_none())
 }
 
+/// A file whose name ends so in the folder of any session, if there is one.
+pub fn find(storage: &Path, end: &str) -> Option<PathBuf> {
+    let sessions = fs::read_dir(storage).into_iter().flatten().flatten();
+    let files = sessions.flat_map(|session| fs::read_dir(session.path()).into_iter().flatten().flatten());
+    let mut wanted = files.filter(|file| file.file_name().to_string_lossy().ends_with(end));
+    wanted.next().map(|file| file.path())
+}
+
 /// Waits for a file whose name ends so in the folder of any session.
 ///
 /// # Errors
@@ -24,12 +32,8 @@ pub fn is_empty(folder: &Path) -> anyhow::Result<bool> {
 pub fn wait_for_file(storage: &Path, end: &str) -> anyhow::Result<PathBuf> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        for session in fs::read_dir(storage)?.flatten() {
-            for file in fs::read_dir(session.path()).into_iter().flatten().flatten() {
-                if file.file_name().to_string_lossy().ends_with(end) {
-                    return Ok(file.path());
-                }
-            }
+        if let Some(file) = find(storage, end) {
+            return Ok(file);
         }
         ensure!(Instant::now() < deadline, "no *{end} in {}", storage.display());
         thread::sleep(Duration::from_millis(1));

@@ -9,11 +9,13 @@ use crate::case::{WORKLOADS, guest};
 use crate::pool::{self, Ending};
 use crate::verdict::Stage;
 
-const STRATEGIES: [&str; 4] = [
+const STRATEGIES: [&str; 6] = [
     "postcopy",
-    "hybrid:1",
-    "postcopy,push=bubble:3",
-    "hybrid:1,first=parallel,cut=reconnect",
+    "postcopy,cut=reconnect",
+    "hybrid:1,cut=reconnect",
+    "postcopy,push=bubble:3,cut=reconnect",
+    "hybrid:1,first=parallel,cut=both",
+    "postcopy,cut=pbdata",
 ];
 const PLACES: [Place; 4] = [Place::Push, Place::Demand, Place::Answer, Place::Running];
 const DEEDS: [Deed; 2] = [Deed::Reset, Deed::Close];
@@ -55,12 +57,8 @@ fn cut(seed: u64) -> anyhow::Result<bool> {
     let trigger = Trigger::new(place, random.next());
     let relay = Relay::start(stage.target.listening()?, deed, trigger, random)?;
     let to = relay.address().to_string();
-    let storage = ["--storage", &stage.storage];
     let link = ["--verify", "--bandwidth", "16MB/s", "--downtime", "1ms"];
-    let arguments = match strategy.contains("parallel") {
-        true => [&link[..], &storage].concat(),
-        false => link.to_vec(),
-    };
+    let arguments = [&link[..], &["--storage", &stage.storage]].concat();
     let mut migration = stage.scene.start_migration(&stage.source, &to, strategy, &arguments)?;
     let finished = migration.wait(2 * PATIENCE)?;
     let report = finished.json().with_context(context)?;

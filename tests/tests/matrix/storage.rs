@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use dunlin_tests::folder::find;
 use dunlin_tests::mount::SmallFolder;
 use dunlin_tests::pairs::cover_or_product;
 use dunlin_tests::relay::{Frozen, Random, Side, process_id};
@@ -17,11 +18,7 @@ use crate::case::{WORKLOADS, guest};
 use crate::pool::{self, Ending};
 use crate::verdict::{Stage, without_source, without_target};
 
-const STRATEGIES: [&str; 3] = [
-    "par-migrate",
-    "pa-hybrid,cut=reconnect",
-    "hybrid:1,first=parallel,cut=reconnect",
-];
+const STRATEGIES: [&str; 3] = ["par-migrate", "pa-hybrid", "hybrid:1,first=parallel,cut=reconnect"];
 const POLL: Duration = Duration::from_millis(1);
 /// The copy of 8 MiB takes half a second, so that something can happen meanwhile.
 const LIMITS: [&str; 7] = [
@@ -161,7 +158,7 @@ fn attempt(deed: Deed, strategy: &str, workload: &str, seed: u64) -> anyhow::Res
 
 /// Does what is to be done while the copy is under way; the side that was killed.
 fn meddle(deed: Deed, stage: &mut Stage, folder: &Path, random: &mut Random) -> anyhow::Result<Option<Side>> {
-    let early = |stage: &mut Stage| wait_for_file(folder, ".unfinished", stage);
+    let early = |stage: &mut Stage| wait_for_copy(folder, ".unfinished", stage);
     match deed {
         Deed::Full | Deed::ReadOnly | Deed::Slow | Deed::Leftovers => {}
         Deed::FillsUp => {
@@ -177,7 +174,7 @@ fn meddle(deed: Deed, stage: &mut Stage, folder: &Path, random: &mut Random) -> 
             // The target must not read it before.
             early(stage)?;
             let frozen = Frozen::new(process_id(stage.target.process.id()))?;
-            let segment = wait_for_file(folder, ".segment", stage)?;
+            let segment = wait_for_copy(folder, ".segment", stage)?;
             damage(deed, &segment, random.next())?;
             drop(frozen);
         }
@@ -189,7 +186,7 @@ fn meddle(deed: Deed, stage: &mut Stage, folder: &Path, random: &mut Random) -> 
             // Complete, and not merged yet.
             early(stage)?;
             let frozen = Frozen::new(process_id(stage.target.process.id()))?;
-            wait_for_file(folder, ".segment", stage)?;
+            wait_for_copy(folder, ".segment", stage)?;
             kill(stage, side)?;
             drop(frozen);
             return Ok(Some(side));
@@ -233,17 +230,13 @@ fn leave_files(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for a file whose name ends so in the folder of a session that is alive.
-fn wait_for_file(folder: &Path, end: &str, stage: &mut Stage) -> anyhow::Result<PathBuf> {
+/// Waits for a file whose name ends so, or for the complete one that it becomes.
+fn wait_for_copy(folder: &Path, end: &str, stage: &mut Stage) -> anyhow::Result<PathBuf> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        for session in fs::read_dir(folder)?.flatten() {
-            for file in fs::read_dir(session.path()).into_iter().flatten().flatten() {
-                let is_complete = file.file_name().to_string_lossy().ends_with(".segment");
-                // What is complete was unfinished a moment ago.
-                if is_complete || file.file_name().to_string_lossy().ends_with(end) {
-                    return Ok(file.path());
-                }
+        for complete in [false, true] {
+            if let Some(file) = find(folder, if complete { ".segment" } else { end }) {
+                return Ok(file);
             }
         }
         ensure!(Instant::now() < deadline, "no *{end} in {}", folder.display());

@@ -1,10 +1,12 @@
 //! A run of the matrix and what must be true in the end.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use dunlin_core::message::Mode;
+use dunlin_tests::folder::find;
 use dunlin_tests::oracle::{expect_same_memory, expect_verified};
 use dunlin_tests::process::{Dunlin, Finished};
 use dunlin_tests::relay::{Relay, Side, Trigger};
@@ -15,6 +17,8 @@ use crate::case::Case;
 use crate::pool::Ending;
 
 const POLL: Duration = Duration::from_millis(10);
+/// All that so small a guest can lack fits into one segment.
+const PB_DATA: &str = "pbdata-000000.segment";
 
 /// The processes of a run, and where they keep what survives them.
 pub(crate) struct Stage {
@@ -54,7 +58,11 @@ impl Stage {
 
     /// The guest has moved and comes to its end at the target.
     pub(crate) fn arrived(&mut self, finished: &Finished) -> anyhow::Result<()> {
-        expect_verified(&finished.json()?)?;
+        let report = finished.json()?;
+        // A source that hears of the end by the directory alone has nobody to compare with.
+        if report["verified"].is_object() || report["postcopy"]["stored"].as_u64().unwrap_or(0) == 0 {
+            expect_verified(&report)?;
+        }
         self.source.moved_away()?;
         expect_same_memory(&self.guest, &self.target.final_report()?)
     }
@@ -316,6 +324,10 @@ pub(crate) fn without_source(stage: &mut Stage, handed_over: Option<(Mode, u64)>
                 given_up,
                 "it runs at the target, but the source has on record {recorded}"
             );
+            if find(Path::new(&stage.storage), PB_DATA).is_some() {
+                expect_same_memory(&stage.guest, &stage.target.final_report()?)?;
+                return Ok("completed from the directory, without the source");
+            }
             let missing = status["missing_pages"].as_u64().unwrap_or(0);
             ensure!(
                 missing > 0 && status["reason"].is_string(),
