@@ -64,6 +64,8 @@ bitflags::bitflags! {
         const STORAGE = 1 << 4;
         /// The target reads what is missing in post-copy from there, once the network is gone.
         const PB_DATA = 1 << 5;
+        /// A part of what would go to the storage directory comes on the migration channel.
+        const SPLIT = 1 << 6;
     }
 }
 

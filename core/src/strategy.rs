@@ -1,6 +1,6 @@
 //! What a strategy is composed of, and how it is written.
 //!
-//! A strategy is a value for each of eight keys, written `key=value,…`; a preset is a name for a common composition. A
+//! A strategy is a value for each of nine keys, written `key=value,…`; a preset is a name for a common composition. A
 //! preset may be followed by values that replace its own, and a key that is not mentioned has its default:
 //!
 //! | key | values | default |
@@ -13,6 +13,7 @@
 //! | `slow` | `none`, `auto-converge`, `dirty-limit` | `none` |
 //! | `clear` | `round`, `late` | `round` |
 //! | `hold` | `none`, `hot` | `none` |
+//! | `split` | `none`, `speed` | `none` |
 //!
 //! | preset | composition |
 //! |---|---|
@@ -36,7 +37,7 @@
 //! assert_eq!(strategy.switch, SwitchRule::Rounds(2));
 //! assert_eq!(
 //!     strategy.to_string(),
-//!     "first=serial,filter=none,switch=rounds:2,push=sequential,cut=fail,slow=none,clear=round,hold=none"
+//!     "first=serial,filter=none,switch=rounds:2,push=sequential,cut=fail,slow=none,clear=round,hold=none,split=none"
 //! );
 //! # Ok::<(), dunlin_core::strategy::StrategyError>(())
 //! ```
@@ -50,7 +51,7 @@ mod values;
 
 pub use error::{Excerpt, Key, StrategyError};
 pub use rule::{Alpha, SwitchRule};
-pub use values::{Clear, Cut, Filter, First, Hold, Pivots, Push, Slow};
+pub use values::{Clear, Cut, Filter, First, Hold, Pivots, Push, Slow, Split};
 
 use core::fmt;
 use core::str::FromStr;
@@ -79,6 +80,8 @@ pub struct Strategy {
     pub clear: Clear,
     /// Which dirty pages stay behind while a static copy is on its way.
     pub hold: Hold,
+    /// Which channel carries a static copy.
+    pub split: Split,
 }
 
 impl Strategy {
@@ -108,6 +111,7 @@ impl Strategy {
             slow: Slow::None,
             clear: Clear::Round,
             hold: Hold::None,
+            split: Split::None,
         }
     }
 
@@ -155,6 +159,7 @@ impl Strategy {
             Key::Slow => fmt::Display::fmt(&self.slow, f),
             Key::Clear => fmt::Display::fmt(&self.clear, f),
             Key::Hold => fmt::Display::fmt(&self.hold, f),
+            Key::Split => fmt::Display::fmt(&self.split, f),
         }
     }
 
@@ -166,6 +171,11 @@ impl Strategy {
     /// True if rounds beside a static copy leave pages for later.
     pub const fn holds_back(&self) -> bool {
         matches!((self.first, self.hold), (First::Parallel, Hold::Hot))
+    }
+
+    /// True if both channels carry a static copy.
+    pub const fn splits(&self) -> bool {
+        matches!((self.first, self.split), (First::Parallel, Split::Speed))
     }
 
     /// True if post-copy goes on after the network was cut and came back.
@@ -215,6 +225,7 @@ struct Given {
     slow: Option<Slow>,
     clear: Option<Clear>,
     hold: Option<Hold>,
+    split: Option<Split>,
 }
 
 impl Given {
@@ -228,6 +239,7 @@ impl Given {
             Key::Slow => set_once(&mut self.slow, Key::Slow, Slow::parse(value)?),
             Key::Clear => set_once(&mut self.clear, Key::Clear, Clear::parse(value)?),
             Key::Hold => set_once(&mut self.hold, Key::Hold, Hold::parse(value)?),
+            Key::Split => set_once(&mut self.split, Key::Split, Split::parse(value)?),
         }
     }
 
@@ -245,6 +257,7 @@ impl Given {
             slow: self.slow.unwrap_or(defaults.slow),
             clear: self.clear.unwrap_or(defaults.clear),
             hold: self.hold.unwrap_or(defaults.hold),
+            split: self.split.unwrap_or(defaults.split),
             ..defaults
         }
     }

@@ -7,7 +7,7 @@ mod sim;
 
 use sim::{ADJACENT, Choices, Fault, HOLE, ONE_PAGE, Shape, TWO_MISSING, TargetActs, World, named_world};
 
-const STRATEGIES: [&str; 10] = [
+const STRATEGIES: [&str; 11] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
@@ -18,9 +18,10 @@ const STRATEGIES: [&str; 10] = [
     "pa-hybrid,cut=reconnect",
     "hybrid:1,first=parallel,hold=hot",
     "postcopy,cut=pbdata",
+    "hybrid:1,first=parallel,cut=reconnect,split=speed",
 ];
 /// The same and those that do not come back after a cut.
-const ALL_STRATEGIES: [&str; 21] = [
+const ALL_STRATEGIES: [&str; 22] = [
     "precopy",
     "hybrid:1",
     "as-hybrid",
@@ -42,6 +43,7 @@ const ALL_STRATEGIES: [&str; 21] = [
     "filter=frequency",
     "postcopy,push=forecast",
     "hybrid:2,first=parallel,filter=ppm,push=forecast",
+    "par-migrate,hold=hot,split=speed",
 ];
 const SHAPES: [Shape; 3] = [HOLE, ADJACENT, ONE_PAGE];
 
@@ -95,18 +97,24 @@ fn without_faults_the_vm_arrives_whole() {
     }
 }
 
-/// A strategy that never holds anything back here would prove nothing.
+/// Strategies that never hold anything back here, or never share a copy, would prove nothing.
 #[test]
-fn pages_are_held_back_in_most_worlds() {
-    for strategy in ["par-migrate,hold=hot", "hybrid:1,first=parallel,hold=hot"] {
-        let held = (0..40)
-            .filter(|&seed| {
-                let mut world = World::new(strategy, seed, &[]);
-                world.run();
-                world.held_back()
-            })
-            .count();
-        assert!(held > 20, "{strategy}: in {held} of 40");
+fn pages_are_held_back_and_copies_are_split() {
+    for (strategy, held_least, split_least) in [
+        ("par-migrate,hold=hot", 20, 0),
+        ("hybrid:1,first=parallel,split=speed", 0, 20),
+        // A split copy is soon there.
+        ("par-migrate,hold=hot,split=speed", 2, 20),
+    ] {
+        let (mut held, mut split) = (0, 0);
+        for seed in 0..40 {
+            let mut world = World::new(strategy, seed, &[]);
+            world.run();
+            held += u32::from(world.held_back());
+            split += u32::from(world.static_was_split());
+        }
+        assert!(held >= held_least, "{strategy}: held back in {held} of 40");
+        assert!(split >= split_least, "{strategy}: split in {split} of 40");
     }
 }
 
@@ -267,14 +275,14 @@ fn a_static_copy_that_fails_costs_time_alone() {
         "par-migrate",
         "pa-hybrid,cut=reconnect",
         "hybrid:1,first=parallel",
-        "pa-hybrid,cut=reconnect,hold=hot",
+        "pa-hybrid,cut=reconnect,hold=hot,split=speed",
     ];
     every_boundary_of(&PARALLEL, Fault::StorageFull, 10);
-    every_boundary_of(&PARALLEL, Fault::StorageDamaged, 30);
-    every_boundary_of(&PARALLEL, Fault::StorageElsewhere, 30);
+    every_boundary_of(&PARALLEL, Fault::StorageDamaged, 10);
+    every_boundary_of(&PARALLEL, Fault::StorageElsewhere, 10);
     every_boundary_of(&PARALLEL, Fault::StorageSlow, 10);
-    every_boundary_of(&PARALLEL, Fault::StorageLate, 30);
-    every_boundary_of(&PARALLEL, Fault::StorageVanishes, 30);
+    every_boundary_of(&PARALLEL, Fault::StorageLate, 10);
+    every_boundary_of(&PARALLEL, Fault::StorageVanishes, 10);
 }
 
 /// The final dirty set is on the storage channel, and so is where either side stands: no network is needed any more.

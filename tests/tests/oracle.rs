@@ -8,7 +8,7 @@ use dunlin_tests::scene::{GuestOptions, Kind, Scene};
 use dunlin_tests::{Capability, require};
 use serde_json::Value;
 
-const STRATEGIES: [&str; 11] = [
+const STRATEGIES: [&str; 12] = [
     "precopy",
     "postcopy",
     "hybrid:1",
@@ -20,6 +20,7 @@ const STRATEGIES: [&str; 11] = [
     "par-migrate,hold=hot",
     "markov-sdf:0.5",
     "hybrid:2,filter=hazard,push=forecast",
+    "par-migrate,hold=hot,split=speed",
 ];
 const WORKLOADS: [&str; 6] = [
     "seq,rate=8000",
@@ -98,7 +99,7 @@ fn expect_strategy(strategy: &str, report: &Value) -> anyhow::Result<()> {
         "postcopy" | "postcopy,push=bubble:3" => ensure!(has_postcopy, "post-copy without post-copy: {report}"),
         "hybrid:1" => ensure!(has_postcopy && rounds == 1, "not one round, then post-copy: {report}"),
         "hybrid:2" => ensure!(has_postcopy && rounds == 2, "not two rounds, then post-copy: {report}"),
-        "par-migrate" | "par-migrate,hold=hot" => ensure!(
+        strategy if strategy.starts_with("par-migrate") => ensure!(
             !has_postcopy && rounds >= 2 && report["bytes"]["storage"].as_u64() > Some(0),
             "no static copy beside rounds: {report}"
         ),
@@ -182,6 +183,11 @@ fn kvm_markov_sdf() {
 #[test]
 fn kvm_hazard_and_forecast() {
     check_matrix(10);
+}
+
+#[test]
+fn kvm_par_migrate_over_both_channels() {
+    check_matrix(11);
 }
 
 #[test]

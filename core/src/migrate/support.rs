@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::strategy::{Clear, Filter, First, Hold, Key, Push, Slow, Strategy};
+use crate::strategy::{Clear, Filter, First, Hold, Key, Push, Slow, Split, Strategy};
 
 /// A part of a strategy that a live migration does not carry out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +24,7 @@ impl UnsupportedStrategy {
             Key::First | Key::Filter | Key::Switch | Key::Push | Key::Cut => "any value",
             Key::Clear => "round",
             Key::Hold => "none, or first=parallel beside it and neither a filter nor push=forecast",
+            Key::Split => "none, or first=parallel beside it",
         }
     }
 }
@@ -44,7 +45,8 @@ impl core::error::Error for UnsupportedStrategy {}
 ///
 /// Every first copy, filter, switch rule, push and way to survive a cut is carried out, with no slowing down, and dirty bits
 /// cleared by the round. Pages are held back for being hot only beside a static copy, and where no samples
-/// are taken of what is written: each of the two would miss what the other sees.
+/// are taken of what is written: each of the two would miss what the other sees. Channels
+/// share only a static copy.
 ///
 /// # Errors
 /// [`UnsupportedStrategy`] names the first such part in the order of the keys.
@@ -71,6 +73,11 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
             ..
         } => Key::Hold,
         Strategy {
+            split: Split::Speed,
+            first: First::Serial,
+            ..
+        } => Key::Split,
+        Strategy {
             first: First::Serial | First::Parallel,
             filter: _,
             switch: _,
@@ -79,6 +86,7 @@ pub const fn check_strategy(strategy: &Strategy) -> Result<(), UnsupportedStrate
             slow: Slow::None,
             clear: Clear::Round,
             hold: Hold::None | Hold::Hot,
+            split: Split::None | Split::Speed,
         } => return Ok(()),
     };
     Err(UnsupportedStrategy {
@@ -125,6 +133,7 @@ mod tests {
             "filter=hazard",
             "filter=ppm",
             "filter=frequency",
+            "par-migrate,split=speed",
         ] {
             assert_eq!(checked(name), Ok(()), "{name}");
         }
@@ -144,6 +153,7 @@ mod tests {
                 "hold=hot",
                 beside,
             ),
+            ("split=speed", "split=speed", "split=none, or first=parallel beside it"),
         ] {
             let message = checked(text).expect_err(text).to_string();
             let expected = std::format!("a live migration does not carry out {refused}: write {instead}");

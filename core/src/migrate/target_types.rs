@@ -21,6 +21,8 @@ pub struct TargetConfig {
     pub pb_data: bool,
     /// The source writes a static copy of all pages to the storage channel.
     pub static_copy: bool,
+    /// The source sends a part of it on the migration channel.
+    pub split: bool,
     /// Silence after which the link counts as lost.
     pub network_timeout: Nanos,
 }

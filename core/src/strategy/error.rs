@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::preset::PRESETS;
 use super::rule::SwitchRule;
-use super::values::{Clear, Cut, Filter, First, Hold, Push, Slow};
+use super::values::{Clear, Cut, Filter, First, Hold, Push, Slow, Split};
 
 /// Most bytes of a wrong input that an error message repeats.
 const EXCERPT_BYTES: usize = 40;
@@ -29,10 +29,12 @@ pub enum Key {
     Clear,
     /// `hold`.
     Hold,
+    /// `split`.
+    Split,
 }
 
 impl Key {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::First,
         Self::Filter,
         Self::Switch,
@@ -41,6 +43,7 @@ impl Key {
         Self::Slow,
         Self::Clear,
         Self::Hold,
+        Self::Split,
     ];
 
     /// As written.
@@ -54,6 +57,7 @@ impl Key {
             Self::Slow => "slow",
             Self::Clear => "clear",
             Self::Hold => "hold",
+            Self::Split => "split",
         }
     }
 
@@ -68,6 +72,7 @@ impl Key {
             Self::Slow => Slow::AVAILABLE,
             Self::Clear => Clear::AVAILABLE,
             Self::Hold => Hold::AVAILABLE,
+            Self::Split => Split::AVAILABLE,
         }
     }
 

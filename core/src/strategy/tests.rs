@@ -1,5 +1,6 @@
 use super::{
-    Alpha, Clear, Cut, Excerpt, Filter, First, Hold, Key, Pivots, Push, Slow, Strategy, StrategyError, SwitchRule,
+    Alpha, Clear, Cut, Excerpt, Filter, First, Hold, Key, Pivots, Push, Slow, Split, Strategy, StrategyError,
+    SwitchRule,
 };
 use crate::units::Nanos;
 use proptest::prelude::{Just, Strategy as Values, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -45,18 +46,31 @@ fn any_strategy() -> impl Values<Value = Strategy> {
     let slow = select(&[Slow::None, Slow::AutoConverge, Slow::DirtyLimit]);
     let clear = select(&[Clear::Round, Clear::Late]);
     let hold = select(&[Hold::None, Hold::Hot]);
-    (first, any_filter(), any_rule(), any_push(), cut, slow, clear, hold).prop_map(
-        |(first, filter, switch, push, cut, slow, clear, hold)| Strategy {
-            first,
-            filter,
-            switch,
-            push,
-            cut,
-            slow,
-            clear,
-            hold,
-        },
+    let split = select(&[Split::None, Split::Speed]);
+    (
+        first,
+        any_filter(),
+        any_rule(),
+        any_push(),
+        cut,
+        slow,
+        clear,
+        hold,
+        split,
     )
+        .prop_map(
+            |(first, filter, switch, push, cut, slow, clear, hold, split)| Strategy {
+                first,
+                filter,
+                switch,
+                push,
+                cut,
+                slow,
+                clear,
+                hold,
+                split,
+            },
+        )
 }
 
 /// Texts that look like strategies: right and wrong words, joined in right and wrong ways.
@@ -106,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_keys_does_not_matter(strategy in any_strategy(), rotation in 0..8usize) {
+    fn the_order_of_keys_does_not_matter(strategy in any_strategy(), rotation in 0..9usize) {
         let text = strategy.to_string();
         let mut items: Vec<&str> = text.split(',').collect();
         items.rotate_left(rotation);
@@ -135,31 +149,31 @@ fn presets_are_compositions() {
     for (preset, composition) in [
         (
             "precopy",
-            "first=serial,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round,hold=none",
+            "first=serial,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round,hold=none,split=none",
         ),
         (
             "as-hybrid",
-            "first=serial,filter=none,switch=lambda,push=sequential,cut=reconnect,slow=none,clear=round,hold=none",
+            "first=serial,filter=none,switch=lambda,push=sequential,cut=reconnect,slow=none,clear=round,hold=none,split=none",
         ),
         (
             "dyn-hybrid",
-            "first=serial,filter=none,switch=dyn,push=sequential,cut=reconnect,slow=none,clear=round,hold=none",
+            "first=serial,filter=none,switch=dyn,push=sequential,cut=reconnect,slow=none,clear=round,hold=none,split=none",
         ),
         (
             "heuristic-hybrid",
-            "first=serial,filter=none,switch=heuristic,push=sequential,cut=reconnect,slow=none,clear=round,hold=none",
+            "first=serial,filter=none,switch=heuristic,push=sequential,cut=reconnect,slow=none,clear=round,hold=none,split=none",
         ),
         (
             "par-migrate",
-            "first=parallel,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round,hold=none",
+            "first=parallel,filter=none,switch=never,push=sequential,cut=fail,slow=none,clear=round,hold=none,split=none",
         ),
         (
             "pa-hybrid",
-            "first=parallel,filter=none,switch=lambda,push=sequential,cut=both,slow=none,clear=round,hold=none",
+            "first=parallel,filter=none,switch=lambda,push=sequential,cut=both,slow=none,clear=round,hold=none,split=none",
         ),
         (
             "markov-sdf:0.50",
-            "first=serial,filter=markov:half,switch=sdf:0.5,push=forecast,cut=reconnect,slow=none,clear=round,hold=none",
+            "first=serial,filter=markov:half,switch=sdf:0.5,push=forecast,cut=reconnect,slow=none,clear=round,hold=none,split=none",
         ),
     ] {
         assert_eq!(parsed(preset).to_string(), composition, "{preset}");
@@ -248,6 +262,7 @@ fn values_that_are_none_are_refused_with_those_there_are() {
         ("slow=down", "none, auto-converge, dirty-limit"),
         ("clear=never", "round, late"),
         ("hold=all", "none, hot"),
+        ("split=half", "none, speed"),
     ] {
         let (_, value) = text.split_once('=').expect("a key and a value");
         let message = refusal(text);

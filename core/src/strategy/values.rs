@@ -111,6 +111,16 @@ words! {
         Hot = "hot",
     }
 }
+words! {
+    /// Which channel carries a static copy.
+    Split {
+        /// The storage channel all of it.
+        None = "none",
+        /// Both, so much each that they end together: the migration channel takes from the end what the storage channel has not
+        /// begun, whenever it is idle.
+        Speed = "speed",
+    }
+}
 
 /// In which order post-copy sends what is missing and was not asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -393,9 +393,9 @@ proptest! {
     fn a_source_never_gives_away_more_than_it_may(
         strategy in prop::sample::select(vec![
             "precopy", "hybrid:1", "postcopy", "postcopy,cut=fail", "par-migrate", "hybrid:1,first=parallel",
-            "par-migrate,hold=hot", "hybrid:1,first=parallel,hold=hot",
+            "par-migrate,hold=hot", "hybrid:1,first=parallel,hold=hot,split=speed",
             "postcopy,push=bubble", "hybrid:1,push=bubble:3", "markov-sdf:0.5", "filter=hazard", "postcopy,push=forecast",
-            "hybrid:2,first=parallel,filter=ppm,push=forecast",
+            "hybrid:2,first=parallel,filter=ppm,push=forecast,split=speed",
         ]),
         verify: bool,
         events in events(),

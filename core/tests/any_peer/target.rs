@@ -97,6 +97,7 @@ pub(crate) fn target(verify: bool) -> Target<'static> {
         verify,
         static_copy: true,
         pb_data: false,
+        split: true,
         network_timeout: Nanos::from_secs(3),
     };
     let storage = || -> &'static mut [u64] { vec![0; words_needed(Pages(END))].leak() };

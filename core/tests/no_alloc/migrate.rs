@@ -34,7 +34,7 @@ pub(crate) fn drive(scratch: &mut [u64]) {
         "hybrid:1",
         "as-hybrid",
         "par-migrate",
-        "hybrid:3,first=parallel,hold=hot",
+        "hybrid:3,first=parallel,hold=hot,split=speed",
         "markov-sdf:0.5",
         "hybrid:2,filter=hazard,push=forecast",
         "filter=ppm",
@@ -110,6 +110,7 @@ impl<'w> Pair<'w> {
             verify: true,
             pb_data: false,
             static_copy: config.strategy.first == First::Parallel,
+            split: config.strategy.splits(),
             network_timeout: config.network_timeout,
         };
         let (pending, rest) = scratch.split_at_mut(Source::words_needed(&config));

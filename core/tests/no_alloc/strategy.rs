@@ -10,7 +10,7 @@ const GOOD: &[&str] = &[
     "pa-hybrid",
     "markov-sdf:0.5,clear=late",
     "switch=kubevirt-stall:1500ms,push=bubble:7,slow=dirty-limit",
-    "first=serial,filter=none,switch=libvirt,push=sequential,cut=reconnect,slow=none,clear=round,hold=none",
+    "first=serial,filter=none,switch=libvirt,push=sequential,cut=reconnect,slow=none,clear=round,hold=none,split=none",
 ];
 
 const BAD: &[&str] = &[

@@ -126,6 +126,7 @@ impl World {
             verify: self.verify,
             static_copy: self.is_parallel(),
             pb_data: self.has_pb_data(),
+            split: self.config.strategy.splits(),
             network_timeout: NETWORK_TIMEOUT,
         };
         let end = self.end();

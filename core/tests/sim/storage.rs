@@ -70,6 +70,12 @@ impl World {
         self.storage.merged = true;
     }
 
+    /// Whether rounds sent a part of a copy that is merged.
+    pub(crate) fn static_was_split(&self) -> bool {
+        let all: u64 = self.shape.iter().map(|&(_, pages)| pages).sum();
+        self.storage.merged && (self.storage.written.len() as u64) < all
+    }
+
     /// Nothing is decided before the copy is merged, or given up.
     pub(super) fn assert_static_is_over(&self) {
         let over = !self.is_parallel() || self.storage.merged || self.storage.given_up;
@@ -91,8 +97,9 @@ impl World {
             self.tell_source(SourceEvent::StaticFailed);
             return true;
         }
-        if self.config.strategy.holds_back() && self.below(20) > 0 {
-            // Slow enough that rounds go on beside it, and pages are held back in them.
+        let strategy = self.config.strategy;
+        if (strategy.holds_back() || strategy.splits()) && self.below(20) > 0 {
+            // Slow enough that rounds go on beside it, and pages are held back or taken in them.
             return false;
         }
         let (now, count) = (self.now, Pages(1 + self.below(12)));

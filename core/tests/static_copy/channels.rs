@@ -4,6 +4,7 @@
 use dunlin_core::message::{Message, PROTOCOL_VERSION, SessionId, VmId};
 use dunlin_core::migrate::{Source, SourceAction, SourceConfig, SourceEvent, SourceMessage};
 use dunlin_core::pageset::Run;
+use dunlin_core::strategy::{First, Strategy};
 use dunlin_core::units::{Nanos, Pages};
 
 use crate::regions;
@@ -40,8 +41,14 @@ struct Outcome {
     sent: u64,
     /// The final dirty set.
     left: u64,
+    /// Until the copy is merged; none if it was given up.
+    merged: Option<Nanos>,
     /// Until the last page is sent.
     total: Nanos,
+    /// Pages of the storage channel.
+    stored: u64,
+    /// Times that a page went by either channel.
+    went: u64,
     /// Rounds in which pages were held back.
     held: u32,
     rounds: u32,
@@ -60,13 +67,17 @@ struct Play {
     /// What the storage channel still carries, in thousandths of pages; none before it begins and after it has ended.
     writing: Option<u64>,
     stored: Vec<bool>,
-    merged: bool,
+    merged: Option<Nanos>,
+    /// The storage channel has carried its part.
+    ended: bool,
+    /// There is no copy, or none any more.
+    given_up: bool,
     running: bool,
 }
 
 impl Play {
     fn new(strategy: &str, rates: Rates, writer: Writer) -> Self {
-        let strategy = strategy.parse().expect("a strategy");
+        let strategy: Strategy = strategy.parse().expect("a strategy");
         let config = SourceConfig {
             downtime: Nanos::from_millis(60),
             ..SourceConfig::new(SessionId(1), VmId(1), regions(&SHAPE), strategy)
@@ -83,7 +94,9 @@ impl Play {
             times_sent: vec![0; END as usize],
             writing: None,
             stored: vec![false; END as usize],
-            merged: false,
+            merged: None,
+            ended: false,
+            given_up: strategy.first == First::Serial,
             running: true,
         }
     }
@@ -151,10 +164,19 @@ impl Play {
             milli -= left;
             self.writing = self.source.next_static(self.now, Pages(512)).map(|run| self.store(run));
             if self.writing.is_none() {
+                self.ended = true;
                 self.tell(SourceEvent::StaticWritten);
-                self.merged = true;
-                self.hear(&Message::StaticMerged);
+                self.merge();
             }
+        }
+    }
+
+    /// The target has merged the copy once every page came by one channel or the other.
+    fn merge(&mut self) {
+        let came = |page: u64| self.stored[page as usize] || self.times_sent[page as usize] > 0;
+        if self.ended && self.merged.is_none() && ram().all(came) {
+            self.merged = Some(self.now);
+            self.hear(&Message::StaticMerged);
         }
     }
 
@@ -187,12 +209,13 @@ impl Play {
                     continue;
                 }
                 SourceAction::StartStatic => self.writing = Some(0),
-                SourceAction::StopStatic => self.writing = None,
+                SourceAction::StopStatic => (self.writing, self.given_up) = (None, true),
                 SourceAction::SendPages { run, round } => {
                     self.pass(Nanos(run.count.0 * 1_000_000_000 / self.rates.migration));
                     for page in run.first.0..run.end().0 {
                         self.times_sent[page as usize] += 1;
                     }
+                    self.merge();
                     *(if round > 0 { &mut sent_live } else { &mut left }) += run.count.0;
                     let (data, zero) = (run.count, Pages::ZERO);
                     self.tell(SourceEvent::PagesSent { data, zero });
@@ -211,7 +234,10 @@ impl Play {
                 }
                 SourceAction::Pause => {
                     self.running = false;
-                    assert!(self.merged, "paused before the copy is merged");
+                    assert!(
+                        self.merged.is_some() || self.given_up,
+                        "paused before the copy is merged"
+                    );
                 }
                 SourceAction::SendHandOver(_) => break,
                 SourceAction::StartTracking => self.dirty.fill(0),
@@ -219,20 +245,24 @@ impl Play {
             }
             self.tell(SourceEvent::Done);
         }
-        let reached = |page: usize| self.stored[page] || self.times_sent[page] > 0;
-        let ram = SHAPE.iter().flat_map(|&(first, count)| first..first + count);
-        assert!(
-            ram.into_iter().all(|page| reached(page as usize)),
-            "a page went nowhere"
-        );
+        let since = |time: Nanos| time.saturating_sub(Nanos::from_secs(1));
+        let stored = self.stored.iter().filter(|&&stored| stored).count() as u64;
+        let times_sent: u64 = self.times_sent.iter().map(|&times| u64::from(times)).sum();
         Outcome {
             sent: sent_live,
             left,
-            total: self.now.saturating_sub(Nanos::from_secs(1)),
+            merged: self.merged.map(since),
+            total: since(self.now),
+            stored,
+            went: stored + times_sent,
             held,
             rounds: self.source.round(),
         }
     }
+}
+
+fn ram() -> impl Iterator<Item = u64> {
+    SHAPE.iter().flat_map(|&(first, count)| first..first + count)
 }
 
 fn play(strategy: &str, rates: Rates, writer: Writer) -> Outcome {
@@ -291,4 +321,76 @@ fn rounds_that_send_nothing_do_not_spin() {
     let held = play("par-migrate,hold=hot", RATES, Writer::Hotset);
     let shortest = u64::from(held.rounds - 1) * 100;
     assert!(held.total.as_micros() / 1000 >= shortest, "{held:?}");
+}
+
+fn millis(time: Option<Nanos>) -> u64 {
+    time.expect("it is merged").as_micros() / 1000
+}
+
+#[test]
+fn two_channels_of_one_speed_take_half_the_time() {
+    for (storage, migration) in [(2000, 2000), (8000, 8000), (2000, 8000), (8000, 2000)] {
+        let rates = Rates {
+            storage,
+            migration,
+            guest: 0,
+        };
+        let whole = ALL * 1000 / (storage + migration);
+        let plain = play("par-migrate", rates, Writer::Uniform);
+        assert_eq!((plain.stored, plain.went), (ALL, ALL), "{plain:?}");
+        let split = play("par-migrate,split=speed", rates, Writer::Uniform);
+        assert_eq!(split.went, ALL, "a page goes one way only: {rates:?}: {split:?}");
+        let took = millis(split.merged);
+        assert!(
+            (whole..whole * 108 / 100 + 100).contains(&took),
+            "{rates:?}: {whole} ms, {split:?}"
+        );
+        let part = ALL * storage / (storage + migration);
+        assert!(split.stored.abs_diff(part) < ALL / 20, "{rates:?}: {split:?}");
+    }
+}
+
+/// What the guest writes goes again, and nothing else does.
+#[test]
+fn both_channels_carry_the_copy_of_a_guest_that_writes() {
+    for writer in [Writer::Hotset, Writer::Zipf, Writer::Uniform] {
+        let rates = Rates {
+            storage: 4000,
+            migration: 4000,
+            guest: 1000,
+        };
+        let plain = play("par-migrate", rates, writer);
+        for strategy in ["par-migrate,split=speed", "par-migrate,split=speed,hold=hot"] {
+            let split = play(strategy, rates, writer);
+            assert!(
+                millis(split.merged) * 100 <= millis(plain.merged) * 75,
+                "{writer:?}, {strategy}: {split:?}, {plain:?}"
+            );
+            assert!(
+                split.total < plain.total,
+                "{writer:?}, {strategy}: {split:?}, {plain:?}"
+            );
+            assert!(split.went <= plain.went, "{writer:?}, {strategy}: {split:?}, {plain:?}");
+            assert!(
+                split.left * 10 <= plain.left * 11 + 100,
+                "{writer:?}, {strategy}: {split:?}, {plain:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_storage_channel_that_is_too_slow_is_given_up() {
+    for (storage, given_up) in [(0, true), (400, true), (600, false)] {
+        let rates = Rates {
+            storage,
+            migration: 8000,
+            guest: 1000,
+        };
+        let split = play("par-migrate,split=speed", rates, Writer::Hotset);
+        assert_eq!(split.merged.is_none(), given_up, "{split:?}");
+        let alone = play("precopy", rates, Writer::Hotset);
+        assert!(split.total.0 * 100 <= alone.total.0 * 115, "{split:?}, {alone:?}");
+        assert!(split.went <= alone.went + ALL / 4, "{split:?}, {alone:?}");
+    }
 }

@@ -3,6 +3,7 @@
 mod channels;
 mod hold;
 mod source;
+mod split;
 mod target;
 
 use dunlin_core::message::{Region, Regions};

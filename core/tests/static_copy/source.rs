@@ -61,7 +61,7 @@ impl Host {
         self.tell(SourceEvent::Message(message));
     }
 
-    fn is_asked(&mut self, action: SourceAction) {
+    pub(crate) fn is_asked(&mut self, action: SourceAction) {
         assert_eq!(self.source.poll(self.now), action);
     }
 
@@ -245,6 +245,19 @@ fn the_hand_over_takes_its_part_of_the_downtime() {
         host.sends(1, 6, 2);
         assert_eq!(host.ends(1, 1).verdict.decision, decision, "{downtime} ms");
     }
+}
+
+#[test]
+fn a_copy_that_is_written_before_it_has_begun_is_given_up_if_nobody_merges_it() {
+    let mut host = Host::starting("never");
+    host.tell(SourceEvent::StaticWritten);
+    host.tell(SourceEvent::Done);
+    for round in 1..=30 {
+        host.begins(round, 0);
+        assert_eq!(decided(&host.ends(round, 0)).0, Decision::Continue);
+    }
+    host.does(SourceAction::StopStatic);
+    host.begins(31, ALL);
 }
 
 #[test]

@@ -21,6 +21,10 @@ struct Host(Target<'static>);
 impl Host {
     /// Up to the pages of round 1: six pages, a hole of two, and two pages.
     fn waiting_for_pages() -> Self {
+        Self::waiting(false)
+    }
+
+    fn waiting(split: bool) -> Self {
         let config = TargetConfig {
             session: SessionId(1),
             vm: VmId(1),
@@ -29,6 +33,7 @@ impl Host {
             verify: false,
             static_copy: true,
             pb_data: false,
+            split,
             network_timeout: Nanos::from_secs(60),
         };
         let words = || vec![0; words_needed(Pages(10))].leak();
@@ -95,6 +100,40 @@ fn pages_of_the_migration_channel_make_it_whole() {
     host.tell(TargetEvent::Received(run(8, 2)));
     host.tell(TargetEvent::StaticEnded);
     host.does(MERGED);
+}
+
+#[test]
+fn the_rest_of_a_split_copy_comes_on_the_migration_channel() {
+    let mut host = Host::waiting(true);
+    host.tell(TargetEvent::StaticReceived(run(0, 6)));
+    host.tell(TargetEvent::StaticEnded);
+    host.is_asked(WAIT);
+    host.tell(TargetEvent::Received(run(8, 1)));
+    host.is_asked(WAIT);
+    host.tell(TargetEvent::Received(run(9, 1)));
+    host.does(MERGED);
+    host.tell(TargetEvent::Received(run(9, 1)));
+    host.is_asked(WAIT);
+}
+
+#[test]
+fn pages_before_the_end_of_a_split_copy_do_not_end_it() {
+    let mut host = Host::waiting(true);
+    host.tell(TargetEvent::Received(run(0, 6)));
+    host.tell(TargetEvent::Received(run(8, 2)));
+    host.is_asked(WAIT);
+    host.tell(TargetEvent::StaticEnded);
+    host.does(MERGED);
+}
+
+#[test]
+fn a_split_copy_can_fail() {
+    let mut host = Host::waiting(true);
+    host.tell(TargetEvent::StaticReceived(run(0, 6)));
+    host.tell(TargetEvent::StaticFailed);
+    host.does(FAILED);
+    host.tell(TargetEvent::Received(run(8, 2)));
+    host.is_asked(WAIT);
 }
 
 #[test]

@@ -140,7 +140,8 @@ impl Receiving<'_> {
         let config = GuestConfig::decode(wanted.config).map_err(|error| cannot_build(&error))?;
         let machine = AnyGuest::host_machine(config.kind).map_err(|error| cannot_build(&error))?;
         let scales = config.kind == GuestKind::Kvm && KvmGuest::scales_tsc().unwrap_or(false);
-        let mut capabilities = Capabilities::CHECKSUM | Capabilities::VERIFY | Capabilities::RECONNECT;
+        let mut capabilities =
+            Capabilities::CHECKSUM | Capabilities::VERIFY | Capabilities::RECONNECT | Capabilities::SPLIT;
         if wanted.capabilities.contains(Capabilities::POST_COPY) {
             capabilities.set(Capabilities::POST_COPY, can_post_copy(config.kind));
         }

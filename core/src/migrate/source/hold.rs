@@ -29,40 +29,11 @@ use crate::migrate::regions::remove_outside;
 use crate::pageset::{PageSet, PageSetError};
 use crate::units::{Nanos, Pages};
 
+use super::speed::Speed;
 use super::static_copy::StaticCopy;
 
 /// Rounds that are looked ahead: there are few between the longest and the shortest where they get shorter at all.
 const ROUNDS_AHEAD: u32 = 16;
-
-/// Pages and the time they took.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Speed {
-    pages: Pages,
-    time: Nanos,
-}
-
-impl Speed {
-    pub(super) const fn new(pages: Pages, time: Nanos) -> Self {
-        Self { pages, time }
-    }
-
-    pub(super) fn add(&mut self, pages: Pages, time: Nanos) {
-        self.pages = self.pages.saturating_add(pages);
-        self.time = self.time.saturating_add(time);
-    }
-
-    /// How long `pages` take, rounded down, stopping at the largest time; `None` as long as there were no pages.
-    pub(super) fn time_for(self, pages: Pages) -> Option<Nanos> {
-        let nanos = (u128::from(pages.0) * u128::from(self.time.0)).checked_div(u128::from(self.pages.0))?;
-        Some(Nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
-    }
-
-    /// Pages in `time`, rounded down, stopping at the largest number; none if the time they took is zero.
-    pub(super) fn pages_in(self, time: Nanos) -> Pages {
-        let pages = (u128::from(self.pages.0) * u128::from(time.0)).checked_div(u128::from(self.time.0));
-        Pages(pages.map_or(0, |pages| u64::try_from(pages).unwrap_or(u64::MAX)))
-    }
-}
 
 /// The two sets, and what is measured. Two [`PageSet`]s over the VM, borrowed.
 #[derive(Debug)]
@@ -247,6 +218,11 @@ impl Source<'_> {
             Some(holding) if holding.withheld => holding.hot.len(),
             _ => Pages::ZERO,
         }
+    }
+
+    /// No round has begun, and the host does nothing else either.
+    pub(super) fn between_rounds(&self) -> bool {
+        self.step == Step::RoundStart && !self.outstanding
     }
 
     /// A round that still sends pages, or is about to.

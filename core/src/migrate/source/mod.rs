@@ -6,6 +6,8 @@ mod messages;
 mod pb_data;
 mod push;
 mod rounds;
+mod speed;
+mod split;
 mod static_copy;
 mod trouble;
 mod view;
@@ -20,9 +22,10 @@ use crate::message::{AbortReason, Mode, end_gfn, run_in_regions, total_pages};
 use crate::pageset::{PageSet, PageSetError, Run, words_needed};
 use crate::switch::Switcher;
 use crate::units::{Gfn, Nanos, Pages};
-use hold::{Holding, Speed};
+use hold::Holding;
 use pb_data::PbData;
 use push::Pushing;
+use speed::Speed;
 use static_copy::{AfterStatic, StaticCopy, switch_setting};
 
 /// Most pages of one data action: a run of the wire, and short enough that events are looked at often.
@@ -139,6 +142,9 @@ pub struct Source<'w> {
     /// Where the host takes its next pages from, and how many it has taken.
     static_next: Gfn,
     static_taken: Pages,
+    /// The pages from here on are the rounds'.
+    static_end: Gfn,
+    static_too_slow: bool,
     /// When the target must have merged all of it.
     static_due: Option<Nanos>,
     pb_data: PbData,
@@ -239,6 +245,8 @@ impl<'w> Source<'w> {
             static_began: now,
             static_next: Gfn::ZERO,
             static_taken: Pages::ZERO,
+            static_end: end_gfn(&config.regions),
+            static_too_slow: false,
             static_due: None,
             pb_data: PbData::NotAsked,
             paused: false,

@@ -72,6 +72,7 @@ impl Source<'_> {
         self.round += 1;
         self.cursor = Gfn::ZERO;
         self.hold_back(now);
+        self.take_from_static(now);
         self.round_pages = self.pending.len();
         self.sent_data = Pages::ZERO;
         self.sent_zero = Pages::ZERO;

@@ -4,13 +4,12 @@
 //! migration channel, and nothing is decided before it is. Where the paper is silent: a copy that fails is given up, and the
 //! migration goes on as if it had begun without one.
 
-use super::hold::Speed;
 use super::{Source, Step};
 use crate::message::{AbortReason, Mode, Violation, total_pages};
 use crate::pageset::Run;
 use crate::strategy::First;
 use crate::switch::{SwitchSetting, Switcher};
-use crate::units::{Gfn, Nanos, Pages};
+use crate::units::{Nanos, Pages};
 
 /// What the host writes at a time.
 const STATIC_BLOCK: Nanos = Nanos::from_millis(50);
@@ -62,12 +61,11 @@ impl Source<'_> {
     /// The next pages of the static copy for the host to write, at most `most`: a run in one region, in ascending order, short
     /// enough that how far the copy is follows from it. `None` when there are no more. O(regions).
     pub fn next_static(&mut self, now: Nanos, most: Pages) -> Option<Run> {
-        let regions = &self.config.regions;
-        let region = regions.iter().map(|region| Run::new(region.first, region.pages));
-        let left = region.filter(|region| region.end() > self.static_next);
-        let run = left.map(|region| from(region, self.static_next)).next()?;
-        let elapsed = now.saturating_sub(self.static_began);
-        let block = Speed::new(self.static_taken, elapsed).pages_in(STATIC_BLOCK);
+        let regions = self.config.regions.iter();
+        let run = regions
+            .map(|region| self.untaken_of(Run::new(region.first, region.pages)))
+            .find(|run| run.count > Pages::ZERO)?;
+        let block = self.storage_speed(now).pages_in(STATIC_BLOCK);
         let count = block.max(STATIC_BLOCK_MIN).min(most).max(Pages(1)).min(run.count);
         let run = Run::new(run.first, count);
         self.static_next = run.end();
@@ -75,15 +73,19 @@ impl Source<'_> {
         Some(run)
     }
 
-    /// How long the host will still take pages of the static copy at the speed it had so far; `None` as long as it has
-    /// none.
+    /// How long pages of the static copy will still be taken at the speeds so far; `None` as long as they are not known.
     pub(super) fn static_left(&self, now: Nanos) -> Option<Nanos> {
-        let rest = total_pages(&self.config.regions).saturating_sub(self.static_taken);
-        Speed::new(self.static_taken, now.saturating_sub(self.static_began)).time_for(rest)
+        let (storage, rest) = (self.storage_speed(now), self.static_rest());
+        match self.config.strategy.splits() {
+            true => storage.time_beside(self.channel_speed, rest),
+            false => storage.time_for(rest),
+        }
     }
 
     pub(super) fn static_written(&mut self, now: Nanos) {
-        if self.static_copy == StaticCopy::Running {
+        // The host's writer may be done before the host says that it has begun.
+        let starting = self.step == Step::StartStatic && self.outstanding;
+        if self.static_copy == StaticCopy::Running || starting {
             let took = now.saturating_sub(self.static_began);
             self.static_due = Some(now.saturating_add(took.max(self.config.merge_patience)));
         }
@@ -93,6 +95,7 @@ impl Source<'_> {
         if self.static_copy == StaticCopy::Running && self.static_due.is_some_and(|due| now >= due) {
             self.static_failed();
         }
+        self.check_speed(now);
     }
 
     pub(super) fn static_merged(&mut self, now: Nanos) {
@@ -116,8 +119,9 @@ impl Source<'_> {
         }
     }
 
-    /// All pages go on the migration channel after all. What the target has of the copy is replaced by them. The rule begins
-    /// anew with the round that sends them: against it, rounds beside a static copy say nothing.
+    /// All pages go on the migration channel after all, but for those that it has taken already. What the target has of the
+    /// copy is replaced by them. The rule begins anew with the round that sends them: against it, rounds beside a static copy
+    /// say nothing.
     pub(super) fn static_failed(&mut self) {
         let starting = self.step == Step::StartStatic && self.outstanding;
         if self.static_copy != StaticCopy::Running && !starting {
@@ -132,8 +136,11 @@ impl Source<'_> {
         }
         for index in 0..self.config.regions.len() {
             let region = self.config.regions[index];
+            let mut run = Run::new(region.first, region.pages);
+            // What lies beyond was sent in a round or is pending.
+            run.count = run.count.min(Pages(self.static_end.0.saturating_sub(run.first.0)));
             // The regions fit the set: they were all in it at first.
-            let _ = self.pending.insert_run(Run::new(region.first, region.pages));
+            let _ = self.pending.insert_run(run);
         }
         let in_round = self.in_round();
         let on_its_way = self.last_chunk.map_or(Pages::ZERO, |run| run.count);
@@ -161,12 +168,6 @@ impl Source<'_> {
     pub(super) fn must_stop_static(&self) -> bool {
         self.static_begun && self.static_copy != StaticCopy::Running
     }
-}
-
-/// The part of a run that does not lie below `first`, which lies below its end.
-fn from(run: Run, first: Gfn) -> Run {
-    let first = run.first.max(first);
-    Run::new(first, Pages(run.end().0 - first.0))
 }
 
 pub(super) fn switch_setting(config: &super::SourceConfig) -> SwitchSetting {

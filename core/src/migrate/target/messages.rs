@@ -136,6 +136,8 @@ impl Target<'_> {
             || self.received.insert_run(run).is_err()
         {
             self.violation(Violation::PageOutside);
+        } else {
+            self.complete_static();
         }
     }
 

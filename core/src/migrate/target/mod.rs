@@ -66,6 +66,8 @@ pub struct Target<'w> {
     static_told: bool,
     /// The host was asked to install what the storage channel has.
     reads_pb_data: bool,
+    /// The storage channel has brought its part of a static copy, the migration channel not yet all of the other.
+    static_rest_comes: bool,
     ready_sent: bool,
     running: bool,
     round: u32,
@@ -134,6 +136,7 @@ impl<'w> Target<'w> {
             static_end: None,
             static_told: false,
             reads_pb_data: false,
+            static_rest_comes: false,
             ready_sent: false,
             running: false,
             round: 0,

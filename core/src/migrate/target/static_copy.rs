@@ -17,11 +17,21 @@ impl Target<'_> {
         }
     }
 
-    /// A copy that ends without having brought every page is none.
+    /// A copy that ends without having brought every page is none, unless the rest comes on the migration channel; for that the
+    /// source has patience.
     pub(super) fn end_static(&mut self, whole: bool) {
         if self.takes_static() && self.static_end.is_none() {
             let all = self.received.len() == total_pages(&self.config.regions);
-            self.static_end = Some(whole && all);
+            self.static_rest_comes = whole && !all && self.config.split;
+            self.static_end = (!self.static_rest_comes).then_some(whole && all);
+        }
+    }
+
+    /// Pages came on the migration channel: perhaps the last of a static copy.
+    pub(super) fn complete_static(&mut self) {
+        if self.static_rest_comes && self.received.len() == total_pages(&self.config.regions) {
+            self.static_rest_comes = false;
+            self.static_end = Some(true);
         }
     }
 

@@ -75,8 +75,10 @@ impl<'s> StaticWriter<'s> {
     }
 
     /// Ends the thread of a copy that the machine has given up, and says so, unless that was said.
-    pub(super) fn give_up(&mut self) {
-        if !self.failed.load(Ordering::Acquire) {
+    pub(super) fn give_up(&mut self, too_slow: bool) {
+        if too_slow {
+            eprintln!("dunlin: the storage directory is too slow to be of use, all pages go over the network");
+        } else if !self.failed.load(Ordering::Acquire) {
             eprintln!(
                 "dunlin: the target did not merge the static copy, all pages go over the network: see what it says, and whether both hosts mount the same directory"
             );

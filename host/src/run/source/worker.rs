@@ -150,8 +150,12 @@ impl Worker<'_, '_, '_, '_> {
             SourceAction::StartStatic => return self.start_static(),
             SourceAction::StartPbData => return self.start_pb_data(),
             SourceAction::StopStatic => {
-                if matches!(self.shared.lock().phase(), Phase::PreCopy) {
-                    self.static_writer.give_up();
+                let (phase, too_slow) = {
+                    let source = self.shared.lock();
+                    (source.phase(), source.static_too_slow())
+                };
+                if phase == Phase::PreCopy {
+                    self.static_writer.give_up(too_slow);
                 } else {
                     self.static_writer.stop();
                 }
@@ -215,6 +219,7 @@ impl Worker<'_, '_, '_, '_> {
         capabilities.set(Capabilities::POST_COPY, options.strategy.can_post_copy());
         capabilities.set(Capabilities::STORAGE, options.strategy.first == First::Parallel);
         capabilities.set(Capabilities::PB_DATA, options.strategy.has_pb_data());
+        capabilities.set(Capabilities::SPLIT, options.strategy.splits());
         capabilities.set(Capabilities::CHECKSUM, options.checksum);
         capabilities.set(Capabilities::VERIFY, options.verify);
         let regions = self.shared.lock().config().regions.clone();

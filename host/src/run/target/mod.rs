@@ -227,6 +227,7 @@ impl TargetRun<'_> {
             verify,
             static_copy: hello.capabilities.contains(Capabilities::STORAGE),
             pb_data: hello.capabilities.contains(Capabilities::PB_DATA),
+            split: hello.capabilities.contains(Capabilities::SPLIT),
             network_timeout: hello.network_timeout.clamp(SHORTEST_SILENCE, LONGEST_SILENCE),
         };
         let target = Target::new(config, &mut received, &mut missing, clock.now())

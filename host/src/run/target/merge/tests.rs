@@ -29,6 +29,7 @@ pub(in super::super) fn shared(memory: &GuestMemory) -> SharedTarget<'static> {
         verify: true,
         static_copy: true,
         pb_data: false,
+        split: false,
         network_timeout: Nanos::from_secs(3600),
     };
     SharedTarget {
