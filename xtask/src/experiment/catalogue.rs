@@ -432,8 +432,9 @@ fn filtered_writes() -> anyhow::Result<Experiment> {
         claims: &["R13", "R15"],
         title: "Half of the dirty pages held back, a write-intensive guest",
         chosen: "The 2017 paper's first workload wrote 35 420 of 262 144 pages while all were copied once: so does a guest that \
-                 writes by Zipf's law, which stands for the many servers of that benchmark. hybrid:1 is its original hybrid copy. Observing takes 8 s here as \
-                 there, but that is the time of 2.4 copies instead of 0.4; so time is told with and without it."
+                 writes by Zipf's law, which stands for the many servers of that benchmark. hybrid:1 is its original hybrid \
+                 copy. Observing takes 8 s here as there, but that is the time of 2.4 copies instead of 0.4; so time is told with \
+                 and without it."
             .into(),
         setup: filtered_setup("zipf:0.99", INVALID.0 / INVALID.1)?,
         arms: vec![
