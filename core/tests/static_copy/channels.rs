@@ -394,3 +394,15 @@ fn a_storage_channel_that_is_too_slow_is_given_up() {
         assert!(split.went <= alone.went + ALL / 4, "{split:?}, {alone:?}");
     }
 }
+
+/// A slow channel takes no more towards the end than it can carry by then.
+#[test]
+fn neither_channel_waits_for_the_other() {
+    let rates = Rates {
+        storage: 20_000,
+        migration: 100,
+        guest: 0,
+    };
+    let split = play("par-migrate,split=speed", rates, Writer::Uniform);
+    assert!(millis(split.merged) < 1000, "{split:?}");
+}
