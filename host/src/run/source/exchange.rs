@@ -55,7 +55,7 @@ fn talk(shared: &SharedSource<'_>, folder: &Folder) -> Result<(), StorageError> 
     Ok(())
 }
 
-/// What becomes of the folder.
+/// What becomes of the folder, now that the attempt has ended so.
 pub(super) fn leave(folder: &Folder, outcome: SourceOutcome) {
     let left = match outcome {
         SourceOutcome::Aborted {
@@ -73,3 +73,6 @@ pub(super) fn leave(folder: &Folder, outcome: SourceOutcome) {
         eprintln!("dunlin: {}", crate::run::chain(&error));
     }
 }
+
+#[cfg(test)]
+mod tests;

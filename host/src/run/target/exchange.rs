@@ -70,3 +70,6 @@ fn talk(shared: &SharedTarget<'_>, directory: &SessionDirectory) -> Result<(), S
     }
     Ok(())
 }
+
+#[cfg(test)]
+pub(super) mod tests;

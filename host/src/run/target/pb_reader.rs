@@ -227,3 +227,6 @@ impl Work<'_, '_> {
         self.stop.load(Ordering::Acquire)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,11 @@ const PAGE: usize = PAGE_SIZE as usize;
 
 /// A target that was just accepted, with room for the hash of every page.
 pub(in super::super) fn shared(memory: &GuestMemory) -> SharedTarget<'static> {
+    shared_with(memory, true)
+}
+
+/// The same, with pages that are to be compared in the end or not.
+pub(in super::super) fn shared_with(memory: &GuestMemory, verify: bool) -> SharedTarget<'static> {
     let words = words_needed(Pages(memory.end_gfn().0));
     let set = || Box::leak(vec![0; words].into_boxed_slice());
     let config = TargetConfig {
@@ -26,9 +31,9 @@ pub(in super::super) fn shared(memory: &GuestMemory) -> SharedTarget<'static> {
         vm: VmId(9),
         regions: crate::run::vm::regions(memory.layout()),
         protocol: PROTOCOL_VERSION,
-        verify: true,
+        verify,
         static_copy: true,
-        pb_data: false,
+        pb_data: true,
         split: false,
         network_timeout: Nanos::from_secs(3600),
     };

@@ -1,0 +1,149 @@
+//! Missing pages from segments of a small guest.
+
+use super::super::exchange::tests::Scene;
+use super::*;
+use crate::memory::tests::{memory, noise, run};
+use crate::memory::{FaultOrigin, GuestMemory};
+use crate::storage::SegmentWriter;
+
+/// The pages that are missing: two runs in what will be two segments.
+const MISSING: u64 = 0b1111_0000_0111;
+
+/// A guest that runs without these pages, and a source that has them.
+struct Story {
+    scene: Scene,
+    source: GuestMemory,
+    uffd: Arc<Userfaultfd>,
+    asked: Asked,
+    latencies: Latencies,
+}
+
+impl Story {
+    fn new() -> Self {
+        let scene = Scene::running(MISSING);
+        let source = memory(1 << 20);
+        source.fill(run(0, 256), noise).unwrap();
+        source.discard(run(9, 1)).unwrap();
+        let uffd = Arc::new(Userfaultfd::open(Arc::clone(&scene.memory), FaultOrigin::UserMode).unwrap());
+        uffd.register_missing().unwrap();
+        scene.shared.feed(TargetEvent::LinkLost);
+        Self {
+            scene,
+            source,
+            uffd,
+            asked: Asked::default(),
+            latencies: Latencies::new(),
+        }
+    }
+
+    fn write(&self, sequence: u32, pages: &[Run], last: bool) {
+        let mut writer = SegmentWriter::create(&self.scene.directory, Kind::PbData, sequence).unwrap();
+        for pages in pages {
+            if *pages == run(9, 1) {
+                writer.add_zeros(*pages);
+            } else {
+                assert_eq!(writer.add(&self.source, *pages).unwrap(), pages.count);
+            }
+        }
+        writer.finish(last).unwrap();
+    }
+
+    fn work(&self) -> Work<'_, 'static> {
+        Work {
+            reading: Reading {
+                directory: self.scene.directory.clone(),
+                shared: &self.scene.shared,
+                uffd: Arc::clone(&self.uffd),
+                asked: &self.asked,
+                latencies: &self.latencies,
+            },
+            stop: Arc::default(),
+            spans: Vec::new(),
+            last: false,
+        }
+    }
+
+    fn missing(&self) -> Vec<u64> {
+        let target = self.scene.shared.lock();
+        target
+            .missing()
+            .runs()
+            .flat_map(|run| run.first.0..run.end().0)
+            .collect()
+    }
+
+    fn expect_same(&self, pages: Run) {
+        let memory = &self.scene.memory;
+        assert_eq!(memory.hash_run(pages).unwrap(), self.source.hash_run(pages).unwrap());
+    }
+}
+
+#[test]
+fn what_is_missing_is_installed_and_no_more() {
+    let story = Story::new();
+    // Page 1 has come by the network meanwhile; whatever the directory has of it is not looked at.
+    let page = [7; PAGE_SIZE as usize];
+    story.uffd.copy(Gfn(1), &page).unwrap();
+    let run_of_one = run(1, 1);
+    story.scene.shared.feed(TargetEvent::Installed {
+        run: run_of_one,
+        demanded: true,
+    });
+    story.write(0, &[run(0, 3)], false);
+    story.write(1, &[run(8, 1), run(9, 1), run(10, 2)], true);
+    let mut work = story.work();
+    assert!(work.read(0).unwrap());
+    assert_eq!(story.missing(), [8, 9, 10, 11]);
+    assert!(work.read(1).unwrap());
+    assert_eq!(story.missing(), [0; 0]);
+    assert!(!work.read(2).unwrap() && work.last);
+    for pages in [run(0, 1), run(2, 1), run(8, 4)] {
+        story.expect_same(pages);
+    }
+    assert_eq!(story.scene.memory.read_u64(PAGE_SIZE), u64::from_ne_bytes([7; 8]));
+    let totals = story.scene.shared.lock().totals();
+    assert_eq!((totals.demanded, totals.stored), (1, 6));
+}
+
+#[test]
+fn what_a_vcpu_waits_for_comes_first() {
+    let story = Story::new();
+    story.write(0, &[run(0, 3)], false);
+    story.write(1, &[run(8, 4)], true);
+    let mut work = story.work();
+    work.discover().unwrap();
+    // One that no segment has, and one that is there already, wait for something else.
+    story
+        .asked
+        .lock()
+        .unwrap()
+        .extend([10, 5, 40].map(|gfn| (Gfn(gfn), Instant::now())));
+    work.serve_asked().unwrap();
+    assert_eq!(story.missing(), [0, 1, 2, 8, 9, 11]);
+    story.expect_same(run(10, 1));
+    assert!(story.latencies.percentiles().0 > 0, "nobody waited for it");
+}
+
+/// It is there a moment later, as on a network file system, or was mended by hand.
+#[test]
+fn a_segment_that_cannot_be_read_is_tried_again() {
+    let story = Story::new();
+    story.write(0, &[run(0, 3)], false);
+    let path = story.scene.directory.path().join("pbdata-000000.segment");
+    let whole = std::fs::read(&path).unwrap();
+    let mut damaged = whole.clone();
+    damaged[5000] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let mut work = story.work();
+    assert!(matches!(
+        work.read(0),
+        Err(ReadError::Storage(StorageError::Damaged { .. }))
+    ));
+    assert_eq!(story.missing().len(), 7, "something of it was used");
+    std::fs::write(&path, whole).unwrap();
+    assert!(work.read(0).unwrap());
+    assert!(!work.read(1).unwrap() && !work.last);
+    story.write(1, &[run(8, 4)], true);
+    assert!(work.read(1).unwrap());
+    assert_eq!(story.missing(), [0; 0]);
+}
