@@ -108,8 +108,8 @@ fn what_is_missing_is_installed_and_no_more() {
 #[test]
 fn what_a_vcpu_waits_for_comes_first() {
     let story = Story::new();
-    story.write(0, &[run(0, 3)], false);
-    story.write(1, &[run(8, 4)], true);
+    story.write(0, &[run(0, 3), run(8, 2)], false);
+    story.write(1, &[run(10, 2)], true);
     let mut work = story.work();
     work.discover().unwrap();
     // One that no segment has, and one that is there already, wait for something else.
