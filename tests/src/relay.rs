@@ -155,6 +155,11 @@ impl Relay {
         lock(&self.shared.trigger).handed_over()
     }
 
+    /// The source has said that it gave the guest up.
+    pub fn committed(&self) -> bool {
+        lock(&self.shared.trigger).committed()
+    }
+
     /// Fails if the deed could not be done.
     ///
     /// # Errors

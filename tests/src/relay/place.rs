@@ -123,6 +123,7 @@ pub struct Trigger {
     seen: u64,
     /// How the guest was handed over, once it was.
     handed_over: Option<(Mode, u64)>,
+    committed: bool,
     running: bool,
 }
 
@@ -134,6 +135,7 @@ impl Trigger {
             count: place.count(random),
             seen: 0,
             handed_over: None,
+            committed: false,
             running: false,
         }
     }
@@ -141,6 +143,11 @@ impl Trigger {
     /// How the guest was handed over, and how many pages were dirty then.
     pub const fn handed_over(&self) -> Option<(Mode, u64)> {
         self.handed_over
+    }
+
+    /// The source has said that it gave the guest up.
+    pub const fn committed(&self) -> bool {
+        self.committed
     }
 
     /// True if it strikes behind the frame.
@@ -153,6 +160,7 @@ impl Trigger {
         if let Some(Message::HandOver { mode, final_dirty, .. }) = &passing.message {
             self.handed_over = Some((*mode, final_dirty.0));
         }
+        self.committed |= matches!(passing.message, Some(Message::Commit));
         if !self.is_here(passing) {
             self.running |= matches!(passing.message, Some(Message::Running));
             return false;
@@ -252,7 +260,9 @@ mod tests {
         };
         assert!(!says(&mut commit, hand_over));
         assert_eq!(commit.handed_over(), Some((Mode::PostCopy, 7)));
+        assert!(!commit.committed());
         assert!(says(&mut commit, Message::Commit));
+        assert!(commit.committed());
         let start = |round| Message::RoundStart { round, pages: Pages(1) };
         let mut round = Trigger::new(Place::Round, 0);
         assert!(!says(&mut round, start(1)));

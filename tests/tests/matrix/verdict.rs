@@ -165,7 +165,13 @@ fn attempt(case: &Case) -> anyhow::Result<Ending> {
     let ending = match killed {
         None => both_live(&mut stage, case, &mut migration),
         Some(Side::Target) => without_target(&mut stage, &mut migration),
-        Some(Side::Source) => without_source(&mut stage, relay.handed_over()),
+        Some(Side::Source) => {
+            let recorded = stage.recorded(Side::Source)?;
+            // What is said must be on record before.
+            let on_record = !relay.committed() || recorded["state"] != "ended";
+            ensure!(on_record, "given up, but the source has on record {recorded}");
+            without_source(&mut stage, relay.handed_over())
+        }
     }?;
     relay.check()?;
     Ok(if relay.has_struck() { ending } else { "never struck" })
