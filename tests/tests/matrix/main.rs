@@ -17,7 +17,9 @@ use dunlin_tests::{Capability, require};
 #[test]
 fn faults_of_the_network_and_of_processes() {
     if can() {
-        pool::run_all("faults", &Case::seeds(), |seed| verdict::run(&Case::of(seed)));
+        pool::run_all("faults_of_the_network", &Case::seeds(), |seed| {
+            verdict::run(&Case::of(seed))
+        });
     }
 }
 
