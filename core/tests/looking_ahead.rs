@@ -310,6 +310,26 @@ fn the_likeliest_is_pushed_first_and_again_after_a_cut() {
 }
 
 #[test]
+fn what_was_written_before_the_copy_is_not_sent_twice() {
+    let mut host = Host::observed("hybrid:1,push=forecast", 8, |_| 0xff);
+    host.begins(1, 8);
+    host.sends(1, 0, 8);
+    assert_eq!(host.ends(1, 0).dirty, Pages::ZERO);
+}
+
+#[test]
+fn rounds_go_in_pieces_short_enough_for_samples() {
+    let mut host = Host::observed("hybrid:1,push=forecast", 200, |_| 0);
+    host.begins(1, 200);
+    let most = host.source.config().push_pages;
+    for piece in 0..200_u64.div_ceil(most.0) {
+        let first = piece * most.0;
+        assert_eq!(host.source.next_pages().map(|run| run.first), Some(Gfn(first)));
+        host.sends(1, first, most.0.min(200 - first));
+    }
+}
+
+#[test]
 fn what_is_too_small_is_named() {
     for strategy in ["markov-sdf:0.5", "filter=ppm", "postcopy,push=forecast"] {
         let config = config(strategy, 100);

@@ -51,7 +51,7 @@ fn wrong_usage_says_what_to_do() {
         (format!("{migrate} --downtime 300"), "300ms for example"),
         (format!("{migrate} --downtime 0s"), "at least 1ms"),
         (format!("{migrate} --max-rounds 0"), "0 is not in 1.."),
-        (format!("{migrate} --goal fast"), "leave it out"),
+        (format!("{migrate} --goal fast"), "downtime<300ms"),
         ("status".into(), "--control <SOCK>|--state <DIR>"),
         ("status --control c --state d".into(), "cannot be used with"),
         ("resolve --control c".into(), "--run-here|--give-up"),

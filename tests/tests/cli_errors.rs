@@ -128,6 +128,12 @@ fn migrations_nobody_can_mean() {
         (&["--strategy", "pa-hybrid"], &["first=parallel", "--storage"]),
         (&["--strategy", "postcopy,cut=pbdata"], &["cut=pbdata", "--storage"]),
         (&["--strategy", "par-migrate"], &["first=parallel", "--storage"]),
+        (
+            &["--strategy", "auto", "--bandwidth", "1MB/s", "--goal", "speed<3"],
+            &["speed", "downtime<300ms"],
+        ),
+        (&["--strategy", "auto"], &["--bandwidth"]),
+        (&["--strategy", "hybrid:1", "--goal", "time<9s"], &["--goal", "auto"]),
         (&["--strategy", "hybrid:1", "--profile", "2s"], &["--profile", "filter"]),
         (
             &["--strategy", "markov-sdf:0.5", "--profile", "long"],

@@ -68,13 +68,15 @@ impl fmt::Display for Revision {
 /// Hysteresis: another strategy is proposed only if in two rounds in a row it (any other) was better by a tenth of what the
 /// present one costs from here, or kept the goal's bounds better.
 ///
-/// A static copy that still runs counts as done: ask when it is. About 1.3 kB; a round costs at most six forecasts without an
+/// A static copy that still runs counts as done: ask when it is. Less than 3 kB; a round costs at most six forecasts without an
 /// interval.
 #[derive(Clone, Debug)]
-pub struct Reviser<'a> {
-    profile: &'a Profile,
+pub struct Reviser {
+    profile: Profile,
     limits: Limits,
-    goal: &'a Goal,
+    goal: Goal,
+    /// Whether the guest can be slowed down.
+    can_slow: bool,
     link: Link,
     strategy: Strategy,
     switcher: Switcher,
@@ -85,17 +87,17 @@ pub struct Reviser<'a> {
     better_elsewhere: u32,
 }
 
-impl<'a> Reviser<'a> {
+impl Reviser {
     /// Before the first round of a migration by this strategy.
     ///
     /// # Errors
     /// [`ForecastError`] if the strategy cannot be forecast over this link.
     pub fn new(
         strategy: Strategy,
-        profile: &'a Profile,
+        profile: &Profile,
         link: Link,
         limits: Limits,
-        goal: &'a Goal,
+        goal: &Goal,
     ) -> Result<Self, ForecastError> {
         check(&strategy, &link)?;
         let given = Given {
@@ -107,9 +109,10 @@ impl<'a> Reviser<'a> {
         };
         let switcher = switcher(&strategy, &given.likely());
         Ok(Self {
-            profile,
+            profile: profile.clone(),
             limits,
-            goal,
+            goal: goal.clone(),
+            can_slow: true,
             link,
             strategy,
             switcher,
@@ -118,6 +121,15 @@ impl<'a> Reviser<'a> {
             measured: false,
             better_elsewhere: 0,
         })
+    }
+
+    /// The same where nobody can slow the guest down: no such strategy is proposed.
+    #[must_use]
+    pub fn without_slowing(self) -> Self {
+        Self {
+            can_slow: false,
+            ..self
+        }
     }
 
     /// The strategy it goes on with.
@@ -208,12 +220,13 @@ impl<'a> Reviser<'a> {
             slow: Slow::AutoConverge,
             ..with(SwitchRule::Never)
         };
-        rules.into_iter().map(with).chain([slowed])
+        let slowed = Some(slowed).filter(|_| self.can_slow);
+        rules.into_iter().map(with).chain(slowed)
     }
 
     fn given(&self) -> Given<'_> {
         Given {
-            profile: self.profile,
+            profile: &self.profile,
             link: &self.link,
             limits: &self.limits,
             uncertainty: Uncertainty::NONE,
@@ -225,10 +238,10 @@ impl<'a> Reviser<'a> {
     fn candidate(&self, strategy: Strategy, switcher: &Switcher, standing: Standing) -> Candidate {
         let from = |_: &Assumed<'_>| (switcher.clone(), standing);
         let whole = self.given().forecast(&strategy, from);
-        let mut candidate = Candidate::new(strategy, whole, self.goal);
+        let mut candidate = Candidate::new(strategy, whole, &self.goal);
         if whole.end != End::Never {
             let rest = whole.without(standing.elapsed, Pages(standing.sent).bytes());
-            candidate.cost_micro = Candidate::new(strategy, rest, self.goal).cost_micro;
+            candidate.cost_micro = Candidate::new(strategy, rest, &self.goal).cost_micro;
         }
         candidate
     }

@@ -160,9 +160,6 @@ pub(super) struct Foresight<'w> {
     window: PageSet<'w>,
     pub(super) scratch: &'w mut [u32],
     pub(super) ranking: &'w mut [Scored],
-    /// When the next sample is to be taken.
-    pub(super) due: Nanos,
-    pub(super) samples: u64,
 }
 
 impl<'w> Foresight<'w> {
@@ -190,8 +187,6 @@ impl<'w> Foresight<'w> {
             window: PageSet::new(window, end).map_err(|_| too_small)?,
             scratch: storage.scratch,
             ranking: storage.ranking,
-            due: Nanos::ZERO,
-            samples: 0,
         }))
     }
 
@@ -200,7 +195,6 @@ impl<'w> Foresight<'w> {
     ///
     /// What the predictor has no room for it leaves out and counts: a forecast may be wrong.
     pub(super) fn learn(&mut self, now: Nanos, written: &[u64]) -> bool {
-        self.samples += 1;
         let inside = self.window.union_words(0, written).is_ok();
         let _ = self.predictor.on_window(self.window.words(), now);
         self.window.clear();

@@ -19,6 +19,7 @@
 //!   (`Resume`), or a person decides. A target that says `Abort`, or that it never took the VM, has promised never to
 //!   run it in this session, so the source may.
 
+mod advisor;
 mod compat;
 mod foresight;
 mod regions;
@@ -28,6 +29,7 @@ mod support;
 mod target;
 mod target_types;
 
+pub use advisor::{Advisor, AdvisorSetting};
 pub use compat::{Offer, agree_on_version, check};
 pub use foresight::{ForesightError, ForesightNeed, ForesightStorage, SourceStorageError};
 pub use source::Source;

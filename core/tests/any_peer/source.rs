@@ -1,13 +1,15 @@
 //! The source against any target.
 
+use dunlin_core::choose::{Goal, Limits, Link};
 use dunlin_core::message::{Message, Mode, SessionId, TargetStanding, Violation, VmId};
 use dunlin_core::migrate::{
-    ForesightNeed, ForesightStorage, Phase, Resolution, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage,
-    SourceOutcome, SourceRecord,
+    Advisor, AdvisorSetting, ForesightNeed, ForesightStorage, Phase, Resolution, Source, SourceAction, SourceConfig,
+    SourceEvent, SourceMessage, SourceOutcome, SourceRecord,
 };
 use dunlin_core::order::push::Scored;
 use dunlin_core::pageset::Run;
-use dunlin_core::units::{Gfn, Nanos, Pages};
+use dunlin_core::strategy::SwitchRule;
+use dunlin_core::units::{BytesPerSec, Gfn, Nanos, Pages};
 use proptest::prelude::*;
 
 use crate::said::{Said, anything_said, whole_bitmap};
@@ -121,7 +123,21 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         ranking: vec![Scored::default(); need.ranking].leak(),
     };
     let storage = vec![0; Source::words_needed(&config)].leak();
-    Source::looking_ahead(config, storage, foresight, Nanos(1)).expect("storage fits")
+    let advised = config.strategy.switch == SwitchRule::Optimal;
+    let source = Source::looking_ahead(config, storage, foresight, Nanos(1)).expect("storage fits");
+    if !advised {
+        return source;
+    }
+    let setting = AdvisorSetting {
+        goal: Goal::BALANCED,
+        link: Link::new(BytesPerSec(32_000_000)),
+        limits: Limits::DEFAULT,
+        used: Pages(END),
+        vcpus: 1,
+    };
+    let table = vec![u64::MAX; Advisor::words_needed(Pages(END))].leak();
+    let advisor = Advisor::new(table, Pages(END), setting).expect("storage fits");
+    source.advised(Box::leak(Box::new(advisor)))
 }
 
 impl Host {
@@ -394,7 +410,7 @@ proptest! {
         strategy in prop::sample::select(vec![
             "precopy", "hybrid:1", "postcopy", "postcopy,cut=fail", "par-migrate", "hybrid:1,first=parallel",
             "par-migrate,hold=hot", "hybrid:1,first=parallel,hold=hot,split=speed",
-            "postcopy,push=bubble", "hybrid:1,push=bubble:3", "markov-sdf:0.5", "filter=hazard", "postcopy,push=forecast",
+            "postcopy,push=bubble", "hybrid:1,push=bubble:3", "switch=optimal", "markov-sdf:0.5", "filter=hazard", "postcopy,push=forecast",
             "hybrid:2,first=parallel,filter=ppm,push=forecast,split=speed",
         ]),
         verify: bool,

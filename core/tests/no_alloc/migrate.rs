@@ -1,14 +1,16 @@
 use crate::{Numbers, format};
+use dunlin_core::choose::{Goal, Limits, Link};
 use dunlin_core::message::{Message, Mode, Region, Regions, SessionId, TargetReport, VmId};
 use dunlin_core::migrate::{
-    FaultAnswer, FaultDecision, ForesightNeed, ForesightStorage, Source, SourceAction, SourceConfig, SourceEvent,
-    SourceMessage, SourceOutcome, Target, TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome,
+    Advisor, AdvisorSetting, FaultAnswer, FaultDecision, ForesightNeed, ForesightStorage, Source, SourceAction,
+    SourceConfig, SourceEvent, SourceMessage, SourceOutcome, Target, TargetAction, TargetConfig, TargetEvent,
+    TargetMessage, TargetOutcome,
 };
 use dunlin_core::order::filter::scratch_needed;
 use dunlin_core::order::push::Scored;
 use dunlin_core::pageset::{PageSet, Run, words_needed};
 use dunlin_core::strategy::First;
-use dunlin_core::units::{Gfn, Nanos, Pages};
+use dunlin_core::units::{BytesPerSec, Gfn, Nanos, Pages};
 
 const PAGES: Pages = Pages(4096);
 const BITMAP_WORDS: usize = 64;
@@ -26,6 +28,19 @@ enum Trouble {
     Cut,
 }
 
+/// Stands for whatever is chosen.
+const ADVISED: &str = "switch=optimal";
+
+fn advisor_setting() -> AdvisorSetting {
+    AdvisorSetting {
+        goal: Goal::BALANCED,
+        link: Link::new(BytesPerSec(32_000_000)),
+        limits: Limits::DEFAULT,
+        used: PAGES,
+        vcpus: 1,
+    }
+}
+
 pub(crate) fn drive(scratch: &mut [u64]) {
     for strategy in [
         "precopy",
@@ -39,11 +54,17 @@ pub(crate) fn drive(scratch: &mut [u64]) {
         "hybrid:2,filter=hazard,push=forecast",
         "filter=ppm",
         "postcopy,push=forecast",
+        ADVISED,
     ] {
         for trouble in [Trouble::None, Trouble::Cancel, Trouble::Cut] {
             let (mut filter, mut ranking) = ([0; scratch_needed(PAGES)], [Scored::default(); PAGES.0 as usize]);
-            let pair = Pair::new(strategy, trouble, scratch, (&mut filter, &mut ranking));
-            let looks_ahead = pair.source_looks_ahead;
+            let mut table = [0; Advisor::words_needed(PAGES)];
+            let mut advisor = Advisor::new(&mut table, PAGES, advisor_setting()).expect("storage fits");
+            let mut pair = Pair::new(strategy, trouble, scratch, (&mut filter, &mut ranking));
+            if strategy == ADVISED {
+                pair.source = pair.source.advised(&mut advisor);
+            }
+            let looks_ahead = pair.source_looks_ahead || strategy == ADVISED;
             let (source, target, samples) = pair.run();
             assert_eq!(samples > 0, looks_ahead);
             if trouble == Trouble::Cancel && !strategy.starts_with("postcopy") {

@@ -3,7 +3,6 @@
 use super::{
     ANSWER_PATIENCE, CliError, output,
     progress::ProgressView,
-    unavailable,
     values::{self, Micros},
 };
 use crate::{
@@ -11,7 +10,11 @@ use crate::{
     control::{Client, ControlError, Event, MigrateRequest},
     report::{MigrationReport, migration_table},
 };
-use dunlin_core::{strategy::Strategy, units::BytesPerSec};
+use dunlin_core::{
+    choose::{Goal, GoalError},
+    strategy::Strategy,
+    units::BytesPerSec,
+};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::{
     path::{Path, PathBuf},
@@ -31,7 +34,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR")]
     to: Address,
 
-    /// How to move: precopy, postcopy, hybrid:N, dyn-hybrid, heuristic-hybrid, as-hybrid, or a composition
+    /// How to move: precopy, postcopy, hybrid:N, dyn-hybrid, heuristic-hybrid, as-hybrid, a composition, or auto
+    ///
+    /// auto observes the guest, forecasts what each strategy would cost, takes the best one for --goal, and another one on the
+    /// way where the rounds show that it is better from there.
     ///
     /// A composition is key=value,…, possibly after a preset: hybrid:2,cut=fail. Keys: first, filter, switch, push,
     /// cut, slow, clear; a wrong value is answered with those there are.
@@ -49,8 +55,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
     storage_bandwidth: Option<BytesPerSec>,
 
-    #[command(flatten)]
-    choice: unavailable::Choice,
+    /// What --strategy auto is to choose by [default: downtime<DOWNTIME]
+    ///
+    /// Bounds such as downtime<300ms or bytes<2GiB, and weighted:time=1,downtime=10,bytes=1, separated by commas.
+    #[arg(long, value_name = "GOAL", value_parser = goal)]
+    goal: Option<String>,
 
     /// Limit for all bytes on the network [default: unlimited]
     ///
@@ -72,7 +81,7 @@ pub(super) struct Args {
 
     /// How long to observe the guest before anything is copied, for strategies that look ahead [default: 8s]
     ///
-    /// These are the ones with a filter or push=forecast. More than 8 s is of no use to markov, which remembers as much.
+    /// These are the ones with a filter or push=forecast, and auto [default: 2s]. More than 8 s is of no use to markov, which remembers as much.
     #[arg(long, value_name = "TIME", value_parser = values::time, allow_hyphen_values = true)]
     profile: Option<Micros>,
 
@@ -95,7 +104,6 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        self.choice.refuse()?;
         let interrupt = catch_signals()?;
         let mut client = Client::connect(&self.control, Wait::within(ANSWER_PATIENCE, &interrupt))?;
         client.start_migration(&self.request(), Wait::within(ANSWER_PATIENCE, &interrupt))?;
@@ -117,6 +125,7 @@ impl Args {
 
     fn request(&self) -> MigrateRequest {
         MigrateRequest {
+            goal: self.goal.clone(),
             bandwidth: self.bandwidth.map(|BytesPerSec(rate)| rate),
             // The process that holds the guest may have another working directory.
             storage: self
@@ -136,9 +145,17 @@ impl Args {
     }
 }
 
-/// The text as it was given, if it is a strategy.
+/// The text as it was given, if it is a strategy or leaves it open.
 fn strategy(text: &str) -> Result<String, dunlin_core::strategy::StrategyError> {
-    Strategy::parse(text).map(|_| text.to_owned())
+    match text {
+        "auto" => Ok(text.to_owned()),
+        _ => Strategy::parse(text).map(|_| text.to_owned()),
+    }
+}
+
+/// The text as it was given, if it is a goal.
+fn goal(text: &str) -> Result<String, GoalError> {
+    text.parse::<Goal>().map(|_| text.to_owned())
 }
 
 /// A flag that Ctrl-C and a polite kill raise.
@@ -231,9 +248,10 @@ mod tests {
     #[test]
     fn every_option_arrives() {
         let given = request(
-            "--bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --profile 500ms --network-timeout 10s --verify --no-checksum",
+            "--goal time<9s --bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --profile 500ms --network-timeout 10s --verify --no-checksum",
         );
         let expected = MigrateRequest {
+            goal: Some("time<9s".to_owned()),
             bandwidth: Some(32_000_000),
             downtime_us: 50_000,
             max_rounds: 5,

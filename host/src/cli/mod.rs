@@ -15,7 +15,6 @@ mod replay;
 mod resolve;
 mod state;
 mod status;
-mod unavailable;
 mod values;
 
 use crate::{channel::ChannelError, control::ControlError, journal::JournalError, replay::LogError, report::chain};

@@ -37,8 +37,11 @@ pub enum Resolution {
 pub struct MigrateRequest {
     /// Where the target listens.
     pub to: Address,
-    /// A preset or a composition.
+    /// A preset, a composition, or `auto`.
     pub strategy: String,
+    /// What `auto` is to choose by; `None` for a downtime below `downtime_us`.
+    #[serde(default)]
+    pub goal: Option<String>,
     /// Limit for all network bytes, in bytes per second; `None` for no limit.
     #[serde(default)]
     pub bandwidth: Option<u64>,
@@ -57,7 +60,8 @@ pub struct MigrateRequest {
     /// The shortest round of pre-copy, in microseconds: a round that is done earlier waits.
     #[serde(default = "MigrateRequest::default_min_round_us")]
     pub min_round_us: u64,
-    /// How long to observe the guest before anything is copied, in microseconds, by a strategy that looks ahead; `None` for 8 s.
+    /// How long to observe the guest before anything is copied, in microseconds, by a strategy that looks ahead; `None` for 8 s, or 2 s
+    /// with `auto`.
     #[serde(default)]
     pub profile_us: Option<u64>,
     /// How long the network may be silent before it counts as cut, in microseconds.
@@ -77,6 +81,7 @@ impl MigrateRequest {
         Self {
             to,
             strategy: strategy.into(),
+            goal: None,
             bandwidth: None,
             storage: None,
             storage_bandwidth: None,
@@ -151,7 +156,7 @@ mod tests {
             (
                 Request::Migrate(MigrateRequest::new("host:7000".parse().unwrap(), "precopy")),
                 json!({
-                    "command": "migrate", "to": "host:7000", "strategy": "precopy", "bandwidth": null,
+                    "command": "migrate", "to": "host:7000", "strategy": "precopy", "goal": null, "bandwidth": null,
                     "storage": null, "storage_bandwidth": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "profile_us": null, "network_timeout_us": 3_000_000, "verify": false, "checksum": true,
                 }),
             ),

@@ -43,6 +43,9 @@ pub struct MigrationReport {
     /// The round at whose end pre-copy could end for the first time, because a static copy went on beside it; `None` without one.
     #[serde(default)]
     pub static_done_after: Option<u32>,
+    /// What was chosen and why, and what that was to cost; `None` if the strategy was given.
+    #[serde(default)]
+    pub choice: Option<ChoiceReport>,
     /// What observing the guest took; `None` if it was not observed.
     #[serde(default)]
     pub sampling: Option<SamplingReport>,
@@ -58,6 +61,40 @@ pub struct MigrationReport {
     pub guest: GuestImpact,
     /// The comparison of both memories; `None` if it was not asked for.
     pub verified: Option<Verification>,
+}
+
+/// A strategy that was chosen, and what it was expected to cost beside what it did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChoiceReport {
+    /// What it was chosen by.
+    pub goal: String,
+    /// The strategy it went by in the end, in full.
+    pub strategy: String,
+    /// What was chosen at first, by how much, and why.
+    pub why: String,
+    /// The round after which another strategy was taken, the last time; `None` if it stayed with the first.
+    pub revised_after: Option<u32>,
+    /// Which, and why.
+    pub revised_why: Option<String>,
+    /// The time of the migration, without observing the guest, in microseconds.
+    pub time_us: Predicted,
+    /// The downtime, in microseconds.
+    pub downtime_us: Predicted,
+    /// Bytes of pages; headers are part of what it was.
+    pub bytes: Predicted,
+}
+
+/// A quantity as it was expected and as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predicted {
+    /// The least that was expected.
+    pub low: u64,
+    /// What was likely.
+    pub likely: u64,
+    /// The most.
+    pub high: u64,
+    /// What it was.
+    pub actual: u64,
 }
 
 /// What it took to observe what the guest writes, before the copy and during its rounds.
@@ -196,6 +233,7 @@ impl MigrationReport {
             guest_gap_us: 0,
             total_pages: 0,
             static_done_after: None,
+            choice: None,
             sampling: None,
             rounds: Vec::new(),
             switch: None,
@@ -303,7 +341,7 @@ pub(super) mod tests {
         let expected = json!({
             "schema": "dunlin.migration.v1", "strategy": "hybrid:2", "outcome": "completed", "reason": null,
             "total_time_us": 2_314_567, "downtime_us": 3_420, "goal_met": true, "guest_gap_us": 5_120,
-            "total_pages": 16_384, "static_done_after": 1,
+            "total_pages": 16_384, "static_done_after": 1, "choice": null,
             "sampling": {"learning_us": 1_000_123, "total_time_without_us": 1_314_444, "samples": 40, "time_us": 4_400, "mean_ns": 110_000,
                 "longest_us": 321, "slowdown_milli": 3},
             "rounds": [

@@ -12,8 +12,8 @@ mod text;
 mod vm;
 
 pub use migration::{
-    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SamplingReport, SwitchReport,
-    Verification,
+    ByteCounts, ChoiceReport, GuestImpact, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
+    SamplingReport, SwitchReport, Verification,
 };
 pub use progress::Progress;
 pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, StatusSchema};

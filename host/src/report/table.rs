@@ -1,7 +1,7 @@
 //! Reports as text for people.
 
 use super::{
-    migration::{MigrationReport, Outcome, RoundReport, SamplingReport},
+    migration::{ChoiceReport, MigrationReport, Outcome, Predicted, RoundReport, SamplingReport},
     status::{State, Status},
     text::{bytes, count, duration, milli, rate},
 };
@@ -54,6 +54,9 @@ pub fn migration_table(report: &MigrationReport, paint: Paint) -> String {
     let mut text = headline(report, paint);
     if report.bytes.total() == 0 && report.rounds.is_empty() {
         return text;
+    }
+    if let Some(choice) = &report.choice {
+        text += &chosen(choice);
     }
     text += "\n";
     text += &summary(report);
@@ -125,6 +128,33 @@ pub fn status_lines(status: &Status, paint: Paint) -> String {
         text += &format!("  {reason}\n");
     }
     text
+}
+
+/// What was chosen and why, and how near what was expected came.
+fn chosen(choice: &ChoiceReport) -> String {
+    let mut text = format!("\nChosen for {}: {}\n", choice.goal, choice.why);
+    if let (Some(round), Some(why)) = (choice.revised_after, &choice.revised_why) {
+        text += &format!("After round {round}: {why}\n");
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let mut row = |name: &str, value: Predicted, say: fn(u64) -> String| {
+        let expected = format!(
+            "{} expected, {} to {}",
+            say(value.likely),
+            say(value.low),
+            say(value.high)
+        );
+        table.add_row([
+            Cell::new(name),
+            Cell::new(say(value.actual)).set_alignment(CellAlignment::Right),
+            Cell::new(expected),
+        ]);
+    };
+    row("time", choice.time_us, micros);
+    row("downtime", choice.downtime_us, micros);
+    row("pages sent", choice.bytes, bytes);
+    text + "\n" + &table.trim_fmt() + "\n"
 }
 
 fn observed(sampling: &SamplingReport) -> String {

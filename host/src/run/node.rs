@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dunlin_core::choose::{Goal, GoalError};
 use dunlin_core::message::VmId;
 use dunlin_core::migrate::{ForesightNeed, Phase, Resolution, SourceOutcome, check_strategy};
-use dunlin_core::strategy::{Cut, First, Strategy};
+use dunlin_core::strategy::{Cut, First, Strategy, SwitchRule};
 use dunlin_core::units::{BytesPerSec, Pages};
 
 use super::recorder::Recorder;
@@ -28,6 +29,11 @@ const SPEED_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a guest is observed for a forecast where nobody says otherwise: as long as the 2017 paper does.
 const LEARNING: Duration = Duration::from_secs(8);
+
+/// The same for a choice: what is asked is how much it writes, not where.
+const PROFILE: Duration = Duration::from_secs(2);
+/// The strategy that is to be chosen.
+const AUTO: &str = "auto";
 
 /// What the process holds.
 pub(super) enum Holding {
@@ -133,8 +139,13 @@ impl Node {
     }
 
     fn options(request: &MigrateRequest) -> Result<SourceOptions, ControlError> {
-        let strategy = Strategy::parse_for(&request.strategy, request.storage.is_some())
-            .map_err(|error| ControlError::refused(error.to_string()))?;
+        let goal = goal(request)?;
+        let strategy = match &goal {
+            // Until one is chosen: one that can enter post-copy, so that whatever is chosen can.
+            Some(_) => Strategy::with_switch(SwitchRule::Optimal),
+            None => Strategy::parse_for(&request.strategy, request.storage.is_some())
+                .map_err(|error| ControlError::refused(error.to_string()))?,
+        };
         check_strategy(&strategy).map_err(|error| ControlError::refused(error.to_string()))?;
         if request.bandwidth == Some(0) {
             return Err(ControlError::refused(
@@ -157,7 +168,7 @@ impl Node {
             )));
         }
         let looks_ahead = ForesightNeed::of(&strategy, Pages(1)) != ForesightNeed::default();
-        if request.profile_us.is_some() && !looks_ahead {
+        if request.profile_us.is_some() && !looks_ahead && goal.is_none() {
             return Err(ControlError::refused(
                 "--profile observes the guest before it is moved, and this strategy would not use it: leave --profile out, or add a filter \
                  or push=forecast",
@@ -172,7 +183,12 @@ impl Node {
             downtime: Duration::from_micros(request.downtime_us),
             max_rounds: request.max_rounds.max(1),
             min_round: Duration::from_micros(request.min_round_us),
-            learning: request.profile_us.map_or(LEARNING, Duration::from_micros),
+            learning: match (request.profile_us, &goal) {
+                (Some(profile), _) => Duration::from_micros(profile),
+                (None, Some(_)) => PROFILE,
+                (None, None) => LEARNING,
+            },
+            goal,
             network_timeout: Duration::from_micros(request.network_timeout_us.max(1)),
             verify: request.verify,
             checksum: request.checksum,
@@ -483,6 +499,34 @@ fn progress_of(snapshot: &Snapshot, total: u64) -> Progress {
             .eta
             .map(|eta| u64::try_from(eta.as_micros()).unwrap_or(u64::MAX)),
     }
+}
+
+/// The goal that a strategy is chosen by: without one, the wanted downtime as a bound. `None` if the strategy is given.
+fn goal(request: &MigrateRequest) -> Result<Option<Goal>, ControlError> {
+    let auto = request.strategy == AUTO;
+    if request.goal.is_some() && !auto {
+        return Err(ControlError::refused(
+            "--goal is what --strategy auto chooses by, and this strategy is chosen already: leave one of them out",
+        ));
+    }
+    if !auto {
+        return Ok(None);
+    }
+    if request.bandwidth.is_none() {
+        return Err(ControlError::refused(
+            "--strategy auto forecasts what each strategy would cost over the link: say with --bandwidth how fast that is",
+        ));
+    }
+    if request.storage.is_some() {
+        return Err(ControlError::refused(
+            "--strategy auto chooses among strategies without storage: leave --storage out, or name a strategy with first=parallel",
+        ));
+    }
+    let wanted = || format!("downtime<{}us", request.downtime_us);
+    let goal = request.goal.clone().unwrap_or_else(wanted);
+    goal.parse()
+        .map(Some)
+        .map_err(|error: GoalError| ControlError::refused(error.to_string()))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
+use dunlin_core::choose::Interval;
 use dunlin_core::message::{AbortReason, Mode};
 use dunlin_core::migrate::{RoundReport as RoundEnded, SourceOutcome};
 use dunlin_core::switch::{Decision, Reason};
+use dunlin_core::units::Nanos;
 
 use super::source::{SamplingCost, SourceOptions, SourceResult};
 use crate::report::{
-    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SamplingReport, SwitchReport,
-    Verification,
+    ByteCounts, ChoiceReport, GuestImpact, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
+    SamplingReport, SwitchReport, Verification,
 };
 
 /// The report of one attempt. `steps_per_second_before` is the guest's speed in the second before, 0 if unknown.
 pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_second_before: u64) -> MigrationReport {
-    let mut report = MigrationReport::new(options.strategy.to_string(), outcome(result));
+    let mut report = MigrationReport::new(result.strategy.to_string(), outcome(result));
     report.reason = reason(options, result);
     report.total_time_us = micros(result.total_time);
     report.downtime_us = result.downtime.map_or(0, micros);
@@ -25,6 +27,7 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.sampling = result
         .sampling
         .map(|cost| sampling(&cost, result.total_time, steps_per_second_before));
+    report.choice = choice(options, result);
     report.rounds = result
         .rounds
         .iter()
@@ -39,7 +42,7 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
             sdf_milli: Some(round.sdf_milli),
         })
         .collect();
-    report.switch = switch(options, result);
+    report.switch = switch(result);
     report.postcopy = postcopy(result);
     report.bytes = ByteCounts {
         migration: result.migration_bytes,
@@ -57,6 +60,33 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
             time_us: micros(result.verify_time),
         });
     report
+}
+
+fn choice(options: &SourceOptions, result: &SourceResult) -> Option<ChoiceReport> {
+    let (goal, auto) = (options.goal.as_ref()?, result.auto.as_ref()?);
+    let observed = result.sampling.map_or(Duration::ZERO, |cost| cost.learning);
+    let time = |interval: Interval<Nanos>, actual: Duration| Predicted {
+        low: interval.low.as_micros(),
+        likely: interval.likely.as_micros(),
+        high: interval.high.as_micros(),
+        actual: micros(actual),
+    };
+    let forecast = &auto.forecast;
+    Some(ChoiceReport {
+        goal: goal.to_string(),
+        strategy: result.strategy.to_string(),
+        why: auto.why.clone(),
+        revised_after: auto.revised.as_ref().map(|(round, _)| *round),
+        revised_why: auto.revised.as_ref().map(|(_, why)| why.clone()),
+        time_us: time(forecast.time, result.total_time.saturating_sub(observed)),
+        downtime_us: time(forecast.downtime, result.downtime.unwrap_or_default()),
+        bytes: Predicted {
+            low: forecast.bytes.low.0,
+            likely: forecast.bytes.likely.0,
+            high: forecast.bytes.high.0,
+            actual: result.migration_bytes + result.storage_bytes + result.fault_bytes,
+        },
+    })
 }
 
 fn sampling(cost: &SamplingCost, total_time: Duration, before: u64) -> SamplingReport {
@@ -176,7 +206,7 @@ fn goal_met(options: &SourceOptions, result: &SourceResult) -> bool {
         && !(late && result.rounds.iter().any(|(round, _)| forced(round)))
 }
 
-fn switch(options: &SourceOptions, result: &SourceResult) -> Option<SwitchReport> {
+fn switch(result: &SourceResult) -> Option<SwitchReport> {
     let mode = result.mode?;
     let decided = result
         .rounds
@@ -186,12 +216,12 @@ fn switch(options: &SourceOptions, result: &SourceResult) -> Option<SwitchReport
     Some(match decided {
         Some(round) => SwitchReport {
             round: round.round,
-            rule: options.strategy.switch.to_string(),
+            rule: result.strategy.switch.to_string(),
             reason: round.verdict.reason.to_string(),
         },
         None => SwitchReport {
             round: 0,
-            rule: options.strategy.switch.to_string(),
+            rule: result.strategy.switch.to_string(),
             reason: match mode {
                 Mode::PostCopy => "post-copy from the start".to_owned(),
                 Mode::StopCopy => "stop-and-copy from the start".to_owned(),

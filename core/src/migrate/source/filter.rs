@@ -10,14 +10,16 @@
 //! post-copy can follow and no static copy goes on; a strategy that cannot enter post-copy sends such a round whole, for there
 //! waiting gains nothing.
 
-use super::{CHUNK, Source, SourceConfig, Step};
+use super::push::Pushing;
+use super::static_copy::switch_setting;
+use super::{CHUNK, NEVER, Source, SourceConfig, Step};
 use crate::message::{AbortReason, Mode};
 use crate::migrate::foresight::SAMPLE_EVERY;
 use crate::order::filter::{HoldBack, hold_back};
 use crate::order::push::Forecast;
 use crate::predict::Predictor;
-use crate::strategy::Push;
-use crate::switch::{Decision, Reason, Switcher, Verdict};
+use crate::strategy::{Push, Strategy};
+use crate::switch::{Decision, Reason, RoundEnd, Switcher, Verdict};
 use crate::units::{Nanos, Pages};
 
 /// What a filter leaves to be sent.
@@ -32,20 +34,22 @@ impl Source<'_> {
     /// After tracking has begun: the guest is observed if the strategy looks ahead.
     pub(super) fn after_start(&mut self, now: Nanos) -> Step {
         self.tracking_began = now;
-        match &mut self.foresight {
-            Some(foresight) => {
-                foresight.due = now.saturating_add(SAMPLE_EVERY);
-                Step::Learn {
-                    until: now.saturating_add(self.config.learning),
-                }
-            }
-            None => self.after_tracking(now),
+        if self.foresight.is_none() && self.advisor.is_none() {
+            return self.after_tracking(now);
+        }
+        self.sample_due = now.saturating_add(SAMPLE_EVERY);
+        Step::Learn {
+            until: now.saturating_add(self.config.learning),
         }
     }
 
     /// Enough is known.
     pub(super) fn after_learning(&mut self, now: Nanos) -> Step {
         self.learned_for = now.saturating_sub(self.tracking_began);
+        if self.foresight.is_none() {
+            self.sample_due = NEVER;
+        }
+        self.take_advice();
         if self.switcher.starts_with_post_copy() {
             Step::Pause(Mode::PostCopy)
         } else {
@@ -53,23 +57,58 @@ impl Source<'_> {
         }
     }
 
-    /// When the host is to look at the dirty bits next; never without a strategy that looks ahead.
-    pub(super) fn sample_due(&self) -> Nanos {
-        self.foresight
-            .as_ref()
-            .map_or(Nanos(u64::MAX), |foresight| foresight.due)
+    /// The advisor's strategy in place of the configured one.
+    fn take_advice(&mut self) {
+        let advice = self
+            .advisor
+            .as_mut()
+            .and_then(|advisor| advisor.choose(&self.config.regions, self.learned_for));
+        if let Some(strategy) = advice {
+            self.go_on_with(strategy);
+            self.pushing = Pushing::new(strategy.push);
+        }
+    }
+
+    fn go_on_with(&mut self, strategy: Strategy) {
+        self.config.strategy = strategy;
+        self.switcher = Switcher::new(strategy.switch, switch_setting(&self.config));
+    }
+
+    /// Another strategy, where rounds show that it is better from here, decides about this round, too.
+    pub(super) fn revised(&mut self, now: Nanos, end: &RoundEnd, verdict: Verdict) -> Verdict {
+        let idle = now.saturating_sub(self.round_ended);
+        let advice = self
+            .advisor
+            .as_mut()
+            .filter(|_| verdict.decision == Decision::Continue)
+            .and_then(|advisor| advisor.revise(end, idle));
+        match advice {
+            Some(strategy) => {
+                self.go_on_with(strategy);
+                self.switcher.on_round(end)
+            }
+            None => verdict,
+        }
     }
 
     pub(super) fn sampled(&mut self, now: Nanos, words: &[u64]) {
         if !core::mem::take(&mut self.outstanding) {
             return;
         }
-        let Some(foresight) = self.foresight.as_mut().filter(|_| self.sampling) else {
+        if !self.sampling {
             return self.broken_law(now);
-        };
+        }
+        self.samples += 1;
         // However long sampling takes, at least half of the time is left for the rest.
         let half = Nanos(SAMPLE_EVERY.0 / 2);
-        foresight.due = foresight.due.saturating_add(SAMPLE_EVERY).max(now.saturating_add(half));
+        self.sample_due = self
+            .sample_due
+            .saturating_add(SAMPLE_EVERY)
+            .max(now.saturating_add(half));
+        if let Some(advisor) = &mut self.advisor {
+            advisor.sample(words);
+        }
+        let Some(foresight) = &mut self.foresight else { return };
         // Before the copy begins every page is to be sent anyway.
         let learning = matches!(self.step, Step::Learn { .. });
         let inside = foresight.learn(now, words) && (learning || foresight.waiting.union_words(0, words).is_ok());

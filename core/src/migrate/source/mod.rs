@@ -12,6 +12,7 @@ mod static_copy;
 mod trouble;
 mod view;
 
+use super::advisor::Advisor;
 use super::foresight::{Foresight, ForesightStorage, SourceStorageError};
 use super::source_types::{
     FaultAnswer, Heard, RoundReport, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome,
@@ -30,6 +31,8 @@ use static_copy::{AfterStatic, StaticCopy, switch_setting};
 
 /// Most pages of one data action: a run of the wire, and short enough that events are looked at often.
 const CHUNK: Pages = Pages(512);
+/// A time that does not come.
+const NEVER: Nanos = Nanos(u64::MAX);
 /// Pause before a lost target is looked for.
 const RECONNECT_FIRST: Nanos = Nanos::from_millis(50);
 /// Pause between attempts to reach it.
@@ -124,6 +127,11 @@ pub struct Source<'w> {
     pushing: Pushing<'w>,
     /// `None` if the strategy does not look ahead.
     foresight: Option<Foresight<'w>>,
+    /// Chooses the strategy.
+    advisor: Option<&'w mut Advisor<'w>>,
+    /// When the next sample is to be taken; never with the largest time.
+    sample_due: Nanos,
+    samples: u64,
     step: Step,
     outstanding: bool,
     /// What is outstanding is a sample, or was the last that was.
@@ -232,6 +240,9 @@ impl<'w> Source<'w> {
             cursor: Gfn::ZERO,
             pushing: Pushing::new(config.strategy.push),
             foresight: Foresight::new(&config.strategy, end, foresight)?,
+            advisor: None,
+            sample_due: NEVER,
+            samples: 0,
             step: Step::Hello,
             outstanding: false,
             sampling: false,
@@ -279,6 +290,16 @@ impl<'w> Source<'w> {
         })
     }
 
+    /// Leaves the strategy to an advisor: the guest is observed for [`SourceConfig::learning`], then the advisor's choice takes the
+    /// place of the configured strategy. That one must be able to enter post-copy, so that any choice can, and must not look ahead.
+    #[must_use]
+    pub fn advised(self, advisor: &'w mut Advisor<'w>) -> Self {
+        Self {
+            advisor: Some(advisor),
+            ..self
+        }
+    }
+
     /// The next action. While one is outstanding, or nothing is to be done, [`SourceAction::Wait`].
     pub fn poll(&mut self, now: Nanos) -> SourceAction {
         if self.outstanding {
@@ -309,11 +330,11 @@ impl<'w> Source<'w> {
             Step::OpenFaultChannel | Step::ReopenFaultChannel { .. } => SourceAction::OpenFaultChannel,
             Step::StartTracking => SourceAction::StartTracking,
             Step::Learn { .. } | Step::RoundPages | Step::AwaitRound | Step::RoundIdle { .. }
-                if now >= self.sample_due() =>
+                if now >= self.sample_due =>
             {
                 SourceAction::Sample
             }
-            Step::Learn { until } if now < until => wait(until.min(self.sample_due()).min(self.silence_at())),
+            Step::Learn { until } if now < until => wait(until.min(self.sample_due).min(self.silence_at())),
             Step::Learn { .. } => {
                 self.step = self.after_learning(now);
                 return None;
@@ -347,8 +368,8 @@ impl<'w> Source<'w> {
                 }
             },
             Step::RoundEnd => SourceAction::Send(SourceMessage::RoundEnd { round: self.round }),
-            Step::AwaitRound => wait(self.silence_at().min(self.sample_due())),
-            Step::RoundIdle { until } if now < until => wait(until.min(self.silence_at()).min(self.sample_due())),
+            Step::AwaitRound => wait(self.silence_at().min(self.sample_due)),
+            Step::RoundIdle { until } if now < until => wait(until.min(self.silence_at()).min(self.sample_due)),
             Step::RoundIdle { .. } => {
                 self.step = Step::RoundHarvest;
                 return None;

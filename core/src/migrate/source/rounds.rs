@@ -94,6 +94,7 @@ impl Source<'_> {
         };
         self.previous_dirty = end.dirty;
         let verdict = self.switcher.on_round(&end);
+        let verdict = self.revised(now, &end, verdict);
         let verdict = self.filtered(now, verdict);
         if end.sent > Pages::ZERO {
             self.channel_speed.add(end.sent, end.duration);

@@ -3,8 +3,8 @@
 use super::static_copy::AfterStatic;
 use super::{Source, Step};
 use crate::message::{Mode, TargetReport};
-use crate::migrate::Phase;
 use crate::migrate::source_types::{RoundReport, SourceConfig, SourceOutcome};
+use crate::migrate::{Advisor, Phase};
 use crate::pageset::{PageSet, Run};
 use crate::units::{Nanos, Pages};
 
@@ -69,8 +69,13 @@ impl<'w> Source<'w> {
     }
 
     /// Samples that were taken of what the guest writes, before and in the rounds; 0 for a strategy that does not look ahead.
-    pub fn samples(&self) -> u64 {
-        self.foresight.as_ref().map_or(0, |foresight| foresight.samples)
+    pub const fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// Who chooses the strategy, if it is not given.
+    pub fn advisor(&self) -> Option<&Advisor<'w>> {
+        self.advisor.as_deref()
     }
 
     /// Pages that go over the wire in this round.

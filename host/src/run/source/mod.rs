@@ -1,5 +1,6 @@
 //! The source runner: carries out what [`Source`] decides.
 
+mod auto;
 mod exchange;
 mod folder;
 mod link;
@@ -17,13 +18,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use dunlin_core::choose::Goal;
 use dunlin_core::message::{
     CHUNK_BYTES_MAX, Capabilities, Hello, Message, Mode, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SessionId,
     TargetReport, VmId,
 };
 use dunlin_core::migrate::{
-    Phase, Resolution, RoundReport, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome,
-    SourceRecord,
+    Advisor, Phase, Resolution, RoundReport, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage,
+    SourceOutcome, SourceRecord, SourceStorageError,
 };
 use dunlin_core::pageset::Run;
 use dunlin_core::strategy::{Cut, Strategy};
@@ -45,6 +47,7 @@ use pb_writer::PbWriter;
 use sampling::{ForesightMemory, SamplingMeter};
 use static_writer::StaticWriter;
 
+pub use auto::AutoResult;
 pub use sampling::SamplingCost;
 
 /// A heartbeat is due when nothing was sent for this long (DESIGN: every second).
@@ -71,8 +74,10 @@ const HANDOVER_TIMEOUT: Nanos = Nanos::from_secs(10);
 pub struct SourceOptions {
     /// Where the target listens.
     pub to: Address,
-    /// How to move the VM.
+    /// How to move the VM; with a goal, until one is chosen.
     pub strategy: Strategy,
+    /// What to choose a strategy by, over the bandwidth that is given then; `None` for the one above.
+    pub goal: Option<Goal>,
     /// Limit for everything that goes over the network; none if absent.
     pub bandwidth: Option<BytesPerSec>,
     /// A directory that both hosts mount, for strategies with a parallel first copy.
@@ -172,6 +177,10 @@ pub struct SourceResult {
     pub gap_before_pause: Duration,
     /// Longest gap in the guest's progress on the source.
     pub source_gap: Duration,
+    /// The strategy it went by in the end: the one asked for, or chosen.
+    pub strategy: Strategy,
+    /// How it was chosen, if it was.
+    pub auto: Option<AutoResult>,
     /// What observing the guest took; `None` if it was not observed.
     pub sampling: Option<SamplingCost>,
     /// What the target measured.
@@ -232,7 +241,7 @@ pub enum SourceError {
     Random,
     /// Tracking state does not fit the VM: a defect.
     #[error("The tracking state does not fit the VM; please report this as a defect")]
-    Tracking(#[from] dunlin_core::migrate::SourceStorageError),
+    Tracking(#[from] SourceStorageError),
 }
 
 impl SourceRun<'_> {
@@ -261,6 +270,19 @@ impl SourceRun<'_> {
         let mut storage = vec![0; Source::words_needed(&config)];
         let mut foresight = ForesightMemory::new(&config.strategy, end);
         let source = Source::looking_ahead(config, &mut storage, foresight.lend(), clock.now())?;
+        let mut table = Vec::new();
+        let mut advisor = match (&self.options.goal, self.options.bandwidth) {
+            (Some(goal), Some(bandwidth)) => {
+                table.resize(Advisor::words_needed(end), 0);
+                let setting = auto::setting(self.guest, &memory, source.config(), goal, bandwidth);
+                Some(Advisor::new(&mut table, end, setting).map_err(SourceStorageError::from)?)
+            }
+            _ => None,
+        };
+        let source = match &mut advisor {
+            Some(advisor) => source.advised(advisor),
+            None => source,
+        };
         let shared = SharedSource::new(source, clock);
         let link = LinkConfig {
             to: self.options.to.clone(),

@@ -592,6 +592,8 @@ impl Worker<'_, '_, '_, '_> {
             downtime: source.downtime().map(|time| Duration::from_nanos(time.0)),
             gap_before_pause: self.gap_before_pause,
             source_gap,
+            strategy: source.config().strategy,
+            auto: source.advisor().and_then(AutoResult::of),
             sampling: self.sampling.cost(),
             target: source.target_report().copied(),
             migration_bytes: migration,

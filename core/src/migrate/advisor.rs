@@ -1,0 +1,124 @@
+//! Choosing the strategy of a migration from what is seen of the guest just before it, and again on the way.
+
+use heapless::Vec;
+
+use super::check_strategy;
+use crate::choose::{CANDIDATES, Choice, Goal, Limits, Link, Reviser, Revision, Uncertainty, choose};
+use crate::message::Regions;
+use crate::pageset::{PageSet, PageSetError, words_needed};
+use crate::pattern::{Profile, Samples};
+use crate::strategy::{First, Strategy};
+use crate::switch::RoundEnd;
+use crate::units::{Nanos, Pages};
+
+/// What a strategy is chosen by, besides the guest's writes.
+#[derive(Clone, Debug)]
+pub struct AdvisorSetting {
+    /// What the migration is to be good at.
+    pub goal: Goal,
+    /// The way to the target; its storage is not used.
+    pub link: Link,
+    /// What the migration is run with.
+    pub limits: Limits,
+    /// Pages of the guest that are not all zero.
+    pub used: Pages,
+    /// How many vCPUs it has.
+    pub vcpus: u32,
+}
+
+/// Chooses the strategy of a [`Source`](super::Source) that is [advised](super::Source::advised) by it: what the guest writes
+/// while it is observed makes its [`Profile`], [`choose`] picks the best candidate for the goal, and a [`Reviser`] looks again
+/// after every round.
+///
+/// Candidates are those of [`CANDIDATES`] that a live migration carries out without storage. Which way pages are written in, a
+/// dirty bitmap does not tell: the class of the profile is unknown.
+///
+/// Memory: the caller's table, a word and a bit for each page, and about 20 kB. A sample costs O(pages written), the choice
+/// a forecast for each candidate, a round at most five.
+#[derive(Debug)]
+pub struct Advisor<'w> {
+    setting: AdvisorSetting,
+    samples: Samples<'w>,
+    window: PageSet<'w>,
+    choice: Option<Choice>,
+    reviser: Option<Reviser>,
+    revised: Option<(u32, Revision)>,
+}
+
+impl<'w> Advisor<'w> {
+    /// Words of its table for a guest whose last page is the one before `end`; `usize::MAX` if they cannot be counted.
+    pub const fn words_needed(end: Pages) -> usize {
+        if end.0 > usize::MAX as u64 / 2 {
+            return usize::MAX;
+        }
+        (end.0 as usize).saturating_add(words_needed(end))
+    }
+
+    /// Nothing seen yet of a guest whose last page is the one before `end`. What is in the table does not matter.
+    ///
+    /// # Errors
+    /// [`PageSetError::StorageTooSmall`].
+    pub fn new(table: &'w mut [u64], end: Pages, setting: AdvisorSetting) -> Result<Self, PageSetError> {
+        let (needed, given) = (Self::words_needed(end), table.len());
+        if given < needed {
+            return Err(PageSetError::StorageTooSmall { needed, given });
+        }
+        let (window, samples) = table.split_at_mut(words_needed(end));
+        Ok(Self {
+            setting,
+            samples: Samples::new(&mut samples[..end.0 as usize]),
+            window: PageSet::new(window, end)?,
+            choice: None,
+            reviser: None,
+            revised: None,
+        })
+    }
+
+    /// What was chosen, with what it was expected to cost; `None` before.
+    pub const fn choice(&self) -> Option<&Choice> {
+        self.choice.as_ref()
+    }
+
+    /// The round after which it was last changed, and to what.
+    pub const fn revised(&self) -> Option<&(u32, Revision)> {
+        self.revised.as_ref()
+    }
+
+    /// A window of observation. Pages outside the guest are left out.
+    pub(super) fn sample(&mut self, written: &[u64]) {
+        self.window.clear();
+        if self.window.union_words(0, written).is_ok() {
+            // The table has a word for each page of the window.
+            let _ = self.samples.on_window(&self.window);
+        }
+    }
+
+    /// The best strategy for a guest that was observed so long. `None` if none can be forecast: over a link without bandwidth.
+    pub(super) fn choose(&mut self, regions: &Regions, span: Nanos) -> Option<Strategy> {
+        let setting = &self.setting;
+        let total = crate::message::total_pages(regions);
+        let profile = Profile::new(total, setting.used, self.samples.curve(span), span, setting.vcpus);
+        let candidates: Vec<Strategy, { CANDIDATES.len() }> = CANDIDATES
+            .into_iter()
+            .filter(|strategy| strategy.first == First::Serial && check_strategy(strategy).is_ok())
+            .collect();
+        let (link, limits, goal) = (&setting.link, &setting.limits, &setting.goal);
+        let choice = choose(&candidates, &profile, link, limits, goal, Uncertainty::DEFAULT).ok()?;
+        let strategy = choice.best.strategy;
+        self.reviser = Reviser::new(strategy, &profile, *link, *limits, goal)
+            .ok()
+            .map(Reviser::without_slowing);
+        self.choice = Some(choice);
+        Some(strategy)
+    }
+
+    /// After a round that does not end pre-copy: another strategy, if it is better from here.
+    pub(super) fn revise(&mut self, end: &RoundEnd, idle: Nanos) -> Option<Strategy> {
+        let revision = self.reviser.as_mut()?.on_round(end, idle);
+        if !revision.changed {
+            return None;
+        }
+        self.revised = Some((end.round, revision));
+        Some(revision.strategy)
+    }
+}
