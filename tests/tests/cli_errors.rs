@@ -130,7 +130,7 @@ fn migrations_nobody_can_mean() {
         (&["--strategy", "par-migrate"], &["first=parallel", "--storage"]),
         (
             &["--strategy", "auto", "--bandwidth", "1MB/s", "--goal", "speed<3"],
-            &["speed", "downtime<300ms"],
+            &["speed", "downtime", "stall"],
         ),
         (&["--strategy", "auto"], &["--bandwidth"]),
         (&["--strategy", "hybrid:1", "--goal", "time<9s"], &["--goal", "auto"]),

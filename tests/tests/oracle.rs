@@ -8,7 +8,7 @@ use dunlin_tests::scene::{GuestOptions, Kind, Scene};
 use dunlin_tests::{Capability, require};
 use serde_json::Value;
 
-const STRATEGIES: [&str; 12] = [
+const STRATEGIES: [&str; 13] = [
     "precopy",
     "postcopy",
     "hybrid:1",
@@ -21,6 +21,7 @@ const STRATEGIES: [&str; 12] = [
     "markov-sdf:0.5",
     "hybrid:2,filter=hazard,push=forecast",
     "par-migrate,hold=hot,split=speed",
+    "auto",
 ];
 const WORKLOADS: [&str; 6] = [
     "seq,rate=8000",
@@ -103,6 +104,7 @@ fn expect_strategy(strategy: &str, report: &Value) -> anyhow::Result<()> {
             !has_postcopy && rounds >= 2 && report["bytes"]["storage"].as_u64() > Some(0),
             "no static copy beside rounds: {report}"
         ),
+        "auto" => ensure!(report["choice"]["why"].is_string(), "nothing was chosen: {report}"),
         // The rule decides by what it measures.
         _ => ensure!(rounds >= 1, "no round of pre-copy: {report}"),
     }
@@ -188,6 +190,11 @@ fn kvm_hazard_and_forecast() {
 #[test]
 fn kvm_par_migrate_over_both_channels() {
     check_matrix(11);
+}
+
+#[test]
+fn kvm_auto() {
+    check_matrix(12);
 }
 
 #[test]
