@@ -34,6 +34,10 @@ struct Host {
 impl Host {
     /// Through an observation of two seconds, in each window of which the guest writes the first pages of these words.
     fn observed(goal: &str, bandwidth: BytesPerSec, words: usize) -> Self {
+        Self::using(Pages(PAGES), goal, bandwidth, words)
+    }
+
+    fn using(used: Pages, goal: &str, bandwidth: BytesPerSec, words: usize) -> Self {
         let region = Region {
             first: Gfn(0),
             pages: Pages(PAGES),
@@ -49,7 +53,11 @@ impl Host {
             )
         };
         let table = vec![u64::MAX; Advisor::words_needed(Pages(PAGES))].leak();
-        let advisor = Advisor::new(table, Pages(PAGES), setting(goal, bandwidth)).expect("storage fits");
+        let setting = AdvisorSetting {
+            used,
+            ..setting(goal, bandwidth)
+        };
+        let advisor = Advisor::new(table, Pages(PAGES), setting).expect("storage fits");
         let storage = vec![0; Source::words_needed(&config)].leak();
         let now = Nanos::from_secs(1);
         let source = Source::new(config, storage, now).expect("storage fits");
@@ -175,6 +183,14 @@ fn what_the_rounds_show_changes_the_strategy() {
         advisor.revised().map_or(before, |(_, revision)| revision.strategy),
         host.source.config().strategy
     );
+}
+
+#[test]
+fn what_a_guest_of_zeros_writes_while_it_is_observed_is_to_be_sent() {
+    let mut host = Host::using(Pages(1), "downtime<300ms", BANDWIDTH, WORDS);
+    _ = host.source.poll(host.now);
+    let choice = host.source.advisor().and_then(Advisor::choice).expect("chosen");
+    assert!(choice.best.forecast.bytes.likely >= Pages(PAGES).bytes(), "{choice}");
 }
 
 #[test]

@@ -309,6 +309,17 @@ fn the_likeliest_is_pushed_first_and_again_after_a_cut() {
     }
 }
 
+/// Sending a page is worth it if it is written again with less probability than 1 − α: never with α = 1 if it may be
+/// written at all, always with α = 0.
+#[test]
+fn the_alpha_of_the_rule_is_that_of_the_filter() {
+    for (alpha, sent) in [("0", 8), ("1", 4)] {
+        let strategy = format!("switch=sdf:{alpha},filter=ppm");
+        let mut host = Host::observed(&strategy, 8, |window| if window == 3 { 0x0f } else { 0 });
+        host.begins(1, sent);
+    }
+}
+
 #[test]
 fn what_was_written_before_the_copy_is_not_sent_twice() {
     let mut host = Host::observed("hybrid:1,push=forecast", 8, |_| 0xff);

@@ -81,7 +81,7 @@ fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()
 
 /// Whether the guest is observed before it is moved.
 fn looks_ahead(strategy: &str) -> bool {
-    ["markov", "filter=", "forecast"]
+    ["markov", "filter=", "forecast", "auto"]
         .iter()
         .any(|part| strategy.contains(part))
 }

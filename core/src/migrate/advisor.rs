@@ -20,7 +20,7 @@ pub struct AdvisorSetting {
     pub link: Link,
     /// What the migration is run with.
     pub limits: Limits,
-    /// Pages of the guest that are not all zero.
+    /// Pages of the guest that are not all zero, before it is observed.
     pub used: Pages,
     /// How many vCPUs it has.
     pub vcpus: u32,
@@ -97,7 +97,9 @@ impl<'w> Advisor<'w> {
     pub(super) fn choose(&mut self, regions: &Regions, span: Nanos) -> Option<Strategy> {
         let setting = &self.setting;
         let total = crate::message::total_pages(regions);
-        let profile = Profile::new(total, setting.used, self.samples.curve(span), span, setting.vcpus);
+        // What it has written since they were counted is used, too.
+        let used = setting.used.max(self.samples.distinct());
+        let profile = Profile::new(total, used, self.samples.curve(span), span, setting.vcpus);
         let candidates: Vec<Strategy, { CANDIDATES.len() }> = CANDIDATES
             .into_iter()
             .filter(|strategy| strategy.first == First::Serial && check_strategy(strategy).is_ok())
