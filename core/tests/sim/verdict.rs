@@ -39,6 +39,17 @@ impl World {
             Some(SourceOutcome::Aborted { .. } | SourceOutcome::Refused(_))
         );
         assert!(ended, "{self}: {}", self.state());
+        let is_sought = matches!(
+            self.source_outcome,
+            Some(SourceOutcome::Aborted {
+                target_may_hold: true,
+                ..
+            })
+        );
+        assert!(
+            !self.target_waits() || is_sought,
+            "{self}: nobody tells the target that waits"
+        );
     }
 
     /// One side runs the whole VM and both know; or it is lost, where nothing could have saved it.
