@@ -8,7 +8,7 @@
 //! | `first` | `serial`, `parallel` | `serial` |
 //! | `filter` | `none`, `markov:half`, `markov`, `hazard`, `ppm`, `frequency` | `none` |
 //! | `switch` | `never`, `rounds:N`, `lambda`, `sdf:A`, `sdf:auto`, `dyn`, `heuristic`, `optimal`, `xen`, `qemu`, `kubevirt-stall[:40s]`, `nova10`, `ovirt`, `libvirt` (= `rounds:1`) | `never` |
-//! | `push` | `sequential`, `bubble[:1\|3\|7]`, `forecast` | `sequential` |
+//! | `push` | `sequential`, `bubble[:1\|3\|7]`, `forecast`, `recorded` | `sequential` |
 //! | `cut` | `fail`, `pbdata`, `reconnect`, `both` | `fail` if the strategy cannot enter post-copy; otherwise `both` with shared storage, which `first=parallel` has and others may have, else `reconnect` |
 //! | `slow` | `none`, `auto-converge`, `dirty-limit` | `none` |
 //! | `clear` | `round`, `late` | `round` |

@@ -334,7 +334,7 @@ fn post_copy(strategy: &Strategy, at: Standing, assumed: &Assumed<'_>) -> Outcom
     // An order that foresees half of what will be touched saves half the faults.
     let blind_permille = match strategy.push {
         Push::Sequential => 1000,
-        Push::Bubble(_) | Push::Forecast => 1000 - assumed.foresight_permille,
+        Push::Bubble(_) | Push::Forecast | Push::Recorded => 1000 - assumed.foresight_permille,
     };
     let of_blind = |amount: u64| (u128::from(amount) * u128::from(blind_permille)).div_ceil(1000) as u64;
     let post_copy_time = cost.time.saturating_add(assumed.link.round_trip);

@@ -37,7 +37,12 @@ fn any_filter() -> impl Values<Value = Filter> {
 
 fn any_push() -> impl Values<Value = Push> {
     let bubble = select(&[Pivots::One, Pivots::Three, Pivots::Seven]).prop_map(Push::Bubble);
-    prop_oneof![Just(Push::Sequential), bubble, Just(Push::Forecast)]
+    prop_oneof![
+        Just(Push::Sequential),
+        bubble,
+        Just(Push::Forecast),
+        Just(Push::Recorded)
+    ]
 }
 
 fn any_strategy() -> impl Values<Value = Strategy> {
@@ -257,7 +262,7 @@ fn values_that_are_none_are_refused_with_those_there_are() {
             "none, markov:half, markov, hazard, ppm, frequency",
         ),
         ("switch=sdf", "never, rounds:N, lambda, sdf:A"),
-        ("push=bubble:2", "sequential, bubble[:1|3|7], forecast"),
+        ("push=bubble:2", "sequential, bubble[:1|3|7], forecast, recorded"),
         ("cut=hope", "fail, pbdata, reconnect, both"),
         ("slow=down", "none, auto-converge, dirty-limit"),
         ("clear=never", "round, late"),

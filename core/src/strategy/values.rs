@@ -132,6 +132,9 @@ pub enum Push {
     Bubble(Pivots),
     /// `forecast`: those first that are most likely to be written next.
     Forecast,
+    /// `recorded`: as they were asked for in an earlier migration (Ustiugov et al. 2021). Which, the caller says beside it; a
+    /// command writes `recorded:FILE`.
+    Recorded,
 }
 
 /// How many pages `bubble` grows around at a time.
@@ -159,7 +162,7 @@ impl Pivots {
 
 impl Push {
     /// The values there are, as written.
-    pub const AVAILABLE: &[&str] = &["sequential", "bubble[:1|3|7]", "forecast"];
+    pub const AVAILABLE: &[&str] = &["sequential", "bubble[:1|3|7]", "forecast", "recorded"];
 
     /// Reads one value.
     pub(super) fn parse(value: &str) -> Result<Self, StrategyError> {
@@ -169,6 +172,7 @@ impl Push {
             "bubble:3" => Self::Bubble(Pivots::Three),
             "bubble:7" => Self::Bubble(Pivots::Seven),
             "forecast" => Self::Forecast,
+            "recorded" => Self::Recorded,
             _ => {
                 return Err(StrategyError::UnknownValue {
                     key: Key::Push,
@@ -185,6 +189,7 @@ impl fmt::Display for Push {
             Self::Sequential => f.write_str("sequential"),
             Self::Bubble(pivots) => write!(f, "bubble:{}", pivots.count()),
             Self::Forecast => f.write_str("forecast"),
+            Self::Recorded => f.write_str("recorded"),
         }
     }
 }

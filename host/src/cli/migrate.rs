@@ -8,6 +8,7 @@ use super::{
 use crate::{
     channel::{Address, Cancel, ChannelError, Wait},
     control::{Client, ControlError, Event, MigrateRequest},
+    push_order::split_file,
     report::{MigrationReport, migration_table},
 };
 use dunlin_core::{
@@ -93,6 +94,10 @@ pub(super) struct Args {
     #[arg(long)]
     verify: bool,
 
+    /// Write the order in which the guest needs pages in post-copy to this file, for push=recorded:FILE later
+    #[arg(long, value_name = "FILE")]
+    record_order: Option<PathBuf>,
+
     /// Send pages without checksums
     #[arg(long)]
     no_checksum: bool,
@@ -124,15 +129,14 @@ impl Args {
     }
 
     fn request(&self) -> MigrateRequest {
+        let (strategy, push_order) = split_file(&self.strategy);
         MigrateRequest {
             goal: self.goal.clone(),
             bandwidth: self.bandwidth.map(|BytesPerSec(rate)| rate),
-            // The process that holds the guest may have another working directory.
-            storage: self
-                .storage
-                .as_ref()
-                .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
+            storage: self.storage.clone().map(absolute),
             storage_bandwidth: self.storage_bandwidth.map(|BytesPerSec(rate)| rate),
+            push_order: push_order.map(absolute),
+            record_order: self.record_order.clone().map(absolute),
             downtime_us: self.downtime.0,
             max_rounds: self.max_rounds,
             min_round_us: self.min_round.0,
@@ -140,16 +144,21 @@ impl Args {
             network_timeout_us: self.network_timeout.0,
             verify: self.verify,
             checksum: !self.no_checksum,
-            ..MigrateRequest::new(self.to.clone(), self.strategy.clone())
+            ..MigrateRequest::new(self.to.clone(), strategy)
         }
     }
+}
+
+/// The process that holds the guest may have another working directory.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// The text as it was given, if it is a strategy or leaves it open.
 fn strategy(text: &str) -> Result<String, dunlin_core::strategy::StrategyError> {
     match text {
         "auto" => Ok(text.to_owned()),
-        _ => Strategy::parse(text).map(|_| text.to_owned()),
+        _ => Strategy::parse(&split_file(text).0).map(|_| text.to_owned()),
     }
 }
 
@@ -248,10 +257,11 @@ mod tests {
     #[test]
     fn every_option_arrives() {
         let given = request(
-            "--goal time<9s --bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --profile 500ms --network-timeout 10s --verify --no-checksum",
+            "--goal time<9s --record-order /o --bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --profile 500ms --network-timeout 10s --verify --no-checksum",
         );
         let expected = MigrateRequest {
             goal: Some("time<9s".to_owned()),
+            record_order: Some("/o".into()),
             bandwidth: Some(32_000_000),
             downtime_us: 50_000,
             max_rounds: 5,

@@ -51,6 +51,12 @@ pub struct MigrateRequest {
     /// Limit for what is written there, in bytes per second; `None` for no limit.
     #[serde(default)]
     pub storage_bandwidth: Option<u64>,
+    /// The file whose order `push=recorded` goes by.
+    #[serde(default)]
+    pub push_order: Option<PathBuf>,
+    /// Where to write the order in which the guest needs pages in post-copy.
+    #[serde(default)]
+    pub record_order: Option<PathBuf>,
     /// The longest pause that pre-copy aims at, in microseconds.
     #[serde(default = "MigrateRequest::default_downtime_us")]
     pub downtime_us: u64,
@@ -85,6 +91,8 @@ impl MigrateRequest {
             bandwidth: None,
             storage: None,
             storage_bandwidth: None,
+            push_order: None,
+            record_order: None,
             downtime_us: Self::default_downtime_us(),
             max_rounds: Self::default_max_rounds(),
             min_round_us: Self::default_min_round_us(),
@@ -157,7 +165,7 @@ mod tests {
                 Request::Migrate(MigrateRequest::new("host:7000".parse().unwrap(), "precopy")),
                 json!({
                     "command": "migrate", "to": "host:7000", "strategy": "precopy", "goal": null, "bandwidth": null,
-                    "storage": null, "storage_bandwidth": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "profile_us": null, "network_timeout_us": 3_000_000, "verify": false, "checksum": true,
+                    "storage": null, "storage_bandwidth": null, "push_order": null, "record_order": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "profile_us": null, "network_timeout_us": 3_000_000, "verify": false, "checksum": true,
                 }),
             ),
         ] {

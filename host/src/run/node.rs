@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use dunlin_core::choose::{Goal, GoalError};
 use dunlin_core::message::VmId;
 use dunlin_core::migrate::{ForesightNeed, Phase, Resolution, SourceOutcome, check_strategy};
-use dunlin_core::strategy::{Cut, First, Strategy, SwitchRule};
+use dunlin_core::strategy::{Cut, First, Push, Strategy, SwitchRule};
 use dunlin_core::units::{BytesPerSec, Pages};
 
 use super::recorder::Recorder;
@@ -20,6 +20,7 @@ use super::target::TargetHandle;
 use crate::control::{self, ControlError, Handler, MigrateRequest};
 use crate::guest::{AnyGuest, Guest, RunState};
 use crate::journal::Role;
+use crate::push_order;
 use crate::report::{MigrationReport, Progress, State, Status};
 
 /// How far back the guest's speed is remembered.
@@ -167,6 +168,17 @@ impl Node {
                 storage.display()
             )));
         }
+        let push_order = match (&request.push_order, strategy.push) {
+            (Some(path), Push::Recorded) => {
+                push_order::read(path).map_err(|error| ControlError::refused(super::chain(&error)))?
+            }
+            (None, Push::Recorded) => {
+                return Err(ControlError::refused(
+                    "push=recorded needs an order: write push=recorded:FILE, with a file that --record-order wrote",
+                ));
+            }
+            _ => Vec::new(),
+        };
         let looks_ahead = ForesightNeed::of(&strategy, Pages(1)) != ForesightNeed::default();
         if request.profile_us.is_some() && !looks_ahead && goal.is_none() {
             return Err(ControlError::refused(
@@ -177,6 +189,8 @@ impl Node {
         Ok(SourceOptions {
             to: request.to.clone(),
             storage: request.storage.clone(),
+            push_order,
+            record_order: request.record_order.clone(),
             storage_bandwidth: request.storage_bandwidth.map(BytesPerSec),
             strategy,
             bandwidth: request.bandwidth.map(BytesPerSec),

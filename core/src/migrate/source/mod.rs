@@ -300,6 +300,13 @@ impl<'w> Source<'w> {
         }
     }
 
+    /// The order for a strategy with `push=recorded`: pages as they were first needed in an earlier migration. Those that the VM does not
+    /// have do no harm, and those that are not in it follow in ascending order. Without it all of them do.
+    pub fn recorded(mut self, order: &'w [Gfn]) -> Self {
+        self.pushing.record(order);
+        self
+    }
+
     /// The next action. While one is outstanding, or nothing is to be done, [`SourceAction::Wait`].
     pub fn poll(&mut self, now: Nanos) -> SourceAction {
         if self.outstanding {

@@ -6,7 +6,7 @@
 use super::{CHUNK, Source};
 use crate::message::Region;
 use crate::migrate::regions::room_in_region;
-use crate::order::push::{AnyPush, Bubble, Direction, Forecast, Sequential};
+use crate::order::push::{AnyPush, Bubble, Direction, Forecast, Recorded, Sequential};
 use crate::pageset::{PageSet, Run};
 use crate::strategy::Push;
 use crate::units::{Gfn, Pages};
@@ -25,13 +25,22 @@ pub(super) struct Pushing<'w> {
 }
 
 impl<'w> Pushing<'w> {
-    /// At the beginning of the order; a forecast is the sequential one until there is a [ranking](Self::rank).
+    /// At the beginning of the order; a forecast is the sequential one until there is a [ranking](Self::rank),
+    /// and so is a [recorded](Self::record) one.
     pub(super) fn new(push: Push) -> Self {
         let order = match push {
             Push::Bubble(pivots) => AnyPush::Bubble(Bubble::new(Direction::Dual, pivots)),
             Push::Sequential | Push::Forecast => AnyPush::Sequential(Sequential::new()),
+            Push::Recorded => AnyPush::Recorded(Recorded::new(&[])),
         };
         Self { order, rest: None }
+    }
+
+    /// As it was recorded, if that is the order.
+    pub(super) fn record(&mut self, order: &'w [Gfn]) {
+        if let AnyPush::Recorded(recorded) = &mut self.order {
+            *recorded = Recorded::new(order);
+        }
     }
 
     /// From now on by this ranking.
@@ -45,6 +54,10 @@ impl<'w> Pushing<'w> {
         match &mut self.order {
             AnyPush::Forecast(ranking) => {
                 ranking.start_again();
+                self.rest = None;
+            }
+            AnyPush::Recorded(recorded) => {
+                recorded.start_again();
                 self.rest = None;
             }
             _ => *self = Self::new(push),

@@ -33,6 +33,11 @@ impl<'a> Recorded<'a> {
         }
     }
 
+    /// From its beginning: what it has gone past may be missing once more.
+    pub const fn start_again(&mut self) {
+        *self = Self::new(self.order);
+    }
+
     /// The next run, at most `max` pages. O(1) amortised: all calls together pass over the recording twice.
     pub fn next_run(&mut self, missing: &PageSet<'_>, max: Pages) -> Option<Run> {
         if max == Pages::ZERO {

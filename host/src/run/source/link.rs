@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use dunlin_core::message::{Message, SessionId, Violation, VmId};
 use dunlin_core::migrate::{FaultAnswer, Source, SourceEvent};
+use dunlin_core::units::Gfn;
 use dunlin_core::wire::FrameKind;
 
 use crate::channel::{
@@ -120,6 +121,8 @@ pub(super) struct LinkConfig {
     pub(super) bucket: TokenBucket,
     pub(super) migration: Arc<ByteCounts>,
     pub(super) fault: Arc<ByteCounts>,
+    /// What was asked for, in order, if that is wanted.
+    pub(super) demanded: Option<Arc<Mutex<Vec<Gfn>>>>,
 }
 
 /// Connects the migration channel.
@@ -197,6 +200,12 @@ pub(super) fn serve_faults(
                 // Nothing more is heard here: the end of this channel would pass for the end of the other, which says why.
                 shared.feed_of(generation, SourceEvent::Violation(Violation::UnexpectedMessage));
                 return Ok(false);
+            }
+            if let Some(demanded) = &link.demanded {
+                demanded
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(header.first);
             }
             sender.urgent_page(memory, header.first, checksum, Wait::within(link.patience, &never))?;
             Ok(true)

@@ -29,7 +29,7 @@ use dunlin_core::migrate::{
 };
 use dunlin_core::pageset::Run;
 use dunlin_core::strategy::{Cut, Strategy};
-use dunlin_core::units::{BytesPerSec, Nanos, PAGE_SIZE, Pages};
+use dunlin_core::units::{BytesPerSec, Gfn, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::wire::FrameKind;
 
 use crate::channel::{
@@ -37,6 +37,7 @@ use crate::channel::{
 };
 use crate::guest::{Guest, GuestError};
 use crate::memory::GuestMemory;
+use crate::push_order;
 use crate::run::Clock;
 use crate::run::clock::nanos;
 use crate::storage::Vm;
@@ -84,6 +85,10 @@ pub struct SourceOptions {
     pub storage: Option<PathBuf>,
     /// Limit for what is written there; none if absent.
     pub storage_bandwidth: Option<BytesPerSec>,
+    /// The order of `push=recorded`.
+    pub push_order: Vec<Gfn>,
+    /// Where to write the order in which pages are asked for.
+    pub record_order: Option<PathBuf>,
     /// Longest downtime wanted.
     pub downtime: Duration,
     /// Most pre-copy rounds.
@@ -283,6 +288,7 @@ impl SourceRun<'_> {
             Some(advisor) => source.advised(advisor),
             None => source,
         };
+        let source = source.recorded(&self.options.push_order);
         let shared = SharedSource::new(source, clock);
         let link = LinkConfig {
             to: self.options.to.clone(),
@@ -292,7 +298,9 @@ impl SourceRun<'_> {
             bucket: TokenBucket::new(self.options.bandwidth),
             migration: Arc::new(ByteCounts::default()),
             fault: Arc::new(ByteCounts::default()),
+            demanded: self.options.record_order.is_some().then(Arc::default),
         };
+        let recording = self.options.record_order.as_deref().zip(link.demanded.clone());
         self.guest.mark();
         let over = AtomicBool::new(false);
         let result = std::thread::scope(|scope| {
@@ -341,6 +349,14 @@ impl SourceRun<'_> {
             }
             worker.result(outcome, started, steps_before, session)
         });
+        if let Some((path, demanded)) = recording
+            && result.mode == Some(Mode::PostCopy)
+        {
+            let demanded = demanded.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = push_order::write(path, &demanded) {
+                eprintln!("dunlin: {}", crate::run::chain(&error));
+            }
+        }
         if matches!(
             result.outcome,
             SourceOutcome::Aborted {

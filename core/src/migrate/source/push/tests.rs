@@ -46,6 +46,14 @@ impl Pushes {
         pushes
     }
 
+    /// Up to where it pushes, in this order.
+    fn recorded(order: &'static [Gfn], regions: &[(u64, u64)]) -> Self {
+        let mut pushes = Self::committed("postcopy,push=recorded", regions);
+        pushes.source = pushes.source.recorded(order);
+        pushes.hears(Message::Running);
+        pushes
+    }
+
     /// Up to where it pushes.
     fn new(strategy: &str, regions: &[(u64, u64)]) -> Self {
         let mut pushes = Self::committed(strategy, regions);
@@ -251,4 +259,61 @@ proptest! {
         pushes.does(SourceAction::Record(SourceRecord::MovedAway));
         prop_assert_eq!(pushes.source.poll(NOW), SourceAction::Finish(SourceOutcome::Completed));
     }
+}
+
+/// Neighbours of the recording go together; what is not in it follows, what the VM does not have never goes.
+#[test]
+fn a_recorded_order_is_followed() {
+    static ORDER: [Gfn; 6] = [Gfn(40), Gfn(41), Gfn(7), Gfn(999), Gfn(40), Gfn(99)];
+    let mut pushes = Pushes::recorded(&ORDER, &[(0, 10), (40, 2), (90, 10)]);
+    pushes.expect(&[(40, 2), (7, 1), (99, 1), (0, 7), (8, 2), (90, 8), (98, 1)]);
+    assert_eq!(pushes.next(), None);
+}
+
+#[test]
+fn without_a_recording_pages_go_upwards() {
+    let mut pushes = Pushes::new("postcopy,push=recorded", &[(0, 10)]);
+    pushes.expect(&[(0, 8), (8, 2)]);
+    // Only where it is the order.
+    static ORDER: [Gfn; 1] = [Gfn(5)];
+    let mut pushes = Pushes::committed("postcopy", &[(0, 10)]);
+    pushes.source = pushes.source.recorded(&ORDER);
+    pushes.hears(Message::Running);
+    pushes.expect(&[(0, 8), (8, 2)]);
+}
+
+/// What was pushed may be what was lost with the connection.
+#[test]
+fn a_recorded_order_begins_again_with_a_new_connection() {
+    static ORDER: [Gfn; 3] = [Gfn(6), Gfn(2), Gfn(4)];
+    let mut pushes = Pushes::recorded(&ORDER, &[(0, 8)]);
+    pushes.expect(&[(6, 1), (2, 1)]);
+    pushes.source.on(NOW, SourceEvent::LinkLost);
+    let later = NOW.saturating_add(Nanos::from_secs(1));
+    for (action, message) in [
+        (SourceAction::Reconnect, None),
+        (
+            SourceAction::Send(SourceMessage::Resume { given_up: true }),
+            Some(Message::Resumed(TargetStanding::PostCopy)),
+        ),
+    ] {
+        assert_eq!(pushes.source.poll(later), action);
+        pushes.source.on(later, SourceEvent::Done);
+        if let Some(message) = message {
+            pushes.source.on(later, SourceEvent::Message(&message));
+        }
+    }
+    let words = 0b0111_1111_u64.to_le_bytes();
+    for message in [
+        Message::Missing {
+            first_word: 0,
+            words: &words,
+        },
+        Message::MissingEnd { pages: Pages(7) },
+    ] {
+        pushes.source.on(later, SourceEvent::Message(&message));
+    }
+    assert_eq!(pushes.source.poll(later), SourceAction::OpenFaultChannel);
+    pushes.source.on(later, SourceEvent::Done);
+    pushes.expect(&[(6, 1), (2, 1), (4, 1), (0, 2), (3, 1), (5, 1)]);
 }

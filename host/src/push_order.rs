@@ -1,0 +1,185 @@
+//! Files with the order in which a guest's pages were needed: written by one migration, pushed by in the next.
+//!
+//! A text of one page number, in decimal, a line: the first page that the guest had to wait for, then the next. Empty lines and
+//! what follows a `#` mean nothing.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use dunlin_core::units::Gfn;
+
+/// What goes before the file in a strategy.
+const VALUE: &str = "push=recorded";
+
+/// Why an order cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum PushOrderError {
+    /// The system's reason.
+    #[error("cannot {what} the order of pages in {}", path.display())]
+    Io {
+        /// `read` or `write`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something else than a page number.
+    #[error("{}, line {line}: {found:?} is no page number; write one in decimal a line", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+        /// What is there, or its beginning.
+        found: String,
+    },
+}
+
+/// Takes the file out of `push=recorded:FILE` in a strategy, which is then one for the core. A file name cannot have a comma.
+pub fn split_file(strategy: &str) -> (String, Option<PathBuf>) {
+    let mut file = None;
+    let items: Vec<&str> = strategy
+        .split(',')
+        .map(
+            |item| match item.strip_prefix(VALUE).and_then(|rest| rest.strip_prefix(':')) {
+                Some(path) => {
+                    file = Some(PathBuf::from(path));
+                    VALUE
+                }
+                None => item,
+            },
+        )
+        .collect();
+    (items.join(","), file)
+}
+
+/// Reads an order.
+///
+/// # Errors
+/// [`PushOrderError`].
+pub fn read(path: &Path) -> Result<Vec<Gfn>, PushOrderError> {
+    let error = |source| PushOrderError::Io {
+        what: "read",
+        path: path.into(),
+        source,
+    };
+    let lines = BufReader::new(File::open(path).map_err(error)?).lines();
+    let mut order = Vec::new();
+    for (index, line) in lines.enumerate() {
+        let line = line.map_err(error)?;
+        let text = line.split('#').next().unwrap_or_default().trim();
+        if text.is_empty() {
+            continue;
+        }
+        // A sign is no part of a number of a page.
+        let number = text
+            .parse()
+            .ok()
+            .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        order.push(Gfn(number.ok_or_else(|| PushOrderError::Line {
+            path: path.into(),
+            line: index as u64 + 1,
+            found: text.chars().take(40).collect(),
+        })?));
+    }
+    Ok(order)
+}
+
+/// Writes an order.
+///
+/// # Errors
+/// [`PushOrderError::Io`].
+pub fn write(path: &Path, order: &[Gfn]) -> Result<(), PushOrderError> {
+    let written = File::create(path).and_then(|file| {
+        let mut file = BufWriter::new(file);
+        writeln!(
+            file,
+            "# pages of 4096 bytes, in the order in which the guest had to wait for them"
+        )?;
+        for gfn in order {
+            writeln!(file, "{gfn}")?;
+        }
+        file.flush()
+    });
+    written.map_err(|source| PushOrderError::Io {
+        what: "write",
+        path: path.into(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read_text(text: &[u8]) -> Result<Vec<Gfn>, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        read(file.path()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_file_is_taken_out_of_the_strategy() {
+        let split = |text| {
+            let (strategy, file) = split_file(text);
+            (strategy, file.map(|file| file.to_string_lossy().into_owned()))
+        };
+        for text in ["precopy", "hybrid:1,push=recorded", "hybrid:1,push=bubble:3", ""] {
+            assert_eq!(split(text), (text.to_owned(), None));
+        }
+        assert_eq!(
+            split("postcopy,push=recorded:/a b/c:d.txt,cut=fail"),
+            (
+                "postcopy,push=recorded,cut=fail".to_owned(),
+                Some("/a b/c:d.txt".to_owned())
+            )
+        );
+        assert_eq!(
+            split("push=recorded:"),
+            ("push=recorded".to_owned(), Some(String::new()))
+        );
+    }
+
+    #[test]
+    fn lines_and_comments_are_read() {
+        let order = read_text(b"# first\n7\n\n  3 # hot\r\n7\n18446744073709551615").unwrap();
+        assert_eq!(order, [7, 3, 7, u64::MAX].map(Gfn));
+        assert_eq!(read_text(b"").unwrap(), [] as [Gfn; 0]);
+    }
+
+    #[test]
+    fn what_is_no_page_number_is_named_with_its_line() {
+        for (text, line, found) in [
+            (&b"1\n-2"[..], 2, "-2"),
+            (b"+3", 1, "+3"),
+            (b"\n\n1 2", 3, "1 2"),
+            (b"0x10", 1, "0x10"),
+            (b"18446744073709551616", 1, "18446744073709551616"),
+        ] {
+            let error = read_text(text).unwrap_err();
+            assert!(error.contains(&format!("line {line}: \"{found}\"")), "{error}");
+        }
+        assert!(read_text(b"1\n\xff").unwrap_err().contains("cannot read"));
+        let nowhere = read(Path::new("/nonexistent/order")).unwrap_err();
+        assert!(nowhere.to_string().contains("/nonexistent/order"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(order: Vec<u64>) {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let order: Vec<Gfn> = order.into_iter().map(Gfn).collect();
+            write(file.path(), &order).unwrap();
+            prop_assert_eq!(read(file.path()).unwrap(), order);
+        }
+
+        #[test]
+        fn no_text_is_too_strange(text: Vec<u8>) {
+            let _ = read_text(&text);
+        }
+    }
+}
