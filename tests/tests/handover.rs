@@ -256,7 +256,7 @@ fn a_push_that_makes_up_for_demanded_pages_keeps_the_link() -> anyhow::Result<()
     let scene = Scene::new()?;
     let mut source = scene.guest("source", &options)?;
     let target = scene.receiver("target", &[])?;
-    let arguments = ["--bandwidth", "4MB/s", "--network-timeout", "1s", "--verify"];
+    let arguments = ["--bandwidth", "2MB/s", "--network-timeout", "3s", "--verify"];
     let finished = scene
         .start_migration(&source, target.listening()?, "postcopy", &arguments)?
         .wait(PATIENCE)?;
