@@ -85,7 +85,7 @@ impl Client {
     /// # Errors
     /// [`ControlError`].
     pub fn start_migration(&mut self, request: &MigrateRequest, wait: Wait<'_>) -> Result<(), ControlError> {
-        self.send(&Request::Migrate(request.clone()), wait)
+        self.send(&Request::Migrate(Box::new(request.clone())), wait)
     }
 
     /// Waits for news of the migration that this client started. After an error of its `wait` it may be called again.

@@ -11,7 +11,7 @@ pub enum Request {
     /// What the process is doing; answered with a [`Status`](crate::report::Status).
     Status,
     /// Move the VM; answered with progress, and a [`MigrationReport`](crate::report::MigrationReport) at the end.
-    Migrate(MigrateRequest),
+    Migrate(Box<MigrateRequest>),
     /// Stop the migration that is going on; answered with the status after it, as soon as the VM runs on here.
     Cancel,
     /// Decide about a VM whose other side cannot be reached; answered with the status after it.
@@ -162,7 +162,7 @@ mod tests {
                 json!({"command": "resolve", "resolution": "run-here"}),
             ),
             (
-                Request::Migrate(MigrateRequest::new("host:7000".parse().unwrap(), "precopy")),
+                Request::Migrate(Box::new(MigrateRequest::new("host:7000".parse().unwrap(), "precopy"))),
                 json!({
                     "command": "migrate", "to": "host:7000", "strategy": "precopy", "goal": null, "bandwidth": null,
                     "storage": null, "storage_bandwidth": null, "push_order": null, "record_order": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "profile_us": null, "network_timeout_us": 3_000_000, "verify": false, "checksum": true,
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn the_short_form_of_a_migration_has_the_defaults() {
         let short = json!({"command": "migrate", "to": "unix:/s", "strategy": "postcopy"});
-        let full = Request::Migrate(MigrateRequest::new("unix:/s".parse().unwrap(), "postcopy"));
+        let full = Request::Migrate(Box::new(MigrateRequest::new("unix:/s".parse().unwrap(), "postcopy")));
         assert_eq!(from_value::<Request>(short).unwrap(), full);
     }
 

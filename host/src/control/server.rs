@@ -261,7 +261,7 @@ impl Connection<'_> {
                     pending: Vec::new(),
                     gone: false,
                 };
-                let report = handler.migrate(request, &mut |progress| news.offer(progress));
+                let report = handler.migrate(*request, &mut |progress| news.offer(progress));
                 let mut lines = news.pending;
                 lines.extend(answer(report));
                 lines
