@@ -1,9 +1,9 @@
 //! The source with `hold=hot`: which rounds leave pages for later, and what becomes of these when the copy ends.
 
 use dunlin_core::message::Message;
-use dunlin_core::migrate::SourceEvent;
+use dunlin_core::migrate::{SourceAction, SourceEvent, SourceMessage};
 use dunlin_core::switch::{Decision, Reason};
-use dunlin_core::units::{Nanos, Pages};
+use dunlin_core::units::{Gfn, Nanos, Pages};
 
 use crate::source::{ALL, Host, RUNS, decided};
 
@@ -83,6 +83,36 @@ fn a_copy_that_fails_leaves_nothing_behind() {
     host.sends(3, 0, 6);
     host.sends(3, 6, 2);
     first_value(&mut host, 3, 0b1111_1111);
+}
+
+/// A page of the copy that a round has sent, that was written since and stays behind: only the source knows that it is dirty.
+#[test]
+fn a_split_copy_that_fails_leaves_nothing_behind_either() {
+    let mut host = Host::of(&[(0, 1024)], "never,hold=hot,split=speed", Nanos::from_millis(300));
+    for _ in 0..16 {
+        assert!(host.source.next_static(host.now, Pages(1)).is_some());
+    }
+    host.tell(SourceEvent::Done);
+    host.begins(1, 64);
+    host.sends(1, 960, 64);
+    host.sends_round_end(1);
+    host.now = host.now.saturating_add(Nanos::from_secs(1));
+    host.hears(&Message::RoundReached { round: 1 });
+    host.is_asked(SourceAction::Harvest);
+    let mut dirty = [0; 16];
+    dirty[15] = 1 << 40;
+    host.tell(SourceEvent::Harvested(&dirty));
+    let SourceAction::Send(SourceMessage::RoundStart { round: 2, .. }) = host.source.poll(host.now) else {
+        panic!("a round should begin");
+    };
+    host.tell(SourceEvent::Done);
+    assert_eq!(host.source.held_back(), Pages(1));
+    host.tell(SourceEvent::StaticFailed);
+    assert_eq!(host.source.held_back(), Pages(0));
+    assert!(
+        host.source.pending().contains(Gfn(15 * 64 + 40)),
+        "a stale page stays at the target"
+    );
 }
 
 #[test]

@@ -27,12 +27,17 @@ impl Host {
     }
 
     fn allowing(switch: &str, downtime: Nanos) -> Self {
+        Self::of(&[(0, 6), (6, 2)], switch, downtime)
+    }
+
+    /// The same with other memory.
+    pub(crate) fn of(shape: &[(u64, u64)], switch: &str, downtime: Nanos) -> Self {
         let strategy = format!("switch={switch},first=parallel").parse().expect("a strategy");
         let config = SourceConfig {
             downtime,
             min_round: Nanos::ZERO,
             network_timeout: Nanos::from_secs(1000),
-            ..SourceConfig::new(SessionId(1), VmId(1), regions(&[(0, 6), (6, 2)]), strategy)
+            ..SourceConfig::new(SessionId(1), VmId(1), regions(shape), strategy)
         };
         let words = vec![0; Source::words_needed(&config)].leak();
         let source = Source::new(config, words, Nanos::ZERO).expect("storage fits");

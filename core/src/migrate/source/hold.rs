@@ -110,11 +110,6 @@ impl<'w> Holding<'w> {
         }
     }
 
-    /// Nothing stays behind any more, wherever it is now.
-    pub(super) fn forget(&mut self) {
-        self.withheld = false;
-    }
-
     /// Puts what stays behind back; whether anything did.
     fn put_back(&mut self, pending: &mut PageSet<'_>) -> bool {
         if self.withheld {
@@ -203,13 +198,20 @@ impl Source<'_> {
         if !self.in_round() {
             return self.round + 1;
         }
-        let held = self.held_back();
+        let before = self.pending.len();
+        self.put_held_back();
+        // A page of the copy that this round has taken may be held back as well, from before.
+        let put_back = self.pending.len().saturating_sub(before);
+        self.round_pages = self.round_pages.saturating_add(put_back);
+        self.begin_rule_anew(self.round);
+        self.round
+    }
+
+    /// What stays behind is among the pending pages again.
+    pub(super) fn put_held_back(&mut self) {
         if let Some(holding) = &mut self.holding {
             holding.put_back(&mut self.pending);
         }
-        self.round_pages = self.round_pages.saturating_add(held);
-        self.begin_rule_anew(self.round);
-        self.round
     }
 
     /// Dirty pages that the present round leaves for later: they are not among the [pending](Source::pending) ones until it ends.

@@ -503,7 +503,8 @@ impl<'w> Source<'w> {
         Ok(())
     }
 
-    /// The target asks for a page on the fault channel. O(1), at most a step for each of the push's seven pivots.
+    /// The target asks for a page on the fault channel. O(1), at most a step for each of the push's seven pivots, or 1024 of a
+    /// recorded order.
     pub fn on_fault_request(&mut self, gfn: Gfn) -> FaultAnswer {
         if self.mode != Some(Mode::PostCopy) || !self.given_up || !run_in_regions(&self.config.regions, gfn, 1) {
             return FaultAnswer::Refuse;

@@ -131,9 +131,7 @@ impl Source<'_> {
         if starting {
             return;
         }
-        if let Some(holding) = &mut self.holding {
-            holding.forget();
-        }
+        self.put_held_back();
         for index in 0..self.config.regions.len() {
             let region = self.config.regions[index];
             let mut run = Run::new(region.first, region.pages);

@@ -1,11 +1,13 @@
 //! What a source shows of itself.
 
+use super::pb_data::PbData;
 use super::static_copy::AfterStatic;
 use super::{Source, Step};
 use crate::message::{Mode, TargetReport};
 use crate::migrate::source_types::{RoundReport, SourceConfig, SourceOutcome};
 use crate::migrate::{Advisor, Phase};
 use crate::pageset::{PageSet, Run};
+use crate::strategy::Cut;
 use crate::units::{Nanos, Pages};
 
 impl<'w> Source<'w> {
@@ -51,6 +53,14 @@ impl<'w> Source<'w> {
     /// The current round, from 1; 0 before the first.
     pub fn round(&self) -> u32 {
         self.round
+    }
+
+    /// What can bring what is missing in post-copy without the network: as the strategy says, unless the storage channel has failed.
+    pub fn cut(&self) -> Cut {
+        match self.config.strategy.cut {
+            Cut::Pbdata | Cut::Both if self.pb_data == PbData::Failed => Cut::Reconnect,
+            cut => cut,
+        }
     }
 
     /// Whether the connections are believed to work. Those of a link that is lost are to be closed, so that the target learns it, too.

@@ -184,3 +184,100 @@ impl Target<'_> {
         Some(self.last_heard.saturating_add(patience))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use super::*;
+    use crate::message::{Message, Mode, Region, SessionId, TargetStanding, VmId};
+    use crate::migrate::{TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome, TargetRecord};
+    use crate::pageset::{Run, words_needed};
+    use crate::units::{Gfn, Pages};
+
+    const NOW: Nanos = Nanos(1);
+    const TIMEOUT: Nanos = Nanos::from_secs(3);
+
+    /// A target that has just said that the VM is whole, and waits for the last word.
+    fn complete() -> Target<'static> {
+        let region = Region {
+            first: Gfn(0),
+            pages: Pages(4),
+        };
+        let config = TargetConfig {
+            session: SessionId(1),
+            vm: VmId(1),
+            regions: [region].into_iter().collect(),
+            protocol: 1,
+            verify: false,
+            pb_data: false,
+            static_copy: false,
+            split: false,
+            network_timeout: TIMEOUT,
+        };
+        let words = || vec![0; words_needed(Pages(4))].leak();
+        let mut target = Target::new(config, words(), words(), NOW).expect("storage fits");
+        let mode = Mode::StopCopy;
+        for _ in 0..3 {
+            done(&mut target);
+        }
+        target.on(NOW, TargetEvent::Received(Run::new(Gfn(0), Pages(4))));
+        hear(
+            &mut target,
+            &Message::HandOver {
+                mode,
+                state_bytes: 0,
+                final_dirty: Pages::ZERO,
+            },
+        );
+        assert_eq!(done(&mut target), TargetAction::RestoreState);
+        assert_eq!(done(&mut target), TargetAction::Send(TargetMessage::Ready));
+        hear(&mut target, &Message::Commit);
+        for action in [
+            TargetAction::Record(TargetRecord::Taken),
+            TargetAction::RunGuest,
+            TargetAction::Send(TargetMessage::Running),
+            TargetAction::Record(TargetRecord::Complete),
+            TargetAction::Send(TargetMessage::Complete { verified: None }),
+        ] {
+            assert_eq!(done(&mut target), action);
+        }
+        target
+    }
+
+    fn done(target: &mut Target<'_>) -> TargetAction {
+        let action = target.poll(NOW);
+        target.on(NOW, TargetEvent::Done);
+        action
+    }
+
+    fn hear(target: &mut Target<'_>, message: &Message<'_>) {
+        target.on(NOW, TargetEvent::Message(message));
+    }
+
+    const COMPLETED: TargetAction = TargetAction::Finish(TargetOutcome::Completed { mode: Mode::StopCopy });
+
+    #[test]
+    fn a_source_that_did_not_hear_the_last_word_is_told_again() {
+        let mut target = complete();
+        target.on(NOW, TargetEvent::LinkLost);
+        assert!(matches!(target.poll(NOW), TargetAction::Wait { until: Some(_) }));
+        target.on(NOW, TargetEvent::Reconnected { given_up: true });
+        let standing = TargetMessage::Resumed(TargetStanding::Complete);
+        assert_eq!(done(&mut target), TargetAction::Send(standing));
+        let complete = TargetMessage::Complete { verified: None };
+        assert_eq!(done(&mut target), TargetAction::Send(complete));
+        hear(&mut target, &Message::Bye);
+        assert_eq!(target.poll(NOW), COMPLETED);
+    }
+
+    #[test]
+    fn a_source_that_is_gone_is_not_waited_for_for_ever() {
+        let mut target = complete();
+        target.on(NOW, TargetEvent::LinkLost);
+        let patience = Nanos(TIMEOUT.0 * TIMEOUTS_FOR_THE_END);
+        let until = NOW.saturating_add(patience);
+        assert_eq!(target.poll(NOW), TargetAction::Wait { until: Some(until) });
+        assert_eq!(target.poll(until), COMPLETED);
+    }
+}
