@@ -4,13 +4,18 @@
 //! what follows a `#` mean nothing.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use dunlin_core::units::Gfn;
 
 /// What goes before the file in a strategy.
 const VALUE: &str = "push=recorded";
+
+/// Longest line, comments included.
+const LINE_MAX: u64 = 1024;
+/// Most pages of an order: those of 256 GiB.
+pub(crate) const PAGES_MAX: usize = 64 << 20;
 
 /// Why an order cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,9 @@ pub enum PushOrderError {
         /// What is there, or its beginning.
         found: String,
     },
+    /// More than anybody pushes by.
+    #[error("{} has more than {PAGES_MAX} pages: shorten it, what is not in it is pushed all the same", .0.display())]
+    TooLong(PathBuf),
 }
 
 /// Takes the file out of `push=recorded:FILE` in a strategy, which is then one for the core. A file name cannot have a comma.
@@ -66,24 +74,38 @@ pub fn read(path: &Path) -> Result<Vec<Gfn>, PushOrderError> {
         path: path.into(),
         source,
     };
-    let lines = BufReader::new(File::open(path).map_err(error)?).lines();
-    let mut order = Vec::new();
-    for (index, line) in lines.enumerate() {
-        let line = line.map_err(error)?;
-        let text = line.split('#').next().unwrap_or_default().trim();
+    let mut file = BufReader::new(File::open(path).map_err(error)?);
+    let (mut order, mut line) = (Vec::new(), Vec::new());
+    for number in 1.. {
+        line.clear();
+        let length = file
+            .by_ref()
+            .take(LINE_MAX)
+            .read_until(b'\n', &mut line)
+            .map_err(error)?;
+        if length == 0 {
+            break;
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.split('#').next().unwrap_or_default().trim();
+        let wrong = || PushOrderError::Line {
+            path: path.into(),
+            line: number,
+            found: text.chars().take(40).collect(),
+        };
+        if length as u64 == LINE_MAX {
+            return Err(wrong());
+        }
         if text.is_empty() {
             continue;
         }
-        // A sign is no part of a number of a page.
-        let number = text
-            .parse()
-            .ok()
-            .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-        order.push(Gfn(number.ok_or_else(|| PushOrderError::Line {
-            path: path.into(),
-            line: index as u64 + 1,
-            found: text.chars().take(40).collect(),
-        })?));
+        if order.len() == PAGES_MAX {
+            return Err(PushOrderError::TooLong(path.into()));
+        }
+        // A sign is no part of the number of a page.
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        let page = text.parse().ok().filter(|_| is_plain);
+        order.push(Gfn(page.ok_or_else(wrong)?));
     }
     Ok(order)
 }
@@ -163,7 +185,9 @@ mod tests {
             let error = read_text(text).unwrap_err();
             assert!(error.contains(&format!("line {line}: \"{found}\"")), "{error}");
         }
-        assert!(read_text(b"1\n\xff").unwrap_err().contains("cannot read"));
+        assert!(read_text(b"1\n\xff").unwrap_err().contains("line 2"));
+        let endless = [b"7\n".as_slice(), &vec![b'1'; 1 << 20]].concat();
+        assert!(read_text(&endless).unwrap_err().contains("line 2"));
         let nowhere = read(Path::new("/nonexistent/order")).unwrap_err();
         assert!(nowhere.to_string().contains("/nonexistent/order"));
     }

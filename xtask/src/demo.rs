@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a steady guest and one whose load grows while it is moved, each moved by every strategy.
+//! `cargo xtask demo`: a steady guest and one whose load grows while it is moved, each moved by four strategies.
 
 mod load;
 mod table;

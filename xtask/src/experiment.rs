@@ -55,7 +55,8 @@ pub(crate) struct Options {
     /// The tables in Markdown, as README shows them
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
-    /// Where results are kept as they come [default: experiments/ in the target directory]
+    /// Where results are kept as they come [default: experiments/ in the target directory, with --quick
+    /// experiments/quick/]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Measure anew what is kept there already
@@ -89,6 +90,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         .unwrap_or(if options.quick { 1 } else { REPETITIONS });
     let folder = match &options.out {
         Some(folder) => folder.clone(),
+        // The short form has other arms, and would take the place of the long one.
+        None if options.quick => process::target_folder()?.join("experiments/quick"),
         None => process::target_folder()?.join("experiments"),
     };
     let measured = measure(experiments, repetitions as usize, &folder, options.fresh)?;
@@ -168,6 +171,9 @@ fn measure(
         stop: Arc::new(AtomicBool::new(false)),
     };
     for signal in [SIGINT, SIGTERM] {
+        // The second ends it at once, whatever is measured then.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stage.stop))
+            .context("cannot catch signals")?;
         signal_hook::flag::register(signal, Arc::clone(&stage.stop)).context("cannot catch signals")?;
     }
     let program = std::fs::read(&stage.program).context("the program cannot be read")?;
@@ -283,10 +289,9 @@ impl Measured {
                         break;
                     }
                     Err(error) => {
-                        progress.message(&format!("{what}: attempt {attempt} failed: {error:#}"));
-                        if attempt == ATTEMPTS {
-                            self.failures.push(format!("{what}: {error:#}"));
-                        }
+                        let failure = format!("{what}: attempt {attempt} failed: {error:#}");
+                        progress.message(&failure);
+                        self.failures.push(failure);
                     }
                 }
             }
@@ -351,6 +356,7 @@ impl Measured {
 
 #[cfg(test)]
 mod tests {
+    use super::record::tests::run;
     use super::*;
 
     fn measured(id: &str) -> Measured {
@@ -359,14 +365,6 @@ mod tests {
             experiment: found.remove(0),
             runs: Runs::default(),
             failures: vec![],
-        }
-    }
-
-    fn run(arm: &str, repetition: usize, values: &[(&str, f64)]) -> Run {
-        Run {
-            arm: arm.into(),
-            repetition,
-            values: values.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
         }
     }
 

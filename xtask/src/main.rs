@@ -23,7 +23,7 @@ struct Arguments {
 enum Task {
     /// Install what the full test set needs from the distribution's packages (as root), or print the command that does
     Setup,
-    /// Move a steady guest and one with a growing load by every strategy, and show what it cost
+    /// Move a steady guest and one with a growing load by four strategies, and show what it cost
     Demo(demo::Options),
     /// Measure every figure of README beside its baseline
     Bench(bench::Options),

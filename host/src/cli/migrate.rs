@@ -35,13 +35,15 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR")]
     to: Address,
 
-    /// How to move: precopy, postcopy, hybrid:N, dyn-hybrid, heuristic-hybrid, as-hybrid, a composition, or auto
+    /// How to move: precopy, postcopy, hybrid:N, pa-hybrid, another preset, a composition, or auto
+    ///
+    /// Presets: precopy, postcopy, hybrid:N, dyn-hybrid, heuristic-hybrid, as-hybrid, par-migrate, pa-hybrid, markov-sdf:A.
     ///
     /// auto observes the guest, forecasts what each strategy would cost, takes the best one for --goal, and another one on the
     /// way where the rounds show that it is better from there.
     ///
-    /// A composition is key=value,…, possibly after a preset: hybrid:2,cut=fail. Keys: first, filter, switch, push,
-    /// cut, slow, clear; a wrong value is answered with those there are.
+    /// A composition is key=value,…, possibly after a preset: hybrid:2,cut=fail. Keys: first, filter, switch, push, cut, slow,
+    /// clear, hold, split; a wrong value is answered with those there are. push=recorded:FILE goes by a file of --record-order.
     #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy)]
     strategy: String,
 

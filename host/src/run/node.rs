@@ -179,6 +179,11 @@ impl Node {
             }
             _ => Vec::new(),
         };
+        if request.record_order.is_some() && !strategy.can_post_copy() {
+            return Err(ControlError::refused(
+                "--record-order writes what the guest waits for in post-copy, which this strategy never enters: leave it out, or choose another strategy",
+            ));
+        }
         let looks_ahead = ForesightNeed::of(&strategy, Pages(1)) != ForesightNeed::default();
         if request.profile_us.is_some() && !looks_ahead && goal.is_none() {
             return Err(ControlError::refused(

@@ -11,6 +11,8 @@ use dunlin_core::units::Bytes;
 use super::{Kind, StorageError, Vm};
 
 const PREFIX: &str = "dunlin-";
+/// A side writes its state once a second: it does not come in between more often.
+const REMOVALS: usize = 3;
 
 /// The folder of one migration in a storage directory.
 #[derive(Clone, Debug)]
@@ -77,10 +79,8 @@ impl SessionDirectory {
     pub fn remove_segments(&self) -> Result<(), StorageError> {
         let entries = fs::read_dir(&self.path).map_err(|source| StorageError::io("read", &self.path, source))?;
         for path in entries.flatten().map(|entry| entry.path()) {
-            let has_pages = path
-                .extension()
-                .is_some_and(|extension| extension == "segment" || extension == "unfinished");
-            if has_pages {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.ends_with(".segment") || name.starts_with('.') {
                 gone(fs::remove_file(&path)).map_err(|source| StorageError::io("remove", &path, source))?;
             }
         }
@@ -92,7 +92,24 @@ impl SessionDirectory {
     /// # Errors
     /// [`StorageError`].
     pub fn remove(self) -> Result<(), StorageError> {
-        gone(fs::remove_dir_all(&self.path)).map_err(|source| StorageError::io("remove", &self.path, source))
+        for _ in 0..REMOVALS {
+            match gone(fs::remove_dir_all(&self.path)) {
+                // The other side has written its last word meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                removed => return removed.map_err(|source| StorageError::io("remove", &self.path, source)),
+            }
+        }
+        gone(fs::remove_dir(&self.path)).map_err(|source| StorageError::io("remove", &self.path, source))
+    }
+
+    /// Shows that the migration goes on, though it has nothing to write.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn touch(&self) -> Result<(), StorageError> {
+        File::open(&self.path)
+            .and_then(|folder| folder.set_modified(SystemTime::now()))
+            .map_err(|source| StorageError::io("touch", &self.path, source))
     }
 }
 
@@ -120,7 +137,7 @@ impl Leftover {
 }
 
 /// The folders of migrations in a storage directory, those that go on included: what is quiet for long belongs to none that
-/// does, since both sides write their state every second while they have nothing better to tell each other by.
+/// does, since the source [touches](SessionDirectory::touch) its own every few minutes.
 ///
 /// # Errors
 /// [`StorageError::Io`] if the directory cannot be read. What vanishes meanwhile is left out.

@@ -3,7 +3,7 @@
 
 use dunlin::channel::Direction;
 use dunlin_core::message::{Message, Mode};
-use dunlin_core::strategy::{First, Strategy};
+use dunlin_core::strategy::{First, Strategy, SwitchRule};
 use dunlin_core::units::PAGE_SIZE;
 use dunlin_core::wire::{FrameHeader, FrameKind};
 
@@ -98,6 +98,7 @@ impl Place {
     pub fn of(self, strategy: Strategy) -> Self {
         let exists = match self {
             Self::Merged => strategy.first == First::Parallel,
+            Self::Round => strategy.switch != SwitchRule::Rounds(0),
             Self::Push | Self::Demand | Self::Answer => strategy.can_post_copy(),
             _ => true,
         };

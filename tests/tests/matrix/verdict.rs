@@ -93,6 +93,11 @@ impl Stage {
             }
             // Nobody answered, or its guest is none to move any more: it has come to its end.
             Err(_) => {
+                let over = ["has halted", "no process answers"];
+                ensure!(
+                    over.iter().any(|text| again.stderr.contains(text)),
+                    "the second attempt: {again}"
+                );
                 let ended = self.source.final_report().with_context(|| format!("after {again}"))?;
                 expect_same_memory(&self.guest, &ended)
             }
@@ -174,8 +179,11 @@ fn attempt(case: &Case) -> anyhow::Result<Ending> {
         }
     }?;
     relay.check()?;
-    Ok(if relay.has_struck() { ending } else { "never struck" })
+    Ok(if relay.has_struck() { ending } else { NEVER_STRUCK })
 }
+
+/// The migration was over before the place came.
+pub(crate) const NEVER_STRUCK: Ending = "never struck";
 
 /// Which side was killed, or that the migration has ended without.
 fn wait_for_the_end(relay: &Relay, case: &Case, migration: &mut Dunlin) -> anyhow::Result<Option<Side>> {

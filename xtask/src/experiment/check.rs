@@ -31,6 +31,8 @@ pub(crate) struct Check {
     /// `None` if too little could be measured.
     pub(crate) estimate: Option<Estimate>,
     pub(crate) target: Option<Target>,
+    /// Every repetition has what is asked for.
+    complete: bool,
 }
 
 impl Question {
@@ -65,20 +67,25 @@ impl Question {
             Quantity::Share(value, arm) => estimate_mean(&runs.values(arm, value)),
             Quantity::Ratio(value, arm, base) => estimate_ratio(&runs.pairs(value, arm, base)),
         };
+        let found = match self.quantity {
+            Quantity::Median(value, arm) | Quantity::Share(value, arm) => runs.values(arm, value).len(),
+            Quantity::Ratio(value, arm, base) => runs.pairs(value, arm, base).len(),
+        };
         Check {
             name: self.name.clone(),
             estimate,
             target: self.target,
+            complete: found == runs.repetitions(),
         }
     }
 }
 
 impl Check {
-    /// Whether the whole interval meets the target; `None` if there is none.
+    /// Whether the whole interval meets the target, and every repetition is in it; `None` if there is none.
     pub(super) fn met(&self) -> Option<bool> {
         let target = self.target?;
         let met = |estimate: Estimate| estimate.interval.into_iter().all(|bound| target.is_met_by(bound));
-        Some(self.estimate.is_some_and(met))
+        Some(self.complete && self.estimate.is_some_and(met))
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -146,6 +153,19 @@ mod tests {
             .at_most(0.85)
             .answer(&runs(&[("new", 0, 7.0), ("old", 1, 10.0)]));
         assert_eq!((check.met(), &check.to_json()["value"]), (Some(false), &Value::Null));
+    }
+
+    /// What failed may be what would have missed the target.
+    #[test]
+    fn a_repetition_that_is_missing_is_none_that_meets_it() {
+        let mut of = vec![("new", 0, 7.0), ("old", 0, 10.0), ("new", 1, 7.0), ("old", 1, 10.0)];
+        assert_eq!(ratio().at_most(0.85).answer(&runs(&of)).met(), Some(true));
+        of.remove(2);
+        let check = ratio().at_most(0.85).answer(&runs(&of));
+        assert_eq!(
+            (check.estimate.expect("of the other").value, check.met()),
+            (0.7, Some(false))
+        );
     }
 
     #[test]

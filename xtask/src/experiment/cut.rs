@@ -9,6 +9,7 @@ use dunlin::report::Outcome;
 use dunlin_tests::baseline::Baselines;
 use dunlin_tests::process::{self, Dunlin};
 use dunlin_tests::scene::{GuestOptions, Scene};
+use serde_json::Value;
 
 use super::catalogue::{Arm, NetworkCut};
 use super::measure::{Hosts, Stage, report};
@@ -50,18 +51,30 @@ pub(super) fn run(
     let outcome = story.tell(&mut hosts, repetition);
     let mut values = outcome.map_err(|error| hosts.explain(&error))?;
     if values.remove(ARRIVED).is_some() {
-        let moved = hosts.target.final_report().map_err(|error| hosts.explain(&error))?;
+        let moved = hosts.target.final_report().map_err(|error| hosts.explain(&error));
         drop(hosts);
         let baselines = Baselines::open(&process::target_folder()?, &stage.program)?;
         let undisturbed = || Scene::with_program(&stage.program)?.run_undisturbed(&guest);
         let still = baselines.get(&guest.args(), undisturbed)?;
-        let equal = ["steps", "ram_blake3"]
-            .iter()
-            .all(|&field| moved[field] == still[field]);
-        ensure!(equal, "memory differs: {moved} after the migration, {still} without");
-        values.insert(values::SURVIVED.into(), 1.0);
+        let equal = |moved: &Value| {
+            let mut fields = ["steps", "ram_blake3"].into_iter();
+            fields.all(|field| moved[field] == still[field])
+        };
+        match moved {
+            Ok(moved) if equal(&moved) => {
+                values.insert(values::SURVIVED.into(), 1.0);
+            }
+            Ok(moved) => arm.lost(&format!("memory differs: {moved} after the migration, {still} without")),
+            Err(error) => arm.lost(&format!("{error:#}")),
+        }
     }
     Ok(values)
+}
+
+impl Arm {
+    fn lost(&self, why: &str) {
+        eprintln!("{}: the guest was lost: {why}", self.name);
+    }
 }
 
 /// Set while it is not known yet whether the memory that arrived is right.
@@ -104,7 +117,11 @@ impl Story<'_> {
             thread::sleep(pause);
             proxy.refuse(false);
         }
-        let mut values = self.outcome(&mut migration)?;
+        // From here on whatever goes wrong is a guest that did not survive.
+        let mut values = self.outcome(&mut migration).unwrap_or_else(|error| {
+            self.arm.lost(&format!("{error:#}"));
+            Values::from([(values::SURVIVED.into(), 0.0)])
+        });
         values.insert(values::CUT_AFTER.into(), self.delay.as_secs_f64() * 1e3);
         values.insert(values::AFTER_CUT.into(), cut.elapsed().as_secs_f64() * 1e3);
         Ok(values)
@@ -120,8 +137,7 @@ impl Story<'_> {
             values.extend(values::of_report(&report, self.setup)?);
             values.insert(ARRIVED.into(), 1.0);
         } else {
-            let reason = report.reason.unwrap_or_default();
-            eprintln!("{}: the guest was lost: {reason}", self.arm.name);
+            self.arm.lost(&report.reason.unwrap_or_default());
         }
         Ok(values)
     }

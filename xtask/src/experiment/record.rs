@@ -31,6 +31,11 @@ impl Runs {
         self.find(arm, repetition).is_some()
     }
 
+    /// How often the arms ran.
+    pub(super) fn repetitions(&self) -> usize {
+        self.0.iter().map(|run| run.repetition + 1).max().unwrap_or(0)
+    }
+
     /// A value of an arm in each repetition that has it.
     pub(super) fn values(&self, arm: &str, value: &str) -> Vec<f64> {
         let of_arm = self.0.iter().filter(|run| run.arm == arm);
@@ -119,10 +124,10 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn run(arm: &str, repetition: usize, values: &[(&str, f64)]) -> Run {
+    pub(in super::super) fn run(arm: &str, repetition: usize, values: &[(&str, f64)]) -> Run {
         Run {
             arm: arm.into(),
             repetition,

@@ -14,13 +14,20 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How often something is written and read while it is down.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// How often the folder is shown to be in use meanwhile: an hour without a sign makes it one that was left behind.
+const TOUCH_EVERY: Duration = Duration::from_secs(300);
+
 /// Writes where this side stands and reads where the target does, as long as the link is lost and nobody ends it.
 pub(super) fn exchange(shared: &SharedSource<'_>, folder: &Folder, over: &AtomicBool) {
-    let (mut last, mut troubled) = (None::<Instant>, false);
+    let (mut last, mut troubled, mut touched) = (None::<Instant>, false, Instant::now());
     while !over.load(Ordering::Acquire) {
         std::thread::park_timeout(LOOK);
         if shared.lock().linked() {
             last = None;
+            if touched.elapsed() >= TOUCH_EVERY {
+                folder.touch();
+                touched = Instant::now();
+            }
             continue;
         }
         if last.is_some_and(|last| last.elapsed() < EVERY) {

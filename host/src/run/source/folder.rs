@@ -34,8 +34,10 @@ impl Folder {
     /// [`StorageError`] if there is no place to write to.
     pub(super) fn directory(&self) -> Result<SessionDirectory, StorageError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if *made {
-            return Ok(SessionDirectory::open(&self.storage, self.vm.clone()));
+        let directory = SessionDirectory::open(&self.storage, self.vm.clone());
+        // One that was there and is gone is made anew.
+        if *made && directory.path().is_dir() {
+            return Ok(directory);
         }
         for leftover in leftovers(&self.storage)? {
             if leftover.quiet >= ABANDONED && leftover.remove().is_ok() {
@@ -45,9 +47,17 @@ impl Folder {
                 );
             }
         }
-        let directory = SessionDirectory::create(&self.storage, self.vm.clone())?;
+        // Also if only what follows its making fails.
         *made = true;
-        Ok(directory)
+        SessionDirectory::create(&self.storage, self.vm.clone())
+    }
+
+    /// Shows others that it is in use.
+    pub(super) fn touch(&self) {
+        if let Some(directory) = self.made() {
+            // Who removed it, or cannot be reached, is heard of when something is written.
+            let _ = directory.touch();
+        }
     }
 
     /// Writes what this side says, if it has something to say: nobody else says something meanwhile.
@@ -82,7 +92,7 @@ impl Folder {
 
     /// The same, but for a last word to a target that could not be told otherwise.
     pub(super) fn keep_word(&self, word: SourceState) -> Result<(), StorageError> {
-        let Some(directory) = self.made() else { return Ok(()) };
+        let directory = self.directory()?;
         directory.write_state(word)?;
         directory.remove_segments()
     }

@@ -14,6 +14,7 @@ use crate::channel::{
     first_message,
 };
 use crate::memory::GuestMemory;
+use crate::push_order::PAGES_MAX;
 use crate::run::Clock;
 
 /// How often a listening thread looks whether it is still wanted.
@@ -202,10 +203,10 @@ pub(super) fn serve_faults(
                 return Ok(false);
             }
             if let Some(demanded) = &link.demanded {
-                demanded
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(header.first);
+                let mut demanded = demanded.lock().unwrap_or_else(PoisonError::into_inner);
+                if demanded.len() < PAGES_MAX {
+                    demanded.push(header.first);
+                }
             }
             sender.urgent_page(memory, header.first, checksum, Wait::within(link.patience, &never))?;
             Ok(true)

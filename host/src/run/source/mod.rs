@@ -61,6 +61,8 @@ const SMALL_BACKLOG: usize = 128 * 1024;
 const ANNOUNCED_PAGES: Pages = Pages(16);
 /// Shortest time between two looks at the progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Longest wait for the storage directory to take a word back.
+const TAKE_BACK: Duration = Duration::from_secs(2);
 /// Longest wait for the target to close its side in the end.
 const CLOSING: Duration = Duration::from_millis(150);
 /// First guess of what the hand-over costs besides the pages.
@@ -106,7 +108,7 @@ pub struct SourceOptions {
 }
 
 /// The way others reach a running attempt.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SourceHandle {
     /// Ends blocked sends; raised only while the attempt can still be cancelled.
     cancel: Cancel,
@@ -135,6 +137,19 @@ pub struct Snapshot {
     pub cut: Cut,
     /// Until the remaining pages have been sent at that rate.
     pub eta: Option<Duration>,
+}
+
+impl Default for SourceHandle {
+    /// Of an attempt that has not begun, and can be cancelled.
+    fn default() -> Self {
+        Self {
+            cancel: Cancel::default(),
+            cancel_wanted: AtomicBool::new(false),
+            cancellable: AtomicBool::new(true),
+            resolution: Mutex::default(),
+            snapshot: Mutex::default(),
+        }
+    }
 }
 
 impl SourceHandle {

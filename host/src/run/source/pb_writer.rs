@@ -73,7 +73,7 @@ impl<'s> PbWriter<'s> {
                     return;
                 }
             }
-            if said {
+            if said && !job.is_stopped() {
                 eprintln!("dunlin: what the target lacks is written now");
             }
         }));

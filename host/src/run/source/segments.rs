@@ -73,7 +73,7 @@ pub(super) fn write(
         for &(piece, class) in &pieces {
             match class {
                 // What never came into being need not be looked at, and a page that is written now is dirty.
-                RunClass::Zero => segments.current.add_zeros(piece),
+                RunClass::Zero => segments.add_zeros(piece, job)?,
                 RunClass::Data => segments.add(memory, piece, bucket, job)?,
             }
             if job.is_stopped() {
@@ -104,16 +104,29 @@ impl<'a> Segments<'a> {
         })
     }
 
+    /// Goes on with the next segment if this one has enough.
+    fn make_room(&mut self, job: &Job) -> Result<(), StorageError> {
+        if self.current.is_full() || self.current.data() >= self.pages_max {
+            let next = SegmentWriter::create(self.directory, self.kind, self.sequence + 1)?;
+            let full = std::mem::replace(&mut self.current, next);
+            self.sequence += 1;
+            job.count(&full.finish(false)?);
+        }
+        Ok(())
+    }
+
+    /// Takes note of pages that are zero.
+    fn add_zeros(&mut self, run: Run, job: &Job) -> Result<(), StorageError> {
+        self.make_room(job)?;
+        self.current.add_zeros(run);
+        Ok(())
+    }
+
     /// Writes a run, or a part of it if the job is stopped.
     fn add(&mut self, memory: &GuestMemory, run: Run, bucket: &TokenBucket, job: &Job) -> Result<(), StorageError> {
         let mut rest = run;
         while rest.count > Pages::ZERO {
-            if self.current.is_full() || self.current.data() >= self.pages_max {
-                let next = SegmentWriter::create(self.directory, self.kind, self.sequence + 1)?;
-                let full = std::mem::replace(&mut self.current, next);
-                self.sequence += 1;
-                job.count(&full.finish(false)?);
-            }
+            self.make_room(job)?;
             let before = self.current.data();
             let taken = self.current.add(memory, rest)?;
             rest = Run::new(Gfn(rest.first.0 + taken.0), Pages(rest.count.0 - taken.0));
@@ -129,5 +142,42 @@ impl<'a> Segments<'a> {
     fn finish(self, job: &Job) -> Result<(), StorageError> {
         job.count(&self.current.finish(true)?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_core::message::{SessionId, VmId};
+
+    use super::*;
+    use crate::memory::tests::{memory, run};
+    use crate::storage::{SegmentReader, Vm};
+
+    /// A guest that has zeroed every other page: more runs than one segment may have.
+    #[test]
+    fn any_number_of_runs_can_be_read_again() {
+        const RUNS: u64 = 70_000;
+        let memory = memory(2 * RUNS << 12);
+        let root = tempfile::tempdir().unwrap();
+        let vm = Vm {
+            session: SessionId(1),
+            id: VmId(9),
+            regions: crate::run::vm::regions(memory.layout()),
+        };
+        let directory = SessionDirectory::create(root.path(), vm).unwrap();
+        let mut runs = (0..RUNS).map(|index| run(2 * index, 1));
+        let (bucket, job) = (TokenBucket::new(None), Job::default());
+        let pages = (&memory, || runs.next());
+        write(&directory, (Kind::PbData, Pages(2048)), pages, &bucket, &job).unwrap();
+        let mut read = 0;
+        for sequence in 0.. {
+            let segment = SegmentReader::open(&directory, Kind::PbData, sequence).unwrap();
+            let segment = segment.expect("the last says that it is");
+            read += segment.pages().1.0;
+            if segment.header().last {
+                break;
+            }
+        }
+        assert_eq!(read, RUNS);
     }
 }

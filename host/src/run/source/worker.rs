@@ -122,7 +122,7 @@ impl Worker<'_, '_, '_, '_> {
             remaining,
             bytes,
             rate,
-            cut: source.config().strategy.cut,
+            cut: source.cut(),
             eta: (rate.0 > 0 && remaining.0 > 0 && !paused)
                 .then(|| Duration::from_millis(remaining.bytes().0.saturating_mul(1000) / rate.0)),
         };
@@ -473,12 +473,8 @@ impl Worker<'_, '_, '_, '_> {
     }
 
     fn record(&mut self, record: SourceRecord) {
-        if record == SourceRecord::Running
-            && let Some(folder) = self.folder
-            && let Err(error) = folder.take_back()
-        {
-            // Whoever decided that the VM runs here knows that the target does not run it.
-            self.shared.note(&error);
+        if record == SourceRecord::Running {
+            self.take_back_word();
         }
         match self.run.recorder.record(record, self.link.session) {
             Ok(()) => self.shared.feed(SourceEvent::Done),
@@ -486,6 +482,20 @@ impl Worker<'_, '_, '_, '_> {
                 self.shared.note(error.as_ref());
                 self.shared.feed(SourceEvent::Failed);
             }
+        }
+    }
+
+    /// Whoever decided that the VM runs here knows that the target does not run it: a directory that does not answer keeps it
+    /// from running no longer than this.
+    fn take_back_word(&self) {
+        let Some(folder) = self.folder else { return };
+        let (done, taken_back) = std::sync::mpsc::channel();
+        self.scope.spawn(move || {
+            // Nobody waits any more if it took too long.
+            let _ = done.send(folder.take_back());
+        });
+        if let Ok(Err(error)) = taken_back.recv_timeout(TAKE_BACK) {
+            self.shared.note(&error);
         }
     }
 

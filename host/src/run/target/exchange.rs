@@ -27,8 +27,8 @@ pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, 
             last = Some(Instant::now());
             match talk(shared, directory) {
                 Ok(()) => troubled = false,
-                // The source has read the last word, and removed everything.
-                Err(_) if is_complete(shared) && !directory.path().exists() => {}
+                // The source has heard the last word, there or otherwise, and removed everything.
+                Err(_) if is_over(shared) && !directory.path().exists() => {}
                 Err(error) if !std::mem::replace(&mut troubled, true) => {
                     eprintln!(
                         "dunlin: the storage directory does not carry messages to the source: {}",
@@ -45,8 +45,9 @@ pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, 
     }
 }
 
-fn is_complete(shared: &SharedTarget<'_>) -> bool {
-    shared.lock().stored_standing() == Some(TargetStanding::Complete)
+fn is_over(shared: &SharedTarget<'_>) -> bool {
+    let standing = shared.lock().stored_standing();
+    matches!(standing, Some(TargetStanding::Complete | TargetStanding::NeverTaken))
 }
 
 fn talk(shared: &SharedTarget<'_>, directory: &SessionDirectory) -> Result<(), StorageError> {

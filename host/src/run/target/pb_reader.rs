@@ -163,13 +163,16 @@ impl Work<'_, '_> {
 
     /// Pages that vCPUs wait for come first, as far as their segments are there.
     fn serve_asked(&self) -> Result<(), ReadError> {
-        let asked: Vec<(Gfn, Instant)> = {
+        let asked: Vec<Gfn> = {
             let asked = self.reading.asked.lock().unwrap_or_else(PoisonError::into_inner);
             let target = self.reading.shared.lock();
-            let waits = |gfn: &&Gfn| target.missing().contains(**gfn);
-            asked.keys().filter(waits).map(|gfn| (*gfn, asked[gfn])).collect()
+            asked
+                .keys()
+                .copied()
+                .filter(|gfn| target.missing().contains(*gfn))
+                .collect()
         };
-        for (gfn, since) in asked {
+        for gfn in asked {
             // The segments ascend: only one can have it.
             let at = self.spans.partition_point(|span| span.end <= gfn);
             if !self.spans.get(at).is_some_and(|span| span.contains(&gfn)) {
@@ -179,7 +182,6 @@ impl Work<'_, '_> {
                 && let Some(content) = segment.page(gfn)?
             {
                 self.put(Run::new(gfn, Pages(1)), content)?;
-                self.reading.latencies.record(since.elapsed());
             }
         }
         Ok(())
@@ -212,8 +214,21 @@ impl Work<'_, '_> {
                 }
             }
             shared.feed(TargetEvent::InstalledFromStorage(part));
+            self.answered(part);
             from = part.end();
         }
+    }
+
+    /// Nobody waits for these pages any more.
+    fn answered(&self, run: Run) {
+        let mut asked = self.reading.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|gfn, since| {
+            let waits = !(run.first..run.end()).contains(gfn);
+            if !waits {
+                self.reading.latencies.record(since.elapsed());
+            }
+            waits
+        });
     }
 
     fn sleep(&self, pause: Duration) {

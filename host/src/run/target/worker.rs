@@ -263,7 +263,14 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     /// While the guest runs here: installed if absent.
     fn install(&mut self, receiver: &mut FrameReceiver, header: &FrameHeader, run: Run) -> Result<(), FrameError> {
         let Some(uffd) = self.uffd.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
-            return Err(FrameError::unexpected(receiver.stream().peer()));
+            if self.post_copy_done.is_none() {
+                return Err(FrameError::unexpected(receiver.stream().peer()));
+            }
+            // Still on its way when the storage channel brought the last of it.
+            if header.kind == FrameKind::Pages {
+                receiver.pages(header)?;
+            }
+            return Ok(());
         };
         let installed = match header.kind {
             FrameKind::Pages => {
@@ -519,8 +526,9 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
 
     fn finish_post_copy(&mut self) -> TargetEvent<'static> {
         self.post_copy_done = Some(Instant::now());
-        self.stop_faults.store(true, Ordering::Release);
+        // It may wait for a disk that does not answer, and the guest for zero pages meanwhile.
         self.pb_reader.finish();
+        self.stop_faults.store(true, Ordering::Release);
         // It may be about to install an answer to a page that was also pushed: only once it has ended may the watch end.
         // Who faults meanwhile waits for the end of the watch, and then reads the zeros that are all that is absent.
         if let Some(server) = self.fault_server.take() {

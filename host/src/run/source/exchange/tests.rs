@@ -143,6 +143,43 @@ fn a_word_is_taken_back() {
     assert_eq!(scene.said(), Some(SourceState::RunsHere));
 }
 
+/// Silence alone ended the attempt: nothing was written before.
+#[test]
+fn a_target_that_may_hold_a_copy_finds_a_word_even_without_a_folder() {
+    let scene = Scene::committed();
+    let outcome = SourceOutcome::Aborted {
+        reason: AbortReason::Silence,
+        target_may_hold: true,
+    };
+    leave(&scene.folder, outcome);
+    assert_eq!(scene.said(), Some(SourceState::RunsHere));
+}
+
+#[test]
+fn a_folder_that_vanished_is_made_anew() {
+    let scene = Scene::committed();
+    scene.shared.feed(SourceEvent::LinkLost);
+    scene.talk();
+    fs::remove_dir_all(scene.directory().path()).unwrap();
+    scene.talk();
+    assert_eq!(scene.said(), Some(SourceState::GivenUp));
+}
+
+#[test]
+fn a_folder_in_use_is_not_quiet() {
+    let scene = Scene::committed();
+    scene.shared.feed(SourceEvent::LinkLost);
+    scene.talk();
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+    for path in scene.files().iter().chain([&scene.directory().path().to_owned()]) {
+        fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+    }
+    let quiet = || crate::storage::leftovers(scene.root.path()).unwrap()[0].quiet;
+    assert!(quiet() >= Duration::from_secs(3600));
+    scene.folder.touch();
+    assert!(quiet() < Duration::from_secs(3600));
+}
+
 #[test]
 fn the_folder_is_left_as_the_target_may_need_it() {
     let aborted = |target_may_hold| SourceOutcome::Aborted {

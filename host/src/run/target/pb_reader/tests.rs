@@ -122,6 +122,9 @@ fn what_a_vcpu_waits_for_comes_first() {
     assert_eq!(story.missing(), [0, 1, 2, 8, 9, 11]);
     story.expect_same(run(10, 1));
     assert!(story.latencies.percentiles().0 > 0, "nobody waited for it");
+    let mut left: Vec<u64> = story.asked.lock().unwrap().keys().map(|gfn| gfn.0).collect();
+    left.sort_unstable();
+    assert_eq!(left, [5, 40], "it is asked for again");
 }
 
 /// It is there a moment later, as on a network file system, or was mended by hand.
