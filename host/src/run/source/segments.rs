@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn any_number_of_runs_can_be_read_again() {
         const RUNS: u64 = 70_000;
-        let memory = memory(2 * RUNS << 12);
+        let memory = memory((2 * RUNS) << 12);
         let root = tempfile::tempdir().unwrap();
         let vm = Vm {
             session: SessionId(1),
