@@ -55,7 +55,7 @@ fn cut(seed: u64) -> anyhow::Result<bool> {
     let trigger = Trigger::new(place, random.next());
     let relay = Relay::start(stage.target.listening()?, deed, trigger, random)?;
     let to = relay.address().to_string();
-    // Whoever cuts says so: silence is only that of a slow machine.
+    // Whoever cuts says so: silence is only that of a slow machine. Ten times as long a whole guest waits to be compared.
     let link = [
         "--verify",
         "--bandwidth",
@@ -63,7 +63,7 @@ fn cut(seed: u64) -> anyhow::Result<bool> {
         "--downtime",
         "1ms",
         "--network-timeout",
-        "30s",
+        "6s",
     ];
     let arguments = [&link[..], &["--storage", &stage.storage]].concat();
     let mut migration = stage.scene.start_migration(&stage.source, &to, strategy, &arguments)?;

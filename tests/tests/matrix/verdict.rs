@@ -93,7 +93,7 @@ impl Stage {
             }
             // Nobody answered, or its guest is none to move any more: it has come to its end.
             Err(_) => {
-                let over = ["has halted", "no process answers"];
+                let over = ["has halted", "no process answers", "ended before it answered"];
                 ensure!(
                     over.iter().any(|text| again.stderr.contains(text)),
                     "the second attempt: {again}"
