@@ -80,6 +80,8 @@ struct Measured {
     runs: Runs,
     /// What could not be measured, and why.
     failures: Vec<String>,
+    /// Runs that failed once and were measured then: why.
+    repeated: Vec<String>,
 }
 
 /// Measures and prints. Fails when a run did, twice.
@@ -188,12 +190,13 @@ fn measure(
         });
         let record = Record::new(folder, experiment.id, conditions)?;
         let runs = if fresh { Runs::default() } else { record.load() };
-        let failures = vec![];
+        let (failures, repeated) = (vec![], vec![]);
         work.push((
             Measured {
                 experiment,
                 runs,
                 failures,
+                repeated,
             },
             record,
         ));
@@ -291,7 +294,12 @@ impl Measured {
                     Err(error) => {
                         let failure = format!("{what}: attempt {attempt} failed: {error:#}");
                         progress.message(&failure);
-                        self.failures.push(failure);
+                        let kept = if attempt == ATTEMPTS {
+                            &mut self.failures
+                        } else {
+                            &mut self.repeated
+                        };
+                        kept.push(failure);
                     }
                 }
             }
@@ -350,6 +358,7 @@ impl Measured {
             "checks": self.checks().iter().map(Check::to_json).collect::<Vec<_>>(),
             "runs": self.runs.0,
             "failures": self.failures,
+            "repeated": self.repeated,
         })
     }
 }
@@ -365,6 +374,7 @@ mod tests {
             experiment: found.remove(0),
             runs: Runs::default(),
             failures: vec![],
+            repeated: vec![],
         }
     }
 
@@ -382,11 +392,12 @@ mod tests {
         let minutes = |ids: &[String], quick, repetitions| {
             let experiments = chosen(ids, quick).expect("all").into_iter();
             let seconds = experiments.map(|experiment| {
-                let (runs, failures) = (Runs::default(), vec![]);
+                let (runs, failures, repeated) = (Runs::default(), vec![], vec![]);
                 let measured = Measured {
                     experiment,
                     runs,
                     failures,
+                    repeated,
                 };
                 measured.seconds_left(repetitions)
             });

@@ -186,6 +186,7 @@ mod tests {
                 run("hybrid:1", values(9200.0, 368e6)),
             ]),
             failures: vec![],
+            repeated: vec![],
         }
     }
 

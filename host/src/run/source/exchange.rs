@@ -13,8 +13,7 @@ use crate::storage::{SourceState, StorageError, TargetState};
 const LOOK: Duration = Duration::from_millis(50);
 /// How often something is written and read while it is down.
 const EVERY: Duration = Duration::from_secs(1);
-
-/// How often the folder is shown to be in use meanwhile: an hour without a sign makes it one that was left behind.
+/// How often the folder is shown to be in use while it is up: an hour without a sign makes it one that was left behind.
 const TOUCH_EVERY: Duration = Duration::from_secs(300);
 
 /// Writes where this side stands and reads where the target does, as long as the link is lost and nobody ends it.
@@ -38,7 +37,7 @@ pub(super) fn exchange(shared: &SharedSource<'_>, folder: &Folder, over: &Atomic
             Ok(()) => troubled = false,
             Err(error) if !std::mem::replace(&mut troubled, true) => {
                 eprintln!(
-                    "dunlin: the storage directory does not carry messages to the target: {}",
+                    "dunlin: the storage directory does not carry messages to the target, which is tried again every second: {}",
                     crate::run::chain(&error)
                 );
             }

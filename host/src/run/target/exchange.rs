@@ -31,7 +31,7 @@ pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, 
                 Err(_) if is_over(shared) && !directory.path().exists() => {}
                 Err(error) if !std::mem::replace(&mut troubled, true) => {
                     eprintln!(
-                        "dunlin: the storage directory does not carry messages to the source: {}",
+                        "dunlin: the storage directory does not carry messages to the source, which is tried again every second: {}",
                         crate::run::chain(&error)
                     );
                 }

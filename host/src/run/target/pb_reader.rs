@@ -207,7 +207,7 @@ impl Work<'_, '_> {
                     uffd.zero(part)?;
                 }
                 Content::Data(bytes) => {
-                    let at = Run::new(run.first, Pages(part.first.0 - run.first.0)).count.bytes().0 as usize;
+                    let at = Pages(part.first.0 - run.first.0).bytes().0 as usize;
                     let bytes = &bytes[at..at + part.count.bytes().0 as usize];
                     shared.keep_hashes(part.first, bytes);
                     uffd.copy(part.first, bytes)?;
