@@ -223,6 +223,9 @@ pub enum SourceEvent<'a> {
     LinkLost,
     /// Something without meaning of its own was heard from the target.
     Heard,
+    /// The link is busy until then with what was sent before: there is no push earlier. What is pushed is chosen when it can be
+    /// sent, since the pages that were asked for meanwhile say where the guest is. Replaces what was said before.
+    RoomAt(Nanos),
     /// A message came from the target.
     Message(&'a Message<'a>),
     /// A person wants the attempt to end. Ignored once given up.

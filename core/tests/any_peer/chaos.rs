@@ -19,6 +19,7 @@ enum Call {
     Failed,
     LinkLost,
     Heard,
+    RoomAt(u64),
     Cancel,
     Violation,
     HostFailed,
@@ -39,6 +40,7 @@ fn calls() -> impl Strategy<Value = Vec<(u64, Call)>> {
         2 => Just(Call::Failed),
         2 => Just(Call::LinkLost),
         4 => Just(Call::Heard),
+        2 => prop_oneof![0..4_000_000_000_u64, Just(u64::MAX)].prop_map(Call::RoomAt),
         1 => Just(Call::Cancel),
         1 => Just(Call::Violation),
         1 => Just(Call::HostFailed),
@@ -94,6 +96,7 @@ proptest! {
                 Call::Failed => SourceEvent::Failed,
                 Call::LinkLost => SourceEvent::LinkLost,
                 Call::Heard => SourceEvent::Heard,
+                Call::RoomAt(time) => SourceEvent::RoomAt(Nanos(*time)),
                 Call::Cancel => SourceEvent::Cancel,
                 Call::Violation => SourceEvent::Violation(Violation::Frame),
                 Call::Harvested(words) => SourceEvent::Harvested(words),
@@ -140,7 +143,7 @@ proptest! {
                 Call::Pages(run, true) => TargetEvent::Installed { run: *run, demanded: true },
                 Call::Pages(run, false) if target.running() => TargetEvent::Installed { run: *run, demanded: false },
                 Call::Pages(run, false) => TargetEvent::Received(*run),
-                Call::Cancel | Call::Harvested(_) | Call::Sent(..) => continue,
+                Call::Cancel | Call::Harvested(_) | Call::Sent(..) | Call::RoomAt(_) => continue,
             };
             target.on(now, event);
         }

@@ -27,6 +27,7 @@ enum Happens {
     Said(Said),
     LinkLost,
     Heard,
+    RoomIn(u64),
     Cancel,
     Violation,
     StaticFailed,
@@ -58,6 +59,7 @@ fn events() -> impl Strategy<Value = Vec<(u64, Happens)>> {
         400 => Just(Happens::HostGoesOn(Luck::Good)),
         200 => Just(Happens::TargetAnswers),
         20 => Just(Happens::Heard),
+        10 => (0..100_000_000_u64).prop_map(Happens::RoomIn),
         20 => prop_oneof![0..160u64, any::<u64>()].prop_map(Happens::PageRequest),
         3 => any::<bool>().prop_map(Happens::Resolve),
         6 => trouble,
@@ -171,6 +173,10 @@ impl Host {
             Happens::Said(said) => self.hear(said),
             Happens::LinkLost => self.source.on(self.now, SourceEvent::LinkLost),
             Happens::Heard => self.source.on(self.now, SourceEvent::Heard),
+            Happens::RoomIn(time) => {
+                let room_at = self.now.saturating_add(Nanos(*time));
+                self.source.on(self.now, SourceEvent::RoomAt(room_at));
+            }
             Happens::Cancel => self.source.on(self.now, SourceEvent::Cancel),
             Happens::Violation => self.source.on(self.now, SourceEvent::Violation(Violation::Frame)),
             Happens::StaticFailed => self.source.on(self.now, SourceEvent::StaticFailed),

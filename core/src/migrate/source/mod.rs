@@ -166,6 +166,8 @@ pub struct Source<'w> {
     /// What is pending comes from the target, after a lost connection.
     resumed: bool,
     last_heard: Nanos,
+    /// When the link takes the next push.
+    room_at: Nanos,
     round: u32,
     copy_started: Nanos,
     round_started: Nanos,
@@ -268,6 +270,7 @@ impl<'w> Source<'w> {
             hashes_sent: false,
             resumed: false,
             last_heard: now,
+            room_at: now,
             round: 0,
             copy_started: now,
             round_started: now,
@@ -401,6 +404,7 @@ impl<'w> Source<'w> {
             Step::RecordGivenUp => SourceAction::Record(SourceRecord::GivenUp),
             Step::Commit => SourceAction::Send(SourceMessage::Commit),
             Step::StartPbData => SourceAction::StartPbData,
+            Step::Push if now < self.room_at && !self.pending.is_empty() => wait(self.room_at.min(self.silence_at())),
             Step::Push => match self.next_push() {
                 Some(run) => SourceAction::PushPages(run),
                 None => {
@@ -467,6 +471,7 @@ impl<'w> Source<'w> {
             SourceEvent::PbDataFailed => self.pb_data_failed(now),
             SourceEvent::LinkLost => self.link_lost(now, AbortReason::LinkLost),
             SourceEvent::Heard => self.last_heard = now,
+            SourceEvent::RoomAt(time) => self.room_at = time,
             SourceEvent::Message(message) => {
                 self.last_heard = now;
                 self.message(now, message);

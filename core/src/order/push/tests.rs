@@ -145,33 +145,50 @@ fn one_page_none_and_the_largest_guest() {
 /// Bubbling written down page by page: no runs, no bitmaps, a bubble is the set of pages it has seen.
 struct Model {
     /// The most recent first.
-    bubbles: VecDeque<BTreeSet<u64>>,
+    bubbles: VecDeque<ModelBubble>,
     limit: usize,
     dual: bool,
-    /// Edges in the order of their turns, true for upper ones, by the place of their bubble.
+    /// Edges in the order of their turns, true for upper ones, by the place of their bubble, each once for every run of its turn.
     turns: VecDeque<(usize, bool)>,
+}
+
+#[derive(Default)]
+struct ModelBubble {
+    pages: BTreeSet<u64>,
+    last: u64,
+    /// Logarithms of the runs in a turn, upwards and downwards.
+    up: u32,
+    down: u32,
 }
 
 impl Model {
     fn new(direction: Direction, pivots: Pivots) -> Self {
         let mut model = Self {
-            bubbles: VecDeque::from([BTreeSet::new()]),
+            bubbles: VecDeque::from([ModelBubble::default()]),
             limit: pivots.count(),
             dual: direction == Direction::Dual,
             turns: VecDeque::new(),
         };
-        model.restart();
+        model.restart(true);
         model
     }
 
-    fn restart(&mut self) {
+    fn restart(&mut self, upwards: bool) {
         let sides: &[bool] = if self.dual { &[true, false] } else { &[true] };
         let edges = (0..self.bubbles.len()).flat_map(|bubble| sides.iter().map(move |&up| (bubble, up)));
-        self.turns = edges.collect();
+        let mut edges: VecDeque<_> = edges.collect();
+        if self.dual && !upwards {
+            edges.rotate_left(1);
+        }
+        let runs = |&(place, up): &(usize, bool)| {
+            let bubble: &ModelBubble = &self.bubbles[place];
+            1_usize << if up { bubble.up } else { bubble.down }
+        };
+        self.turns = edges.iter().flat_map(|edge| vec![*edge; runs(edge)]).collect();
     }
 
     fn on_fault(&mut self, page: u64) {
-        let touches = |bubble: &BTreeSet<u64>| match (bubble.first(), bubble.last()) {
+        let touches = |bubble: &ModelBubble| match (bubble.pages.first(), bubble.pages.last()) {
             (Some(&low), Some(&high)) => low <= page.saturating_add(1) && page <= high.saturating_add(1),
             // The one at page 0 that has not grown.
             _ => page == 0,
@@ -180,25 +197,44 @@ impl Model {
             Some(place) => self.bubbles.remove(place).expect("it was found there"),
             None => {
                 self.bubbles.truncate(self.limit - 1);
-                BTreeSet::new()
+                for other in &mut self.bubbles {
+                    (other.up, other.down) = (other.up.saturating_sub(1), other.down.saturating_sub(1));
+                }
+                ModelBubble {
+                    last: page,
+                    ..ModelBubble::default()
+                }
             }
         };
-        bubble.insert(page);
+        let upwards = page >= bubble.last;
+        if page > bubble.last {
+            (bubble.up, bubble.down) = (6.min(bubble.up + 1), bubble.down.saturating_sub(1));
+        } else if page < bubble.last {
+            (bubble.up, bubble.down) = (bubble.up.saturating_sub(1), 6.min(bubble.down + 1));
+        }
+        bubble.pages.insert(page);
+        bubble.last = page;
         self.bubbles.push_front(bubble);
-        self.restart();
+        self.restart(upwards);
     }
 
     fn next(&mut self, missing: &BTreeSet<u64>, max: u64) -> Vec<u64> {
-        for _ in 0..self.turns.len() {
-            self.turns.rotate_left(1);
-            let &(place, up) = self.turns.back().expect("there is an edge");
+        let mut stopped = 0;
+        while stopped < self.turns.len() {
+            let &(place, up) = self.turns.front().expect("there is an edge");
             let run = if up {
                 self.up(place, missing, max)
             } else {
                 self.down(place, missing, max)
             };
             if !run.is_empty() {
+                self.turns.rotate_left(1);
                 return run;
+            }
+            // What is left of a turn in which nothing more can be pushed is over.
+            while self.turns.front() == Some(&(place, up)) && stopped < self.turns.len() {
+                self.turns.rotate_left(1);
+                stopped += 1;
             }
         }
         let first = missing.first().copied();
@@ -206,7 +242,7 @@ impl Model {
     }
 
     fn up(&mut self, place: usize, missing: &BTreeSet<u64>, max: u64) -> Vec<u64> {
-        let edge = self.bubbles[place].last().map_or(0, |last| last.saturating_add(1));
+        let edge = self.bubbles[place].pages.last().map_or(0, |last| last.saturating_add(1));
         let Some(first) = missing.iter().copied().find(|&page| page >= edge) else {
             return vec![];
         };
@@ -214,7 +250,7 @@ impl Model {
             .bubbles
             .iter()
             .enumerate()
-            .map(|(at, other)| (at, other.first().copied().unwrap_or(0)));
+            .map(|(at, other)| (at, other.pages.first().copied().unwrap_or(0)));
         if lows
             .filter(|&(at, _)| at != place)
             .any(|(_, low)| (edge..=first).contains(&low))
@@ -222,25 +258,25 @@ impl Model {
             return vec![];
         }
         let run = climb(first, missing, max);
-        self.bubbles[place].extend(run.iter().copied());
+        self.bubbles[place].pages.extend(run.iter().copied());
         // All between is there.
-        self.bubbles[place].insert(edge.min(first));
+        self.bubbles[place].pages.insert(edge.min(first));
         run
     }
 
     fn down(&mut self, place: usize, missing: &BTreeSet<u64>, max: u64) -> Vec<u64> {
-        let edge = self.bubbles[place].first().copied().unwrap_or(0);
+        let edge = self.bubbles[place].pages.first().copied().unwrap_or(0);
         let Some(last) = missing.iter().copied().rfind(|&page| page < edge) else {
             return vec![];
         };
         let ends = self.bubbles.iter().enumerate();
-        let mut highs = ends.map(|(at, other)| (at, other.last().map_or(0, |last| last.saturating_add(1))));
+        let mut highs = ends.map(|(at, other)| (at, other.pages.last().map_or(0, |last| last.saturating_add(1))));
         if highs.any(|(at, high)| at != place && (last + 1..=edge).contains(&high)) {
             return vec![];
         }
         let downwards = (0..=last).rev().take_while(|page| missing.contains(page));
         let run: Vec<_> = downwards.take(usize::try_from(max).unwrap_or(usize::MAX)).collect();
-        self.bubbles[place].extend(run.iter().copied());
+        self.bubbles[place].pages.extend(run.iter().copied());
         run
     }
 }
@@ -349,6 +385,35 @@ proptest! {
             });
             prop_assert!(left.count() <= 300);
             prop_assert!(missing.is_empty());
+        }
+    }
+}
+
+/// The guest needs four pages while the link carries five, and what an edge has is enough for it only if the other edges get little.
+#[test]
+fn a_bubble_keeps_ahead_of_a_guest_that_goes_straight_on() {
+    const PAGES: u64 = 32_768;
+    for pivots in [Pivots::One, Pivots::Three, Pivots::Seven] {
+        for upwards in [true, false] {
+            let mut push = AnyPush::Bubble(Bubble::new(Direction::Dual, pivots));
+            let mut storage = vec![0; words_needed(Pages(PAGES))];
+            let mut missing = PageSet::new(&mut storage, Pages(PAGES)).expect("storage fits");
+            missing.fill();
+            let (mut room, mut faults) = (0, 0);
+            for step in 0..PAGES / 2 {
+                let page = if upwards { PAGES / 3 + step } else { PAGES / 3 * 2 - step };
+                room += 5;
+                if missing.remove(Gfn(page)) {
+                    push.on_fault(Gfn(page));
+                    (room, faults) = (room - 4, faults + 1);
+                }
+                while room >= 16 * 4 {
+                    let run = push.next_run(&missing, Pages(16)).expect("half is missing");
+                    missing.remove_run(run);
+                    room -= run.count.0 * 4;
+                }
+            }
+            assert!(faults <= PAGES / 2 / 50, "{faults} faults with {pivots:?}, upwards {upwards}");
         }
     }
 }

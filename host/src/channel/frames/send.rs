@@ -123,7 +123,41 @@ impl FrameSender {
         checksum: Checksum,
         wait: Wait<'_>,
     ) -> Result<(Pages, Pages), FrameError> {
+        let bucket = self.bucket.clone();
+        let room = |bytes| bucket.wait_for(bytes, wait).map_err(FrameError::from);
+        self.paced(memory, pieces, (round, checksum), wait, room)
+    }
+
+    /// As [`classified`](Self::classified), charged to the rate but not held up by it: the caller has waited for
+    /// [room](TokenBucket::backlog), and chosen the pages then.
+    ///
+    /// # Errors
+    /// [`FrameError`]; an unknown part was sent then.
+    pub fn classified_at_once(
+        &mut self,
+        memory: &GuestMemory,
+        pieces: &[(Run, RunClass)],
+        checksum: Checksum,
+        wait: Wait<'_>,
+    ) -> Result<(Pages, Pages), FrameError> {
+        let bucket = self.bucket.clone();
+        let charge = |bytes| {
+            bucket.charge(bytes);
+            Ok(())
+        };
+        self.paced(memory, pieces, (0, checksum), wait, charge)
+    }
+
+    fn paced(
+        &mut self,
+        memory: &GuestMemory,
+        pieces: &[(Run, RunClass)],
+        (round, checksum): (u32, Checksum),
+        wait: Wait<'_>,
+        room: impl Fn(u64) -> Result<(), FrameError>,
+    ) -> Result<(Pages, Pages), FrameError> {
         let (mut data, mut zero) = (Pages::ZERO, Pages::ZERO);
+        let most = self.frame_pages(checksum);
         for &(piece, class) in pieces {
             match class {
                 RunClass::Zero => {
@@ -131,32 +165,18 @@ impl FrameSender {
                     zero = zero.saturating_add(piece.count);
                 }
                 RunClass::Data => {
-                    self.data(memory, piece, round, checksum, wait)?;
+                    let mut first = piece.first;
+                    while first < piece.end() {
+                        let part = Run::new(first, Pages((piece.end().0 - first.0).min(most)));
+                        room(HEADER_BYTES as u64 + part.count.bytes().0)?;
+                        self.data_frame(memory, part, round, checksum, wait)?;
+                        first = part.end();
+                    }
                     data = data.saturating_add(piece.count);
                 }
             }
         }
         Ok((data, zero))
-    }
-
-    fn data(
-        &mut self,
-        memory: &GuestMemory,
-        run: Run,
-        round: u32,
-        checksum: Checksum,
-        wait: Wait<'_>,
-    ) -> Result<(), FrameError> {
-        let most = self.frame_pages(checksum);
-        let mut first = run.first;
-        while first < run.end() {
-            let piece = Run::new(first, Pages((run.end().0 - first.0).min(most)));
-            let bytes = HEADER_BYTES as u64 + piece.count.bytes().0;
-            self.bucket.wait_for(bytes, wait)?;
-            self.data_frame(memory, piece, round, checksum, wait)?;
-            first = piece.end();
-        }
-        Ok(())
     }
 
     /// Sends one page that somebody waits for, with data or as zeros: charged to the rate, but never held up by it.

@@ -55,6 +55,10 @@ impl Worker<'_, '_, '_, '_> {
                 // A decision that came too late decides nothing.
                 let _ = source.resolve(resolution);
             }
+            if source.phase() == Phase::PostCopy {
+                let backlog = self.link.bucket.backlog().unwrap_or_default();
+                source.on(now, SourceEvent::RoomAt(now.saturating_add(nanos(backlog))));
+            }
             let action = source.poll(now);
             self.run
                 .handle
@@ -136,7 +140,7 @@ impl Worker<'_, '_, '_, '_> {
             SourceAction::OpenFaultChannel => self.open_fault(),
             SourceAction::Reconnect => return self.reconnect(),
             SourceAction::SendPages { run, round } => return self.send_pages(run, round),
-            SourceAction::PushPages(run) => return self.send_pages(run, 0),
+            SourceAction::PushPages(run) => return self.push_pages(run),
             SourceAction::Harvest => return self.harvest(),
             SourceAction::Sample => return self.sample(),
             SourceAction::SendHandOver(mode) => self.send_hand_over(mode),
@@ -320,28 +324,7 @@ impl Worker<'_, '_, '_, '_> {
         self.migration.as_ref().is_none_or(FrameSender::is_empty)
     }
 
-    /// Demanded pages never wait for the rate, so there may be seconds of them to make up for. A target that hears nothing for
-    /// that long would take the link for dead. False if the link was lost meanwhile.
-    fn make_up_for_demanded_pages(&mut self) -> bool {
-        while let Some(backlog) = self.link.bucket.backlog().filter(|backlog| *backlog > LOOK) {
-            if self.run.handle.cancel.is_raised() {
-                break;
-            }
-            let source = self.shared.lock();
-            if source.phase() == Phase::PostCopyPaused {
-                return false;
-            }
-            self.show(&source);
-            self.shared.wait(source, backlog.min(LOOK));
-            self.heartbeat();
-        }
-        true
-    }
-
     fn send_pages(&mut self, run: Run, round: u32) {
-        if !self.make_up_for_demanded_pages() {
-            return self.shared.feed(SourceEvent::LinkLost);
-        }
         let checksum = self.checksum();
         let wait = Wait::within(self.send_patience(run), &self.run.handle.cancel);
         let next = if round == 1 {
@@ -364,6 +347,25 @@ impl Worker<'_, '_, '_, '_> {
             sent = sent.and_then(|()| announce(sender, self.memory, next, &mut self.ahead, wait));
         }
         match sent.and_then(|()| sender.classified(self.memory, &pieces, round, checksum, wait)) {
+            Ok((data, zero)) => self.shared.feed(SourceEvent::PagesSent { data, zero }),
+            Err(error) => self.link_failed(&error),
+        }
+    }
+
+    fn push_pages(&mut self, run: Run) {
+        let checksum = if self.link.checksum {
+            Checksum::InPlace
+        } else {
+            Checksum::None
+        };
+        let wait = Wait::within(self.send_patience(run), &self.run.handle.cancel);
+        let Some(sender) = &mut self.migration else {
+            return self.shared.feed(SourceEvent::LinkLost);
+        };
+        self.last_sent = Instant::now();
+        let pieces = &mut self.ahead.1;
+        let classified = classify(self.memory, run, pieces);
+        match classified.and_then(|()| sender.classified_at_once(self.memory, pieces, checksum, wait)) {
             Ok((data, zero)) => self.shared.feed(SourceEvent::PagesSent { data, zero }),
             Err(error) => self.link_failed(&error),
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::message::{Message, Mode, Regions, SessionId, TargetStanding, VmId};
+use crate::message::{Message, Mode, Regions, SessionId, TargetReport, TargetStanding, VmId};
 use crate::migrate::{
     FaultAnswer, Phase, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceOutcome, SourceRecord,
 };
@@ -120,6 +120,28 @@ fn three_bubbles_take_turns_and_the_latest_goes_first() {
     pushes.expect(&[(151, 8), (142, 8), (101, 8), (92, 8), (0, 8), (159, 8)]);
 }
 
+/// What is chosen early is old when it is sent.
+#[test]
+fn nothing_is_pushed_before_the_link_has_room() {
+    let mut pushes = Pushes::new("postcopy,push=bubble", &[(0, 200)]);
+    let room_at = NOW.saturating_add(Nanos::from_millis(5));
+    pushes.source.on(NOW, SourceEvent::RoomAt(room_at));
+    assert_eq!(pushes.source.poll(NOW), SourceAction::Wait { until: Some(room_at) });
+    pushes.fault(100);
+    pushes.source.on(NOW, SourceEvent::RoomAt(NOW));
+    pushes.expect(&[(101, 8)]);
+}
+
+/// Nothing is left to wait with.
+#[test]
+fn a_busy_link_does_not_hold_up_the_end() {
+    let mut pushes = Pushes::new("postcopy", &[(0, 8)]);
+    pushes.expect(&[(0, 8)]);
+    pushes.source.on(NOW, SourceEvent::RoomAt(Nanos::from_secs(1)));
+    pushes.hears(Message::Complete(TargetReport::default()));
+    pushes.does(SourceAction::Send(SourceMessage::Bye));
+}
+
 #[test]
 fn the_sequential_push_goes_its_way() {
     let mut pushes = Pushes::new("postcopy", &[(0, 200)]);
@@ -171,7 +193,7 @@ fn a_run_over_the_border_of_two_regions_goes_in_two() {
     downwards.expect(&[(105, 8), (96, 4)]);
     // What is left of the run comes next, but for what was asked for.
     downwards.fault(102);
-    downwards.expect(&[(100, 2), (103, 1), (113, 8), (88, 8)]);
+    downwards.expect(&[(100, 2), (103, 1), (88, 8), (80, 8), (113, 8)]);
 
     let mut served = Pushes::new("postcopy,push=bubble", &[(0, 100), (100, 100)]);
     served.fault(98);
