@@ -172,6 +172,9 @@ pub enum TargetEvent<'a> {
         /// It gave the VM up; otherwise it runs the VM itself.
         given_up: bool,
     },
+    /// The source has read in the storage directory that the VM is whole here: it has taken away what it had there, which nobody
+    /// else does.
+    SourceEnded,
     /// The source is back on a new connection.
     Reconnected {
         /// Its record says given-up; otherwise it runs the VM itself.

@@ -238,7 +238,10 @@ impl World {
                 }
             }
             _ => {
-                if let Some(given_up) = self.storage.source_file {
+                if self.source_outcome == Some(SourceOutcome::Completed) {
+                    // It has removed everything.
+                    self.tell_target(TargetEvent::SourceEnded);
+                } else if let Some(given_up) = self.storage.source_file {
                     self.tell_target(TargetEvent::SourceState { given_up });
                 }
             }

@@ -266,6 +266,7 @@ impl<'w> Target<'w> {
             }
             TargetEvent::HostFailed => self.trouble(AbortReason::TargetGuest),
             TargetEvent::SourceState { given_up } => self.source_state(given_up),
+            TargetEvent::SourceEnded => self.source_ended(),
             TargetEvent::Reconnected { given_up } => self.reconnected(now, given_up),
             TargetEvent::Violation(violation) => self.trouble(AbortReason::Protocol(violation)),
         }

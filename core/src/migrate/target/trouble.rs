@@ -96,6 +96,14 @@ impl Target<'_> {
         }
     }
 
+    /// As good as [`Message::Bye`](crate::message::Message::Bye), if this side has said that it is complete.
+    pub(super) fn source_ended(&mut self) {
+        if !self.link && matches!(self.step, Step::Complete | Step::AwaitBye) {
+            self.outstanding = Outstanding::Nothing;
+            self.step = self.completed();
+        }
+    }
+
     pub(super) fn link_lost(&mut self, reason: AbortReason) {
         self.link = false;
         self.answer = Answer::Nothing;
@@ -268,6 +276,19 @@ mod tests {
         let complete = TargetMessage::Complete { verified: None };
         assert_eq!(done(&mut target), TargetAction::Send(complete));
         hear(&mut target, &Message::Bye);
+        assert_eq!(target.poll(NOW), COMPLETED);
+    }
+
+    #[test]
+    fn a_source_that_has_read_the_last_word_is_not_waited_for() {
+        let mut target = complete();
+        target.on(NOW, TargetEvent::SourceEnded);
+        assert!(
+            matches!(target.poll(NOW), TargetAction::Wait { .. }),
+            "there is a link, on which it says so"
+        );
+        target.on(NOW, TargetEvent::LinkLost);
+        target.on(NOW, TargetEvent::SourceEnded);
         assert_eq!(target.poll(NOW), COMPLETED);
     }
 

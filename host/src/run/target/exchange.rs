@@ -1,5 +1,6 @@
 //! The slow way of talking: while the network is down, each side reads in the storage directory where the other stands.
 
+use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,8 +28,7 @@ pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, 
             last = Some(Instant::now());
             match talk(shared, directory) {
                 Ok(()) => troubled = false,
-                // The source has heard the last word, there or otherwise, and removed everything.
-                Err(_) if is_over(shared) && !directory.path().exists() => {}
+                Err(_) if is_over(shared) && is_gone(directory) => shared.feed(TargetEvent::SourceEnded),
                 Err(error) if !std::mem::replace(&mut troubled, true) => {
                     eprintln!(
                         "dunlin: the storage directory does not carry messages to the source, which is tried again every second: {}",
@@ -48,6 +48,12 @@ pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, 
 fn is_over(shared: &SharedTarget<'_>) -> bool {
     let standing = shared.lock().stored_standing();
     matches!(standing, Some(TargetStanding::Complete | TargetStanding::NeverTaken))
+}
+
+/// Only a source that has heard the last word removes what both have there. Where the whole directory is gone nothing is known.
+fn is_gone(directory: &SessionDirectory) -> bool {
+    let is_there = |path: &Path| path.try_exists().unwrap_or(true);
+    !is_there(directory.path()) && directory.path().parent().is_some_and(is_there)
 }
 
 fn talk(shared: &SharedTarget<'_>, directory: &SessionDirectory) -> Result<(), StorageError> {

@@ -154,3 +154,25 @@ fn nothing_is_written_while_there_is_a_network() {
     exchange(&scene.shared, &scene.directory, &over);
     assert_eq!(scene.said().unwrap().standing, TargetStanding::PostCopy);
 }
+
+/// As long as the directory itself is there: one that is not mounted any more says nothing of the source.
+#[test]
+fn a_source_that_removed_its_folder_has_heard_that_the_guest_is_whole() {
+    for mounted in [true, false] {
+        let scene = Scene::running(1);
+        scene.shared.feed(TargetEvent::LinkLost);
+        scene
+            .shared
+            .feed(TargetEvent::InstalledFromStorage(Run::new(Gfn(0), Pages(1))));
+        scene.act();
+        *scene.shared.report.lock().unwrap() = Some(TargetReport::default());
+        scene.talk();
+        let folder = scene.directory.path();
+        std::fs::remove_dir_all(if mounted { folder } else { folder.parent().unwrap() }).unwrap();
+        let over = AtomicBool::new(true);
+        exchange(&scene.shared, &scene.directory, &over);
+        let now = scene.shared.now();
+        let next = scene.shared.lock().poll(now);
+        assert_eq!(matches!(next, TargetAction::Finish(_)), mounted, "{next:?}");
+    }
+}
