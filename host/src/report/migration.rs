@@ -27,6 +27,9 @@ pub struct MigrationReport {
     /// Why it did not complete; `None` if it did.
     #[serde(default)]
     pub reason: Option<String>,
+    /// What went otherwise than it should and did no harm, such as a storage directory that was of no use.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// From the command until the target was known to be complete, or the VM to run on here; without the time of comparing
     /// memories.
     pub total_time_us: u64,
@@ -227,6 +230,7 @@ impl MigrationReport {
             strategy: strategy.into(),
             outcome,
             reason: None,
+            warnings: Vec::new(),
             total_time_us: 0,
             downtime_us: 0,
             goal_met: true,
@@ -339,7 +343,7 @@ pub(super) mod tests {
     #[test]
     fn the_document_is_the_contract() {
         let expected = json!({
-            "schema": "dunlin.migration.v1", "strategy": "hybrid:2", "outcome": "completed", "reason": null,
+            "schema": "dunlin.migration.v1", "strategy": "hybrid:2", "outcome": "completed", "reason": null, "warnings": [],
             "total_time_us": 2_314_567, "downtime_us": 3_420, "goal_met": true, "guest_gap_us": 5_120,
             "total_pages": 16_384, "static_done_after": 1, "choice": null,
             "sampling": {"learning_us": 1_000_123, "total_time_without_us": 1_314_444, "samples": 40, "time_us": 4_400, "mean_ns": 110_000,

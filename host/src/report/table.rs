@@ -52,6 +52,9 @@ impl Paint {
 /// A migration for people: what it cost, what each round did, why it switched, and whether the memories are equal.
 pub fn migration_table(report: &MigrationReport, paint: Paint) -> String {
     let mut text = headline(report, paint);
+    for warning in &report.warnings {
+        text += &format!("{}\n", paint.warn(&format!("! {warning}")));
+    }
     if report.bytes.total() == 0 && report.rounds.is_empty() {
         return text;
     }

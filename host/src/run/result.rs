@@ -18,6 +18,7 @@ use crate::report::{
 pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_second_before: u64) -> MigrationReport {
     let mut report = MigrationReport::new(result.strategy.to_string(), outcome(result));
     report.reason = reason(options, result);
+    report.warnings.clone_from(&result.warnings);
     report.total_time_us = micros(result.total_time);
     report.downtime_us = result.downtime.map_or(0, micros);
     report.goal_met = goal_met(options, result);

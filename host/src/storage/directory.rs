@@ -41,6 +41,12 @@ impl SessionDirectory {
         }
     }
 
+    /// Whether it can be seen. Lists the directory it is in, since a network file system looks at the server then.
+    pub fn appears(&self) -> bool {
+        let storage = self.path.parent().and_then(|storage| fs::read_dir(storage).ok());
+        storage.is_some_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.path() == self.path)))
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

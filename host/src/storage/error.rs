@@ -16,6 +16,13 @@ pub enum StorageError {
     #[error("{} cannot be written to: mount it read-write and give this user the right to write", .0.display())]
     ReadOnly(PathBuf),
 
+    /// What the other side has made there cannot be seen.
+    #[error(
+        "{} was made by the source and does not appear here: give the same directory, mounted on both hosts, to `dunlin receive --storage` and to `dunlin migrate --storage`",
+        .0.display()
+    )]
+    Elsewhere(PathBuf),
+
     /// Anything else the system says.
     #[error("cannot {what} {}", path.display())]
     Io {

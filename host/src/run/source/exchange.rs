@@ -19,6 +19,13 @@ const TOUCH_EVERY: Duration = Duration::from_secs(300);
 /// Writes where this side stands and reads where the target does, as long as the link is lost and nobody ends it.
 pub(super) fn exchange(shared: &SharedSource<'_>, folder: &Folder, over: &AtomicBool) {
     let (mut last, mut troubled, mut touched) = (None::<Instant>, false, Instant::now());
+    // The target sees in time whether both mean the same directory.
+    if let Err(error) = folder.directory() {
+        shared.warn(format!(
+            "the storage directory is of no use now, which is tried again when it is needed: {}",
+            crate::run::chain(&error)
+        ));
+    }
     while !over.load(Ordering::Acquire) {
         std::thread::park_timeout(LOOK);
         if shared.lock().linked() {
@@ -36,10 +43,10 @@ pub(super) fn exchange(shared: &SharedSource<'_>, folder: &Folder, over: &Atomic
         match talk(shared, folder) {
             Ok(()) => troubled = false,
             Err(error) if !std::mem::replace(&mut troubled, true) => {
-                eprintln!(
-                    "dunlin: the storage directory does not carry messages to the target, which is tried again every second: {}",
+                shared.warn(format!(
+                    "the storage directory does not carry messages to the target, which is tried again every second: {}",
                     crate::run::chain(&error)
-                );
+                ));
             }
             Err(_) => {}
         }

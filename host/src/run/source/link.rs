@@ -33,6 +33,8 @@ pub(super) struct SharedSource<'w> {
     pub(super) clock: Clock,
     /// Why the link was lost, for people.
     trouble: Mutex<Option<String>>,
+    /// What went otherwise than it should, and did no harm.
+    warnings: Mutex<Vec<String>>,
 }
 
 impl<'w> SharedSource<'w> {
@@ -43,6 +45,7 @@ impl<'w> SharedSource<'w> {
             generation: AtomicU64::new(0),
             clock,
             trouble: Mutex::new(None),
+            warnings: Mutex::default(),
         }
     }
 
@@ -78,6 +81,19 @@ impl<'w> SharedSource<'w> {
             self.changed.notify_all();
         }
         current
+    }
+
+    /// Says it here, and in the report.
+    pub(super) fn warn(&self, warning: String) {
+        eprintln!("dunlin: {warning}");
+        self.warnings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(warning);
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn trouble(&self) -> Option<String> {

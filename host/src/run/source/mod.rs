@@ -223,6 +223,8 @@ pub struct SourceResult {
     pub steps_before: u64,
     /// What went wrong, in words, if something did.
     pub trouble: Option<String>,
+    /// What went otherwise than it should, and did no harm.
+    pub warnings: Vec<String>,
 }
 
 /// Writes hand-over records; does nothing without a state directory.

@@ -62,10 +62,10 @@ impl<'s> PbWriter<'s> {
             let mut said = false;
             while let Err(error) = attempt(&job) {
                 if !std::mem::replace(&mut said, true) {
-                    eprintln!(
-                        "dunlin: what the target lacks cannot be written, it depends on the network for now: {}",
+                    shared.warn(format!(
+                        "what the target lacks cannot be written, it depends on the network for now: {}",
                         crate::run::chain(&error)
-                    );
+                    ));
                 }
                 shared.feed(SourceEvent::PbDataFailed);
                 job.sleep(AGAIN);
@@ -74,7 +74,7 @@ impl<'s> PbWriter<'s> {
                 }
             }
             if said && !job.is_stopped() {
-                eprintln!("dunlin: what the target lacks is written now");
+                shared.warn("what the target lacks is written now".into());
             }
         }));
     }

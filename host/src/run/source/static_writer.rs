@@ -62,10 +62,10 @@ impl<'s> StaticWriter<'s> {
                 return;
             }
             if let Err(error) = written {
-                eprintln!(
-                    "dunlin: the static copy is given up, its pages go over the network: {}",
+                shared.warn(format!(
+                    "the static copy is given up, its pages go over the network: {}",
                     crate::run::chain(&error)
-                );
+                ));
                 failed.store(true, Ordering::Release);
                 shared.feed(SourceEvent::StaticFailed);
             } else {
@@ -75,15 +75,20 @@ impl<'s> StaticWriter<'s> {
     }
 
     /// Ends the thread of a copy that the machine has given up, and says so, unless that was said.
-    pub(super) fn give_up(&mut self, too_slow: bool) {
+    pub(super) fn give_up(&mut self, too_slow: bool, shared: &SharedSource<'_>) {
         if too_slow {
-            eprintln!("dunlin: the storage directory is too slow to be of use, all pages go over the network");
+            shared.warn("the storage directory is too slow to be of use, all pages go over the network".into());
         } else if !self.failed.load(Ordering::Acquire) {
-            eprintln!(
-                "dunlin: the target did not merge the static copy, all pages go over the network: see what it says, and whether both hosts mount the same directory"
+            shared.warn(
+                "the target did not merge the static copy, all pages go over the network: see what it says, and whether both hosts mount the same directory".into(),
             );
         }
         self.stop();
+    }
+
+    /// There is no directory to write to; whoever knows why says so.
+    pub(super) fn cannot_start(&self) {
+        self.failed.store(true, Ordering::Release);
     }
 
     /// Ends the thread.

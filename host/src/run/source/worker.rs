@@ -159,7 +159,7 @@ impl Worker<'_, '_, '_, '_> {
                     (source.phase(), source.static_too_slow())
                 };
                 if phase == Phase::PreCopy {
-                    self.static_writer.give_up(too_slow);
+                    self.static_writer.give_up(too_slow, self.shared);
                 } else {
                     self.static_writer.stop();
                 }
@@ -455,10 +455,11 @@ impl Worker<'_, '_, '_, '_> {
                 self.shared.feed(SourceEvent::Done);
             }
             Err(error) => {
-                eprintln!(
-                    "dunlin: there is no static copy, all pages go over the network: {}",
+                self.static_writer.cannot_start();
+                self.shared.warn(format!(
+                    "there is no static copy, all pages go over the network: {}",
                     crate::run::chain(&error)
-                );
+                ));
                 self.shared.feed(SourceEvent::Failed);
             }
         }
@@ -617,6 +618,7 @@ impl Worker<'_, '_, '_, '_> {
             postcopy_bytes: self.bytes_at_running.map_or(0, |at| migration - at),
             steps_before,
             trouble: self.shared.trouble(),
+            warnings: self.shared.warnings(),
         }
     }
 }

@@ -9,6 +9,7 @@ use dunlin_core::message::TargetStanding;
 use dunlin_core::migrate::TargetEvent;
 
 use super::SharedTarget;
+use super::static_reader::APPEARS_WITHIN;
 use crate::storage::{SessionDirectory, SourceState, StorageError, TargetState};
 
 /// How often the link is looked at.
@@ -19,7 +20,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Writes where this side stands and reads where the source does, as long as the link is lost and nobody ends it; in the end
 /// what became of the attempt.
 pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, over: &AtomicBool) {
-    let (mut last, mut troubled) = (None::<Instant>, false);
+    let (mut last, mut troubled, began, mut looked) = (None::<Instant>, false, Instant::now(), false);
     loop {
         let ends = over.load(Ordering::Acquire);
         if shared.lock().linked() {
@@ -40,6 +41,12 @@ pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, 
         }
         if ends {
             return;
+        }
+        // Of a static copy its reader says so.
+        let wanted = shared.lock().config().pb_data && began.elapsed() >= APPEARS_WITHIN;
+        if wanted && !std::mem::replace(&mut looked, true) && !directory.appears() {
+            let elsewhere = StorageError::Elsewhere(directory.path().into());
+            eprintln!("dunlin: the end of the network will not be survived: {elsewhere}");
         }
         std::thread::park_timeout(LOOK);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dunlin_core::migrate::TargetEvent;
 
@@ -14,6 +14,12 @@ use crate::storage::{Kind, SegmentReader, SessionDirectory, StorageError};
 
 /// How often a segment that is not there yet is looked for.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long the source's folder may take to appear here.
+pub(super) const APPEARS_WITHIN: Duration = if cfg!(test) {
+    Duration::from_millis(100)
+} else {
+    Duration::from_secs(5)
+};
 /// Threads that read: while one waits for the disk the other writes into memory.
 const READERS: u32 = 2;
 /// The last segment is not known yet.
@@ -121,6 +127,7 @@ impl Work<'_, '_> {
 
     /// The segment, once it is there; none if it never will be, or nobody wants it any more.
     fn wait_for(&self, sequence: u32) -> Result<Option<SegmentReader>, StorageError> {
+        let (mut since, mut appeared) = (None::<Instant>, sequence > 0);
         loop {
             let wanted = !self.stop.load(Ordering::Acquire) && sequence <= self.last.load(Ordering::Acquire);
             if !wanted {
@@ -129,6 +136,16 @@ impl Work<'_, '_> {
             if let Some(segment) = SegmentReader::open(&self.directory, Kind::Static, sequence)? {
                 return Ok(Some(segment));
             }
+            // A source that has begun its rounds has begun the copy.
+            if !appeared && self.shared.lock().round().0 > 0 {
+                let since = *since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= APPEARS_WITHIN {
+                    appeared = self.directory.appears();
+                    if !appeared {
+                        return Err(StorageError::Elsewhere(self.directory.path().into()));
+                    }
+                }
+            }
             std::thread::sleep(LOOK);
         }
     }
@@ -136,9 +153,7 @@ impl Work<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
-    use dunlin_core::message::{SessionId, VmId};
+    use dunlin_core::message::{Message, SessionId, VmId};
     use dunlin_core::migrate::{TargetAction, TargetMessage};
     use dunlin_core::pageset::Run;
     use dunlin_core::units::{Gfn, Pages};
@@ -280,6 +295,22 @@ mod tests {
                 assert_eq!(scene.told(), TargetMessage::StaticMerged, "{segments}");
             });
         }
+    }
+
+    /// Until the source has begun there need be no folder.
+    #[test]
+    fn a_folder_that_never_appears_fails_the_copy() {
+        let scene = scene();
+        std::fs::remove_dir(scene.directory.path()).unwrap();
+        scene.read(|| {
+            std::thread::sleep(APPEARS_WITHIN * 2);
+            assert!(matches!(poll(&scene.shared), TargetAction::Wait { .. }), "too early");
+            scene.shared.feed(TargetEvent::Message(&Message::RoundStart {
+                round: 1,
+                pages: Pages(1),
+            }));
+            assert_eq!(scene.told(), TargetMessage::StaticFailed);
+        });
     }
 
     #[test]
