@@ -41,6 +41,9 @@ pub enum PushOrderError {
         /// What is there, or its beginning.
         found: String,
     },
+    /// Nothing to push by.
+    #[error("{} has no page numbers: --record-order writes such a file when a guest had to wait in post-copy", .0.display())]
+    Empty(PathBuf),
     /// More than anybody pushes by.
     #[error("{} has more than {PAGES_MAX} pages: shorten it, what is not in it is pushed all the same", .0.display())]
     TooLong(PathBuf),
@@ -107,7 +110,23 @@ pub fn read(path: &Path) -> Result<Vec<Gfn>, PushOrderError> {
         let page = text.parse().ok().filter(|_| is_plain);
         order.push(Gfn(page.ok_or_else(wrong)?));
     }
+    if order.is_empty() {
+        return Err(PushOrderError::Empty(path.into()));
+    }
     Ok(order)
+}
+
+/// Makes the file if there is none, so that what keeps it from being written is known before the migration.
+///
+/// # Errors
+/// [`PushOrderError::Io`].
+pub fn check(path: &Path) -> Result<(), PushOrderError> {
+    let opened = File::options().append(true).create(true).open(path);
+    opened.map(drop).map_err(|source| PushOrderError::Io {
+        what: "write",
+        path: path.into(),
+        source,
+    })
 }
 
 /// Writes an order.
@@ -170,7 +189,10 @@ mod tests {
     fn lines_and_comments_are_read() {
         let order = read_text(b"# first\n7\n\n  3 # hot\r\n7\n18446744073709551615").unwrap();
         assert_eq!(order, [7, 3, 7, u64::MAX].map(Gfn));
-        assert_eq!(read_text(b"").unwrap(), [] as [Gfn; 0]);
+        for nothing in ["", "# pages\n\n"] {
+            let error = read_text(nothing.as_bytes()).unwrap_err();
+            assert!(error.contains("has no page numbers"), "{error}");
+        }
     }
 
     #[test]
@@ -198,7 +220,7 @@ mod tests {
             let file = tempfile::NamedTempFile::new().unwrap();
             let order: Vec<Gfn> = order.into_iter().map(Gfn).collect();
             write(file.path(), &order).unwrap();
-            prop_assert_eq!(read(file.path()).unwrap(), order);
+            prop_assert_eq!(read(file.path()).unwrap_or_default(), order);
         }
 
         #[test]

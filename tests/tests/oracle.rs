@@ -102,7 +102,9 @@ fn expect_strategy(strategy: &str, report: &Value) -> anyhow::Result<()> {
         "hybrid:2" => ensure!(has_postcopy && rounds == 2, "not two rounds, then post-copy: {report}"),
         // With the network's help the copy may be over with the first round.
         strategy if strategy.starts_with("par-migrate") => ensure!(
-            !has_postcopy && rounds >= if strategy.contains("split") { 1 } else { 2 } && report["bytes"]["storage"].as_u64() > Some(0),
+            !has_postcopy
+                && rounds >= if strategy.contains("split") { 1 } else { 2 }
+                && report["bytes"]["storage"].as_u64() > Some(0),
             "no static copy beside rounds: {report}"
         ),
         "auto" => ensure!(report["choice"]["why"].is_string(), "nothing was chosen: {report}"),

@@ -274,10 +274,11 @@ impl Choice {
                 write!(f, "; {name} likely stays below {limit}, but may reach {high}")
             } else {
                 let likely = Amount(bound.metric, likely);
-                write!(
-                    f,
-                    "; {name} will not stay below {limit} but be {likely}, and no other strategy comes nearer"
-                )
+                let nearest = match self.goal.bounds().len() {
+                    1 => "no other strategy comes nearer",
+                    _ => "no other strategy comes nearer to all bounds together",
+                };
+                write!(f, "; {name} will not stay below {limit} but be {likely}, and {nearest}")
             }?;
         }
         Ok(())

@@ -130,7 +130,7 @@ impl Weights {
 /// let goal: Goal = "downtime<300ms,weighted:time=1,bytes=0.5".parse()?;
 /// assert_eq!(goal.bounds()[0].limit, 300_000_000);
 /// assert_eq!(goal.weight_milli(Metric::Bytes), 500);
-/// assert_eq!(goal.to_string(), "downtime<300000000ns,weighted:time=1.000,bytes=0.500");
+/// assert_eq!(goal.to_string(), "downtime<300ms,weighted:time=1.000,bytes=0.500");
 /// # Ok::<(), dunlin_core::choose::GoalError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -213,8 +213,11 @@ impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for bound in &self.bounds {
-            let unit = bound.metric.units()[0].0;
-            write!(f, "{separator}{}<{}{unit}", bound.metric.name(), bound.limit)?;
+            // The largest unit of which it is a whole number.
+            let units = bound.metric.units().iter();
+            let fits = |(_, size): &&(&str, u64)| bound.limit % size == 0;
+            let (unit, size) = units.filter(fits).max_by_key(|(_, size)| size).unwrap_or(&("", 1));
+            write!(f, "{separator}{}<{}{unit}", bound.metric.name(), bound.limit / size)?;
             separator = ",";
         }
         if self.weights.is_none() && !self.bounds.is_empty() {

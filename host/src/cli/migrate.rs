@@ -13,7 +13,7 @@ use crate::{
 };
 use dunlin_core::{
     choose::{Goal, GoalError},
-    strategy::Strategy,
+    strategy::{Strategy, StrategyError},
     units::BytesPerSec,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -55,7 +55,7 @@ pub(super) struct Args {
     storage: Option<PathBuf>,
 
     /// Limit for what is written there [default: unlimited]
-    #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
+    #[arg(long, value_name = "RATE", requires = "storage", value_parser = values::rate, allow_hyphen_values = true)]
     storage_bandwidth: Option<BytesPerSec>,
 
     /// What --strategy auto is to choose by [default: downtime<DOWNTIME]
@@ -156,11 +156,31 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
+/// Why a text is not what `--strategy` takes.
+#[derive(Debug, thiserror::Error)]
+enum StrategyTextError {
+    #[error("auto chooses every part of the strategy itself: write auto alone")]
+    PartOfAuto,
+    #[error("{0}; or auto")]
+    Unknown(StrategyError),
+    #[error("{0}")]
+    Strategy(StrategyError),
+}
+
 /// The text as it was given, if it is a strategy or leaves it open.
-fn strategy(text: &str) -> Result<String, dunlin_core::strategy::StrategyError> {
-    match text {
-        "auto" => Ok(text.to_owned()),
-        _ => Strategy::parse(&split_file(text).0).map(|_| text.to_owned()),
+fn strategy(text: &str) -> Result<String, StrategyTextError> {
+    if text == "auto" {
+        return Ok(text.to_owned());
+    }
+    if text.starts_with("auto,") {
+        return Err(StrategyTextError::PartOfAuto);
+    }
+    match Strategy::parse(&split_file(text).0) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error @ (StrategyError::UnknownPreset { .. } | StrategyError::Empty)) => {
+            Err(StrategyTextError::Unknown(error))
+        }
+        Err(error) => Err(StrategyTextError::Strategy(error)),
     }
 }
 

@@ -115,7 +115,9 @@ impl Record {
             (Role::Target, Phase::Ready) => {
                 "the VM was ready to run here when this process died; ask `dunlin status` at the source, which still holds it"
             }
-            (Role::Target, Phase::Aborted) => "the migration was given up; the VM stayed at the source",
+            (Role::Target, Phase::Aborted) => {
+                "the migration was given up here; the VM stayed at the source, or is lost"
+            }
             (Role::Target, Phase::Taken | Phase::PostCopy | Phase::Complete | Phase::Running) => {
                 "the VM had been handed over, ran here and ended with its process; start it again"
             }

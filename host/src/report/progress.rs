@@ -21,6 +21,9 @@ pub struct Progress {
     pub rate: u64,
     /// Microseconds until nothing of it is left; `None` when nothing is being sent.
     pub eta_us: Option<u64>,
+    /// Microseconds for which the guest will still be observed before anything is sent; `None` if it is not observed.
+    #[serde(default)]
+    pub observing_us: Option<u64>,
 }
 
 impl Progress {
@@ -40,6 +43,10 @@ impl fmt::Display for Progress {
         match self.round {
             0 => write!(f, "{}", self.phase)?,
             round => write!(f, "{} round {round}", self.phase)?,
+        }
+        if let Some(left) = self.observing_us {
+            let left = duration(Duration::from_micros(left));
+            return write!(f, " · observing what the guest writes, {left} more");
         }
         write!(
             f,
@@ -69,6 +76,7 @@ mod tests {
             remaining_bytes: 8_192_000,
             rate: 32_100_000,
             eta_us: Some(255_000),
+            observing_us: None,
         };
         assert_eq!(
             progress.to_string(),
@@ -87,5 +95,11 @@ mod tests {
             "post-copy · 2,000 pages (7.81 MiB) left · 32.1 MB/s"
         );
         assert_eq!(progress.done_milli(), 1000);
+        progress.phase = State::PreCopy;
+        progress.observing_us = Some(1_500_000);
+        assert_eq!(
+            progress.to_string(),
+            "pre-copy · observing what the guest writes, 1.50 s more"
+        );
     }
 }

@@ -59,7 +59,8 @@ pub fn migration_table(report: &MigrationReport, paint: Paint) -> String {
         return text;
     }
     if let Some(choice) = &report.choice {
-        text += &chosen(choice);
+        let missed = report.outcome == Outcome::Completed && !report.goal_met;
+        text += &chosen(choice, missed, paint);
     }
     text += "\n";
     text += &summary(report);
@@ -72,7 +73,10 @@ pub fn migration_table(report: &MigrationReport, paint: Paint) -> String {
             0 => "before the first round".into(),
             round => format!("after round {round}"),
         };
-        text += &format!("\nSwitched {when}: {} (rule: {})\n", switch.reason, switch.rule);
+        text += &match report.postcopy {
+            Some(_) => format!("\nSwitched {when}: {} (rule: {})\n", switch.reason, switch.rule),
+            None => format!("\nPaused {when}: {}\n", switch.reason),
+        };
     }
     if let Some(postcopy) = &report.postcopy {
         text += &format!(
@@ -134,8 +138,12 @@ pub fn status_lines(status: &Status, paint: Paint) -> String {
 }
 
 /// What was chosen and why, and how near what was expected came.
-fn chosen(choice: &ChoiceReport) -> String {
+fn chosen(choice: &ChoiceReport, missed: bool, paint: Paint) -> String {
     let mut text = format!("\nChosen for {}: {}\n", choice.goal, choice.why);
+    if missed {
+        text += &paint.warn("The goal was missed.");
+        text += "\n";
+    }
     if let (Some(round), Some(why)) = (choice.revised_after, &choice.revised_why) {
         text += &format!("After round {round}: {why}\n");
     }
@@ -161,9 +169,9 @@ fn chosen(choice: &ChoiceReport) -> String {
 }
 
 fn observed(sampling: &SamplingReport) -> String {
-    let slowdown = sampling
-        .slowdown_milli
-        .map_or(String::new(), |milli| format!("the guest {} slower; ", percent(milli)));
+    let slowdown = sampling.slowdown_milli.map_or(String::new(), |milli| {
+        format!("the guest {} slower; ", percent(milli.max(0)))
+    });
     format!(
         "{slowdown}{} samples in all, {} each, {} at most",
         count(sampling.samples),
@@ -222,7 +230,12 @@ fn summary(report: &MigrationReport) -> String {
         .filter(|(_, sent)| *sent > 0)
         .map(|(name, sent)| format!("{name} {}", bytes(*sent)))
         .collect();
-    let slowdown = report.guest.slowdown_milli.map_or("—".into(), percent);
+    let (slowdown, than) = match report.guest.slowdown_milli {
+        None => ("—".into(), "of"),
+        // Another neighbour on the host, another phase of the load.
+        Some(faster) if faster < 0 => ("none".into(), "it was faster than the"),
+        Some(milli) => (percent(milli), "of"),
+    };
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     let mut row = |name: &str, value: String, note: String| {
@@ -246,8 +259,8 @@ fn summary(report: &MigrationReport) -> String {
         "downtime",
         micros(report.downtime_us),
         match (report.outcome, report.downtime_us) {
-            (Outcome::Completed, _) if !report.goal_met && report.reason.is_none() => {
-                "longer than --downtime: the load does not converge; as-hybrid and hybrid:N do not depend on that"
+            (Outcome::Completed, _) if !report.goal_met && report.reason.is_none() && report.choice.is_none() => {
+                "longer than --downtime: in the rounds it had the load did not converge; as-hybrid and hybrid:N do not depend on that"
                     .into()
             }
             (_, 0) => String::new(),
@@ -262,7 +275,7 @@ fn summary(report: &MigrationReport) -> String {
     row(
         "slow-down",
         slowdown,
-        format!("of {} steps/s before", count(report.guest.steps_before)),
+        format!("{than} {} steps/s before", count(report.guest.steps_before)),
     );
     row("transferred", bytes(total), shares.join(" · "));
     row(

@@ -184,6 +184,9 @@ impl Node {
                 "--record-order writes what the guest waits for in post-copy, which this strategy never enters: leave it out, or choose another strategy",
             ));
         }
+        if let Some(path) = &request.record_order {
+            push_order::check(path).map_err(|error| ControlError::refused(super::chain(&error)))?;
+        }
         let looks_ahead = ForesightNeed::of(&strategy, Pages(1)) != ForesightNeed::default();
         if request.profile_us.is_some() && !looks_ahead && goal.is_none() {
             return Err(ControlError::refused(
@@ -514,10 +517,13 @@ fn progress_of(snapshot: &Snapshot, total: u64) -> Progress {
         remaining_pages: snapshot.remaining.0,
         remaining_bytes: snapshot.remaining.bytes().0,
         rate: snapshot.rate.0,
-        eta_us: snapshot
-            .eta
-            .map(|eta| u64::try_from(eta.as_micros()).unwrap_or(u64::MAX)),
+        eta_us: snapshot.eta.map(micros),
+        observing_us: snapshot.observing.map(micros),
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The goal that a strategy is chosen by: without one, the wanted downtime as a bound. `None` if the strategy is given.

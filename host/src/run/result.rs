@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dunlin_core::choose::Interval;
+use dunlin_core::choose::{Bound, Interval, Metric};
 use dunlin_core::message::{AbortReason, Mode};
 use dunlin_core::migrate::{RoundReport as RoundEnded, SourceOutcome};
 use dunlin_core::switch::{Decision, Reason};
@@ -202,9 +202,26 @@ fn goal_met(options: &SourceOptions, result: &SourceResult) -> bool {
     let forced =
         |round: &RoundEnded| round.verdict.decision == Decision::StopCopy && round.verdict.reason != Reason::Fits;
     let late = result.downtime.is_some_and(|downtime| downtime > options.downtime);
-    result.outcome == SourceOutcome::Completed
-        && compared(options, result)
-        && !(late && result.rounds.iter().any(|(round, _)| forced(round)))
+    let forced = late && result.rounds.iter().any(|(round, _)| forced(round));
+    let kept = match (&options.goal, &result.auto) {
+        (Some(goal), Some(_)) => goal.bounds().iter().all(|bound| keeps(bound, result)),
+        _ => !forced,
+    };
+    result.outcome == SourceOutcome::Completed && compared(options, result) && kept
+}
+
+/// What was not measured is not missed.
+fn keeps(bound: &Bound, result: &SourceResult) -> bool {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let observed = result.sampling.map_or(Duration::ZERO, |cost| cost.learning);
+    let was = match bound.metric {
+        Metric::Time => nanos(result.total_time.saturating_sub(observed)),
+        Metric::Downtime => nanos(result.downtime.unwrap_or_default()),
+        Metric::Bytes => result.migration_bytes + result.storage_bytes + result.fault_bytes,
+        Metric::Faults => result.target.map_or(0, |target| target.faults),
+        Metric::Stall => return true,
+    };
+    was < bound.limit
 }
 
 fn switch(result: &SourceResult) -> Option<SwitchReport> {

@@ -159,6 +159,7 @@ impl Handler for Actor {
             remaining_bytes: 4_096_000,
             rate: 32_000_000,
             eta_us: Some(128_000),
+            observing_us: None,
         });
         self.migrating.store(true, Ordering::Release);
         let ending = loop {

@@ -31,6 +31,14 @@ enum Left {
 }
 
 impl Source<'_> {
+    /// Until when the guest is only observed; `None` if it is not, or not any more.
+    pub fn observes_until(&self) -> Option<Nanos> {
+        match self.step {
+            Step::Learn { until } => Some(until),
+            _ => None,
+        }
+    }
+
     /// After tracking has begun: the guest is observed if the strategy looks ahead.
     pub(super) fn after_start(&mut self, now: Nanos) -> Step {
         self.tracking_began = now;

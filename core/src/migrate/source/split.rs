@@ -85,6 +85,14 @@ impl Source<'_> {
         })
     }
 
+    /// Pages that neither channel has begun of a static copy that goes on. O(regions).
+    pub fn static_remaining(&self) -> Pages {
+        match self.static_copy {
+            StaticCopy::Running => self.static_rest(),
+            _ => Pages::ZERO,
+        }
+    }
+
     /// What of a region neither channel has begun.
     pub(super) fn untaken_of(&self, region: Run) -> Run {
         let first = region.first.max(self.static_next);

@@ -242,7 +242,10 @@ impl Model {
     }
 
     fn up(&mut self, place: usize, missing: &BTreeSet<u64>, max: u64) -> Vec<u64> {
-        let edge = self.bubbles[place].pages.last().map_or(0, |last| last.saturating_add(1));
+        let edge = self.bubbles[place]
+            .pages
+            .last()
+            .map_or(0, |last| last.saturating_add(1));
         let Some(first) = missing.iter().copied().find(|&page| page >= edge) else {
             return vec![];
         };
@@ -401,7 +404,11 @@ fn a_bubble_keeps_ahead_of_a_guest_that_goes_straight_on() {
             missing.fill();
             let (mut room, mut faults) = (0, 0);
             for step in 0..PAGES / 2 {
-                let page = if upwards { PAGES / 3 + step } else { PAGES / 3 * 2 - step };
+                let page = if upwards {
+                    PAGES / 3 + step
+                } else {
+                    PAGES / 3 * 2 - step
+                };
                 room += 5;
                 if missing.remove(Gfn(page)) {
                     push.on_fault(Gfn(page));
@@ -413,7 +420,10 @@ fn a_bubble_keeps_ahead_of_a_guest_that_goes_straight_on() {
                     room -= run.count.0 * 4;
                 }
             }
-            assert!(faults <= PAGES / 2 / 50, "{faults} faults with {pivots:?}, upwards {upwards}");
+            assert!(
+                faults <= PAGES / 2 / 50,
+                "{faults} faults with {pivots:?}, upwards {upwards}"
+            );
         }
     }
 }

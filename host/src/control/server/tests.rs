@@ -136,6 +136,7 @@ fn some_progress() -> Progress {
         remaining_bytes: 5 * 4096,
         rate: 1,
         eta_us: None,
+        observing_us: None,
     }
 }
 

@@ -127,16 +127,18 @@ pub struct Snapshot {
     pub phase: Phase,
     /// Round, from 1.
     pub round: u32,
-    /// Pages still to be sent in this round, or pushed.
+    /// Pages still to be sent in this round, or pushed, and those left of a static copy beside it.
     pub remaining: Pages,
     /// Bytes sent so far.
     pub bytes: u64,
-    /// Smoothed rate.
+    /// Smoothed rate, over all channels.
     pub rate: BytesPerSec,
     /// What can bring the rest if the network is cut in post-copy.
     pub cut: Cut,
     /// Until the remaining pages have been sent at that rate.
     pub eta: Option<Duration>,
+    /// For how long the guest will still be observed before anything is sent.
+    pub observing: Option<Duration>,
 }
 
 impl Default for SourceHandle {
@@ -306,7 +308,18 @@ impl SourceRun<'_> {
             None => source,
         };
         let source = source.recorded(&self.options.push_order);
+        let (recorded, regions) = (&self.options.push_order, &source.config().regions);
+        let strange = recorded
+            .iter()
+            .filter(|page| !dunlin_core::message::run_in_regions(regions, **page, 1))
+            .count();
         let shared = SharedSource::new(source, clock);
+        if strange > 0 {
+            shared.warn(format!(
+                "{strange} of the {} pages in the recorded order are none of this VM's, which has less memory than the one it was recorded of",
+                recorded.len()
+            ));
+        }
         let link = LinkConfig {
             to: self.options.to.clone(),
             session,
@@ -320,7 +333,7 @@ impl SourceRun<'_> {
         let recording = self.options.record_order.as_deref().zip(link.demanded.clone());
         self.guest.mark();
         let over = AtomicBool::new(false);
-        let result = std::thread::scope(|scope| {
+        let mut result = std::thread::scope(|scope| {
             let exchange = folder
                 .as_ref()
                 .map(|folder| scope.spawn(|| exchange(&shared, folder, &over)));
@@ -371,7 +384,9 @@ impl SourceRun<'_> {
         {
             let demanded = demanded.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = push_order::write(path, &demanded) {
-                eprintln!("dunlin: {}", crate::run::chain(&error));
+                let warning = crate::run::chain(&error);
+                eprintln!("dunlin: {warning}");
+                result.warnings.push(warning);
             }
         }
         if matches!(

@@ -116,9 +116,10 @@ impl Worker<'_, '_, '_, '_> {
         }
         self.last_progress = Instant::now();
         let bytes = self.link.migration.pages.load(Ordering::Relaxed) + self.link.fault.pages.load(Ordering::Relaxed);
-        let rate = self.rate.update(bytes);
+        let rate = self.rate.update(bytes + self.static_writer.bytes());
         let paused = matches!(phase, Phase::HandOverUnknown | Phase::PostCopyPaused);
-        let remaining = source.pending().len();
+        let remaining = source.pending().len().saturating_add(source.static_remaining());
+        let until = source.observes_until();
         let snapshot = Snapshot {
             session: source.config().session,
             phase,
@@ -129,6 +130,7 @@ impl Worker<'_, '_, '_, '_> {
             cut: source.cut(),
             eta: (rate.0 > 0 && remaining.0 > 0 && !paused)
                 .then(|| Duration::from_millis(remaining.bytes().0.saturating_mul(1000) / rate.0)),
+            observing: until.map(|until| self.shared.clock.until(until)),
         };
         *self.run.handle.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
         (self.run.progress)(&snapshot);
