@@ -245,7 +245,9 @@ impl fmt::Display for Refusal {
             Self::Regions => f.write_str("the VM's memory regions are empty, overlap, overflow or lie too far apart"),
             Self::Memory { asked, max } => write!(
                 f,
-                "the VM has {asked} bytes of memory, the target takes at most {max}; start `dunlin receive` with a larger --max-memory"
+                "the VM has {} MiB of memory, the target takes at most {} MiB; start `dunlin receive` with a larger --max-memory",
+                asked.0.div_ceil(1 << 20),
+                max.0 >> 20
             ),
             Self::Vcpus { asked, max } => write!(f, "the VM has {asked} vCPUs, the target takes 1 to {max}"),
             Self::Cpuid {

@@ -11,5 +11,6 @@ pub mod push_order;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod sim;
 pub mod storage;
 pub mod track;

@@ -190,6 +190,13 @@ fn measure(
         });
         let record = Record::new(folder, experiment.id, conditions)?;
         let runs = if fresh { Runs::default() } else { record.load() };
+        if !runs.0.is_empty() {
+            eprintln!(
+                "{}: {} runs that this program has measured before are counted; --fresh measures anew",
+                experiment.id,
+                runs.0.len()
+            );
+        }
         let (failures, repeated) = (vec![], vec![]);
         work.push((
             Measured {

@@ -68,6 +68,8 @@ pub struct Candidate {
     pub cost_micro: u64,
     /// By how much it likely misses the bound it misses most, in thousandths of it; 0 if it keeps all.
     pub excess_permille: u64,
+    /// By how much it likely misses all bounds together, in the same way.
+    pub excesses_permille: u64,
 }
 
 impl Candidate {
@@ -76,7 +78,8 @@ impl Candidate {
             .bounds()
             .iter()
             .map(|bound| excess_permille(bound, metric(&forecast, bound.metric).likely));
-        let excess_permille = excesses.max().unwrap_or(0);
+        let excess_permille = excesses.clone().max().unwrap_or(0);
+        let excesses_permille = excesses.fold(0, u64::saturating_add);
         let surely = |bound: &Bound| metric(&forecast, bound.metric).high < bound.limit;
         let keeps = if forecast.end == End::Never {
             Keeps::NeverEnds
@@ -93,12 +96,13 @@ impl Candidate {
             forecast,
             keeps,
             excess_permille,
+            excesses_permille,
         }
     }
 
-    /// Smaller is better: bounds first, by how far they are missed where they are; then the cost.
-    pub(super) fn rank(&self) -> (Keeps, u64, u64) {
-        (self.keeps, self.excess_permille, self.cost_micro)
+    /// Smaller is better: bounds first, by how far they are missed where they are, the worst before all of them; then the cost.
+    pub(super) fn rank(&self) -> (Keeps, u64, u64, u64) {
+        (self.keeps, self.excess_permille, self.excesses_permille, self.cost_micro)
     }
 }
 
@@ -180,7 +184,7 @@ impl Choice {
 }
 
 /// Forecasts every candidate and takes the best by the goal: the cheapest of those that keep all bounds in the worst case; if there
-/// is none, of those that likely do; if there is none, the one nearest to its bounds. The first of equals. Candidates
+/// is none, of those that likely do; if there is none, the one nearest to the bound that it misses most, then to all together. The first of equals. Candidates
 /// that copy over storage are left out where there is none. O(candidates) forecasts.
 ///
 /// # Errors
@@ -276,7 +280,7 @@ impl Choice {
                 let likely = Amount(bound.metric, likely);
                 let nearest = match self.goal.bounds().len() {
                     1 => "no other strategy comes nearer",
-                    _ => "no other strategy comes nearer to all bounds together",
+                    _ => "no other strategy comes nearer to the bound that it misses most",
                 };
                 write!(f, "; {name} will not stay below {limit} but be {likely}, and {nearest}")
             }?;

@@ -7,7 +7,7 @@ use super::forecast::{ForecastError, Given, check};
 use super::goal::Goal;
 use super::setting::{Limits, Link, Uncertainty};
 use super::walk::{Assumed, End, Standing, switcher};
-use super::words::Name;
+use super::words::{Memory, Name};
 use crate::pattern::Profile;
 use crate::strategy::{Slow, Strategy, SwitchRule};
 use crate::switch::{RoundEnd, Switcher};
@@ -48,9 +48,9 @@ impl fmt::Display for Revision {
         let verb = if self.changed { "go on with" } else { "keep" };
         write!(
             f,
-            "{verb} {}: bandwidth {} B/s, dirtying at {} % of the profile; {} % between the best and the present",
+            "{verb} {}: the link carries {}/s and the guest dirties {} % of what it did when observed; the best would cost {} % less than what was planned",
             Name(&self.strategy),
-            self.bandwidth,
+            Memory(Bytes(self.bandwidth.0)),
             self.dirtying_permille / 10,
             percent
         )

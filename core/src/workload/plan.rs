@@ -76,7 +76,7 @@ impl core::fmt::Display for PlanError {
             Self::Unaligned { memory } => {
                 write!(
                     f,
-                    "guest memory of {memory} B is not a multiple of {PAGE_SIZE} B: round it"
+                    "guest memory of {memory} B is not a multiple of {PAGE_SIZE} B: round it, or give its unit, 512MiB for example"
                 )
             }
             Self::MemoryTooSmall { memory, needed } => write!(

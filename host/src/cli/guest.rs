@@ -1,6 +1,6 @@
 //! `dunlin guest`
 
-use super::{CliError, values};
+use super::{CliError, receive::host_memory, values};
 use crate::{
     guest::{Fill, GuestConfig, GuestKind},
     journal,
@@ -8,6 +8,7 @@ use crate::{
         node,
         options::{GuestOptions, Tracking},
     },
+    report::bytes,
 };
 use dunlin_core::{
     units::Bytes,
@@ -103,6 +104,14 @@ impl Args {
     fn options(self) -> Result<GuestOptions, CliError> {
         Plan::new(&self.workload, self.memory, self.vcpus)
             .map_err(|error| CliError::Usage(format!("--memory and --workload do not fit: {error}")))?;
+        let most = host_memory();
+        if self.memory > most {
+            return Err(CliError::Usage(format!(
+                "--memory: {} are more than the {} of this host: write a smaller size",
+                bytes(self.memory.0),
+                bytes(most.0)
+            )));
+        }
         Ok(GuestOptions {
             config: GuestConfig {
                 name: self.name,

@@ -13,6 +13,7 @@ mod progress;
 mod receive;
 mod replay;
 mod resolve;
+mod simulate;
 mod state;
 mod status;
 mod values;
@@ -27,7 +28,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// Moves running virtual machines between hosts without stopping them, and shows what that cost.
 #[derive(Debug, Parser)]
 #[command(name = "dunlin", version, subcommand_required = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done; 1 ran, but the goal was not met; 2 wrong usage or environment.")]
+#[command(
+    after_help = "Exit codes: 0 done; 1 ran, but the goal was not met; 2 wrong usage or environment; 130 ended by a signal."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,6 +55,8 @@ enum Command {
     Resolve(resolve::Args),
     /// Show when a rule, or each of several, would have ended the pre-copy of a recorded log of rounds.
     Replay(replay::Args),
+    /// Simulate a migration in virtual time: what a strategy would cost for a workload and a link.
+    Simulate(simulate::Args),
 }
 
 /// Why a command ends without its result.
@@ -126,6 +131,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => args.run(),
         Command::Resolve(args) => args.run(),
         Command::Replay(args) => args.run(),
+        Command::Simulate(args) => args.run(),
     };
     result.unwrap_or_else(|error| {
         output::message(&format!("error: {}", chain(&error)));

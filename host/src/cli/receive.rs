@@ -76,7 +76,7 @@ impl Args {
 }
 
 /// All memory of this host.
-fn host_memory() -> Bytes {
+pub(super) fn host_memory() -> Bytes {
     let info = rustix::system::sysinfo();
     Bytes((info.totalram as u64).saturating_mul(info.mem_unit.into()))
 }

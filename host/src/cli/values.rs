@@ -13,6 +13,8 @@ pub(super) enum ValueError {
     Size,
     #[error("more than 16 EiB, which no computer can count: write a smaller size")]
     LargeSize,
+    #[error("a small b means bits: write B for bytes, 25MB/s for 200 Mbit/s")]
+    Bits,
     #[error("not a rate: write a size per second, 32MB/s or 1GiB/s for example")]
     Rate,
     #[error("a rate of nothing never ends: write at least 1B/s, or leave the option out for no limit")]
@@ -35,6 +37,9 @@ impl fmt::Display for Micros {
 
 /// `512MiB`, `4GB`, `4096`.
 pub(super) fn size(text: &str) -> Result<Bytes, ValueError> {
+    if text.ends_with('b') {
+        return Err(ValueError::Bits);
+    }
     match parse_size::parse_size(text) {
         Ok(bytes) => Ok(Bytes(bytes)),
         Err(SizeError::PosOverflow) => Err(ValueError::LargeSize),
@@ -48,7 +53,7 @@ pub(super) fn rate(text: &str) -> Result<BytesPerSec, ValueError> {
         Ok(Bytes(0)) => Err(ValueError::ZeroRate),
         Ok(_) if text.ends_with(|last: char| last.is_ascii_digit()) => Err(ValueError::Rate),
         Ok(Bytes(bytes)) => Ok(BytesPerSec(bytes)),
-        Err(ValueError::LargeSize) => Err(ValueError::LargeSize),
+        Err(error @ (ValueError::LargeSize | ValueError::Bits)) => Err(error),
         Err(_) => Err(ValueError::Rate),
     }
 }
@@ -104,6 +109,8 @@ mod tests {
         assert_eq!(rate("fast"), Err(ValueError::Rate));
         assert_eq!(rate("200"), Err(ValueError::Rate));
         assert_eq!(rate("200B"), Ok(BytesPerSec(200)));
+        assert_eq!(rate("200Mb/s"), Err(ValueError::Bits));
+        assert_eq!(size("5kb"), Err(ValueError::Bits));
         assert_eq!(rate("0"), Err(ValueError::ZeroRate));
         assert_eq!(rate("5MB/m"), Err(ValueError::Rate));
     }

@@ -50,11 +50,14 @@ impl fmt::Display for Progress {
         }
         write!(
             f,
-            " · {} pages ({}) left · {}",
+            " · {} pages ({}) left",
             count(self.remaining_pages),
             bytes(self.remaining_bytes),
-            rate(self.rate)
         )?;
+        let is_cut = matches!(self.phase, State::PostCopyPaused | State::HandoverUnknown);
+        if self.rate > 0 && !is_cut {
+            write!(f, " · {}", rate(self.rate))?;
+        }
         match self.eta_us {
             Some(eta) => write!(f, " · ETA {}", duration(Duration::from_micros(eta))),
             None => Ok(()),

@@ -66,7 +66,7 @@ pub fn migration_table(report: &MigrationReport, paint: Paint) -> String {
     text += &summary(report);
     if !report.rounds.is_empty() {
         text += "\n";
-        text += &rounds(&report.rounds);
+        text += &rounds(&report.rounds, report.static_done_after.unwrap_or(0));
     }
     if let Some(switch) = &report.switch {
         let when = match switch.round {
@@ -106,11 +106,13 @@ pub fn status_lines(status: &Status, paint: Paint) -> String {
         State::HandoverUnknown | State::PostCopyPaused => paint.bad(&state),
         State::PreCopy | State::Handover | State::PostCopy | State::Ended => paint.warn(&state),
     };
-    let mut text = format!(
-        "{}  {}  {state}",
-        paint.strong(status.name.as_deref().unwrap_or("(no VM)")),
-        status.role
-    );
+    // Whoever runs a VM may be asked to send it next: between migrations the role says nothing.
+    let role = match (status.state, &status.session) {
+        (State::Running, None) => String::new(),
+        _ => format!("  {}", status.role),
+    };
+    let name = status.name.as_deref().unwrap_or("(no VM)");
+    let mut text = format!("{}{role}  {state}", paint.strong(name));
     if let Some(pid) = status.pid {
         write!(text, "  process {pid}").expect("a string takes everything");
     }
@@ -120,6 +122,7 @@ pub fn status_lines(status: &Status, paint: Paint) -> String {
         status.round.map(|round| format!("round {round}")),
         status
             .remaining_pages
+            .filter(|pages| status.missing_pages != Some(*pages))
             .map(|pages| format!("{} pages left", count(pages))),
         status
             .missing_pages
@@ -260,8 +263,7 @@ fn summary(report: &MigrationReport) -> String {
         micros(report.downtime_us),
         match (report.outcome, report.downtime_us) {
             (Outcome::Completed, _) if !report.goal_met && report.reason.is_none() && report.choice.is_none() => {
-                "longer than --downtime: in the rounds it had the load did not converge; as-hybrid and hybrid:N do not depend on that"
-                    .into()
+                missed_downtime(&report.rounds)
             }
             (_, 0) => String::new(),
             _ => "from the pause here to running there".into(),
@@ -280,13 +282,29 @@ fn summary(report: &MigrationReport) -> String {
     row("transferred", bytes(total), shares.join(" · "));
     row(
         "average rate",
-        rate(per_second(total, report.total_time_us)),
+        rate(per_second(
+            total,
+            report
+                .sampling
+                .map_or(report.total_time_us, |sampling| sampling.total_time_without_us),
+        )),
         String::new(),
     );
     table.trim_fmt() + "\n"
 }
 
-fn rounds(rounds: &[RoundReport]) -> String {
+/// Why the pause was longer than wanted, and what to do about it.
+fn missed_downtime(rounds: &[RoundReport]) -> String {
+    let shrinks = rounds.last().is_some_and(|last| last.lambda_milli.is_some_and(|lambda| lambda < 1000));
+    let why = match shrinks {
+        true => "longer than --downtime: the rounds ended while they still became shorter; allow more (--max-rounds)",
+        false => "longer than --downtime: the rounds do not become shorter",
+    };
+    format!("{why}, or take as-hybrid or hybrid:N, which do not depend on that")
+}
+
+/// In rounds beside a static copy the SDF means nothing: most of what is left is no concern of theirs.
+fn rounds(rounds: &[RoundReport], beside_copy: u32) -> String {
     let largest = rounds
         .iter()
         .map(|round| round.sent_pages.max(round.dirty_pages))
@@ -297,7 +315,7 @@ fn rounds(rounds: &[RoundReport]) -> String {
     table.set_style(TableComponent::HeaderLines, '─');
     table.set_header([
         "round",
-        "time",
+        "sending",
         "sent pages",
         "dirty pages",
         "bytes",
@@ -316,7 +334,10 @@ fn rounds(rounds: &[RoundReport]) -> String {
             rate(per_second(round.bytes, round.duration_us)),
             // The rule sets the first to 1, whatever the round did.
             round.lambda_milli.filter(|_| round.round > 1).map_or("—".into(), milli),
-            round.sdf_milli.map_or("—".into(), milli),
+            round
+                .sdf_milli
+                .filter(|_| round.round > beside_copy)
+                .map_or("—".into(), milli),
             bar(round, largest),
         ]);
     }

@@ -13,5 +13,6 @@ pub mod target;
 mod vm;
 
 pub use clock::Clock;
+pub(crate) use source::ForesightMemory;
 
 use crate::report::chain;

@@ -454,7 +454,8 @@ fn source_status(snapshot: &Snapshot) -> Status {
             match snapshot.cut {
                 Cut::Pbdata => "the target takes them from the storage directory",
                 Cut::Both => "the target takes them from the storage directory, and this side goes on trying to reach it",
-                Cut::Fail | Cut::Reconnect => "this side goes on trying to reach it",
+                Cut::Reconnect => "this side goes on trying to reach it",
+                Cut::Fail => "with cut=fail nobody brings them",
             }
         )),
         _ => None,

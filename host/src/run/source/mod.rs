@@ -45,10 +45,11 @@ use exchange::{exchange, leave};
 use folder::Folder;
 use link::{LinkConfig, SharedSource, event_of, listen, open_fault, open_migration, serve_faults, tell_it_is_over};
 use pb_writer::PbWriter;
-use sampling::{ForesightMemory, SamplingMeter};
+use sampling::SamplingMeter;
 use static_writer::StaticWriter;
 
 pub use auto::AutoResult;
+pub(crate) use sampling::ForesightMemory;
 pub use sampling::SamplingCost;
 
 /// A heartbeat is due when nothing was sent for this long (DESIGN: every second).

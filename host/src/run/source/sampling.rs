@@ -10,14 +10,14 @@ use dunlin_core::units::Pages;
 use crate::guest::Guest;
 
 /// Memory for a strategy that looks ahead; none for one that does not.
-pub(super) struct ForesightMemory {
+pub(crate) struct ForesightMemory {
     words: Vec<u64>,
     scratch: Vec<u32>,
     ranking: Vec<Scored>,
 }
 
 impl ForesightMemory {
-    pub(super) fn new(strategy: &Strategy, end: Pages) -> Self {
+    pub(crate) fn new(strategy: &Strategy, end: Pages) -> Self {
         let need = ForesightNeed::of(strategy, end);
         Self {
             words: vec![0; need.words],
@@ -26,7 +26,7 @@ impl ForesightMemory {
         }
     }
 
-    pub(super) fn lend(&mut self) -> ForesightStorage<'_> {
+    pub(crate) fn lend(&mut self) -> ForesightStorage<'_> {
         ForesightStorage {
             words: &mut self.words,
             scratch: &mut self.scratch,

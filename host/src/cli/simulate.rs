@@ -1,0 +1,174 @@
+//! `dunlin simulate`: a migration in virtual time.
+
+use super::{
+    CliError, output,
+    values::{self, Micros},
+};
+use crate::{
+    report::migration_table,
+    sim::{CutAt, SimSetup, simulate},
+};
+use dunlin_core::{
+    strategy::{Strategy, StrategyError},
+    units::{Bytes, BytesPerSec, Nanos},
+    workload::{Fill, Spec, SpecError},
+};
+use std::process::ExitCode;
+
+/// `dunlin simulate` as typed.
+#[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
+pub(super) struct Args {
+    /// What the guest does, as for `dunlin guest`
+    #[arg(long, value_name = "SPEC", value_parser = workload)]
+    workload: Spec,
+
+    /// All of its memory: 512MiB, 32GiB
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    memory: Bytes,
+
+    /// Number of vCPUs, 1 to 4
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4))]
+    vcpus: u32,
+
+    /// What the pages hold that the guest has not written
+    #[arg(long, value_enum, default_value = "random")]
+    fill: FillArg,
+
+    /// Of the workload, and of jitter and losses: one seed, one result
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// How to move it: a preset or a composition, as for `dunlin migrate`
+    #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy)]
+    strategy: Strategy,
+
+    /// Rate of the network
+    #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
+    bandwidth: BytesPerSec,
+
+    /// Rate at which the storage directory is written [default: that of the network]
+    #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
+    storage_bandwidth: Option<BytesPerSec>,
+
+    /// What the network takes each way
+    #[arg(long, value_name = "TIME", default_value = "50us", value_parser = values::time, allow_hyphen_values = true)]
+    latency: Micros,
+
+    /// By how much later something may arrive
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = values::time, allow_hyphen_values = true)]
+    jitter: Micros,
+
+    /// Chunks of a million that are lost and sent again
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=500_000))]
+    loss_ppm: u32,
+
+    /// Cut the network in post-copy, that long after the guest runs at the target
+    #[arg(long, value_name = "TIME", value_parser = values::time, allow_hyphen_values = true)]
+    cut: Option<Micros>,
+
+    /// How long it stays cut [default: for good]
+    #[arg(long, value_name = "TIME", requires = "cut", value_parser = values::time, allow_hyphen_values = true)]
+    cut_lasts: Option<Micros>,
+
+    /// The longest pause that pre-copy aims at
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = values::positive_time, allow_hyphen_values = true)]
+    downtime: Micros,
+
+    /// The most rounds of pre-copy
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    max_rounds: u32,
+
+    /// The shortest round of pre-copy
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = values::time, allow_hyphen_values = true)]
+    min_round: Micros,
+
+    /// How long strategies that look ahead observe the guest
+    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = values::time, allow_hyphen_values = true)]
+    profile: Micros,
+
+    /// How long the guest runs before it is moved
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::time, allow_hyphen_values = true)]
+    warm_up: Micros,
+
+    /// What a step takes a vCPU that does nothing else, in nanoseconds
+    #[arg(long, value_name = "NS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    step_cost_ns: u64,
+
+    /// What a post-copy fault takes, beside the way there and back
+    #[arg(long, value_name = "TIME", default_value = "100us", value_parser = values::time, allow_hyphen_values = true)]
+    fault_service: Micros,
+
+    /// What pausing and starting the guest takes, beside the way there and back
+    #[arg(long, value_name = "TIME", default_value = "2ms", value_parser = values::time, allow_hyphen_values = true)]
+    handover: Micros,
+
+    /// Follow the content of every page, and compare in the end
+    #[arg(long)]
+    verify: bool,
+
+    /// Print the report as JSON, as `dunlin migrate` does
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FillArg {
+    Zero,
+    Random,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        let result = simulate(&self.setup()).map_err(|error| CliError::Usage(error.to_string()))?;
+        if self.json {
+            output::json(&result.report)?;
+        } else {
+            output::result(&migration_table(&result.report, output::paint()))?;
+        }
+        Ok(if result.report.is_success() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    fn setup(&self) -> SimSetup {
+        let nanos = |Micros(micros): Micros| Nanos::from_micros(micros);
+        SimSetup {
+            vcpus: self.vcpus,
+            seed: self.seed,
+            fill: match self.fill {
+                FillArg::Zero => Fill::Zero,
+                FillArg::Random => Fill::Random,
+            },
+            storage_bandwidth: self.storage_bandwidth.unwrap_or(self.bandwidth),
+            latency: nanos(self.latency),
+            jitter: nanos(self.jitter),
+            loss_ppm: self.loss_ppm,
+            cut: self.cut.map(|after| CutAt {
+                after: nanos(after),
+                lasts: self.cut_lasts.map(nanos),
+            }),
+            step_cost: Nanos(self.step_cost_ns),
+            fault_service: nanos(self.fault_service),
+            handover: nanos(self.handover),
+            warm_up: nanos(self.warm_up),
+            downtime: nanos(self.downtime),
+            max_rounds: self.max_rounds,
+            min_round: nanos(self.min_round),
+            learning: nanos(self.profile),
+            check: self.verify,
+            ..SimSetup::new(self.workload.clone(), self.memory, self.strategy, self.bandwidth)
+        }
+    }
+}
+
+fn workload(text: &str) -> Result<Spec, SpecError> {
+    text.parse()
+}
+
+/// With a storage directory: whatever needs one finds it.
+fn strategy(text: &str) -> Result<Strategy, StrategyError> {
+    Strategy::parse(text)
+}

@@ -1,0 +1,205 @@
+//! What a simulated migration cost, as a live one is reported.
+
+use dunlin_core::message::{Mode, TargetReport};
+use dunlin_core::migrate::{RoundReport as RoundEnded, Source, SourceOutcome};
+use dunlin_core::pageset::PageSet;
+use dunlin_core::strategy::Strategy;
+use dunlin_core::switch::Decision;
+use dunlin_core::units::Nanos;
+
+use super::guest::Guest;
+use super::world::World;
+use super::{SimResult, SimSetup};
+use crate::report::{
+    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SwitchReport, Verification,
+};
+
+/// What is measured on the way.
+#[derive(Debug)]
+pub(super) struct Measured {
+    began: Nanos,
+    pub(super) ended: Nanos,
+    steps_at_begin: u64,
+    steps_per_second_before: u64,
+    pub(super) migration_bytes: u64,
+    pub(super) fault_bytes: u64,
+    pub(super) control_bytes: u64,
+    bytes_at_round: u64,
+    bytes_at_running: Option<u64>,
+    rounds: Vec<(RoundEnded, u64)>,
+    /// From a fault to the page, in nanoseconds.
+    pub(super) latencies: Vec<u64>,
+    /// Since when the guest runs at the target, and when nothing was missing any more.
+    pub(super) runs_since: Option<Nanos>,
+    whole_at: Option<Nanos>,
+    pub(super) compared: Option<(u64, u64)>,
+}
+
+impl Measured {
+    /// Of a guest that has warmed up.
+    pub(super) fn before(setup: &SimSetup, guest: &mut Guest) -> Self {
+        let _ = guest.take_longest_gap();
+        let millis = u128::from(setup.warm_up.0 / 1_000_000);
+        let rate = (u128::from(guest.steps()) * 1000).checked_div(millis).unwrap_or(0);
+        Self {
+            began: setup.warm_up,
+            ended: setup.warm_up,
+            steps_at_begin: guest.steps(),
+            steps_per_second_before: u64::try_from(rate).unwrap_or(u64::MAX),
+            migration_bytes: 0,
+            fault_bytes: 0,
+            control_bytes: 0,
+            bytes_at_round: 0,
+            bytes_at_running: None,
+            rounds: Vec::new(),
+            latencies: Vec::new(),
+            runs_since: None,
+            whole_at: None,
+            compared: None,
+        }
+    }
+
+    /// Takes what the source knows of a round that ended, and of the hand-over.
+    pub(super) fn source_went_on(&mut self, source: &mut Source<'_>, _now: Nanos) {
+        if let Some(round) = source.take_round() {
+            self.rounds.push((round, self.migration_bytes - self.bytes_at_round));
+            self.bytes_at_round = self.migration_bytes;
+        }
+        if source.downtime().is_some() && self.bytes_at_running.is_none() {
+            self.bytes_at_running = Some(self.migration_bytes);
+        }
+    }
+
+    pub(super) fn post_copy_went_on(&mut self, missing: Option<&PageSet<'_>>, now: Nanos) {
+        if missing.is_some_and(PageSet::is_empty) {
+            self.whole_at.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn target_report(&self, guest: &Guest) -> TargetReport {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        let quantile = |percent: usize| match sorted.len() {
+            0 => Nanos::ZERO,
+            count => Nanos(sorted[(count * percent / 100).min(count - 1)]),
+        };
+        let duration = self
+            .whole_at
+            .zip(self.runs_since)
+            .map_or(Nanos::ZERO, |(whole, since)| whole.saturating_sub(since));
+        TargetReport {
+            steps: guest.steps(),
+            postcopy_duration: duration,
+            fault_p50: quantile(50),
+            fault_p99: quantile(99),
+            ..TargetReport::default()
+        }
+    }
+}
+
+impl World<'_, '_> {
+    pub(super) fn result(mut self) -> SimResult {
+        let gap = self.guest.take_longest_gap();
+        let strategy = self.source.config().strategy;
+        let measured = &self.measured;
+        let target = self.target_report();
+        let completed = self.source_outcome == Some(SourceOutcome::Completed);
+        let mut report = MigrationReport::new(
+            strategy.to_string(),
+            if completed { Outcome::Completed } else { Outcome::Failed },
+        );
+        if !completed {
+            report.reason = Some(format!("{:?} in {:?}", self.source_outcome, self.phase()));
+        }
+        let total = measured.ended.saturating_sub(measured.began);
+        report.total_time_us = total.as_micros();
+        report.downtime_us = self.source.downtime().map_or(0, Nanos::as_micros);
+        report.goal_met = completed && !missed(measured, report.downtime_us, self.setup);
+        report.guest_gap_us = gap.as_micros();
+        report.total_pages = self.setup.pages().0;
+        let merged = self.source.static_done_after();
+        report.static_done_after = Some(merged).filter(|round| (1..u32::MAX).contains(round));
+        report.rounds = measured.rounds.iter().map(round).collect();
+        report.switch = self.source.mode().map(|mode| switch(measured, mode, &strategy));
+        report.postcopy = (self.source.mode() == Some(Mode::PostCopy)).then(|| {
+            let some = !measured.latencies.is_empty();
+            PostcopyReport {
+                duration_us: target.postcopy_duration.as_micros(),
+                faults: target.faults,
+                pushed: target.pushed,
+                stored: target.stored,
+                p50_us: some.then(|| target.fault_p50.as_micros()),
+                p99_us: some.then(|| target.fault_p99.as_micros()),
+                p50_ns: some.then_some(target.fault_p50.0),
+                p99_ns: some.then_some(target.fault_p99.0),
+                bytes: measured.migration_bytes - measured.bytes_at_running.unwrap_or(measured.migration_bytes)
+                    + measured.fault_bytes,
+            }
+        });
+        report.bytes = ByteCounts {
+            migration: measured.migration_bytes,
+            storage: self.storage.bytes,
+            fault: measured.fault_bytes,
+            control: measured.control_bytes,
+        };
+        let before = measured.steps_per_second_before;
+        let during = u128::from(self.guest.steps() - measured.steps_at_begin) * 1_000_000_000;
+        let during = u64::try_from(during / u128::from(total.0.max(1))).unwrap_or(u64::MAX);
+        report.guest = GuestImpact {
+            steps_before: before,
+            slowdown_milli: during
+                .saturating_mul(1000)
+                .checked_div(before)
+                .map(|ratio| 1000 - i64::try_from(ratio).unwrap_or(i64::MAX)),
+        };
+        report.verified = measured.compared.map(|(pages, mismatches)| Verification {
+            pages,
+            mismatches,
+            time_us: 0,
+        });
+        SimResult {
+            report,
+            steps: self.guest.steps(),
+            stall: self.guest.stall(),
+            virtual_time: self.now,
+        }
+    }
+}
+
+/// Whether a limit forced the guest to stop for longer than wanted.
+fn missed(measured: &Measured, downtime_us: u64, setup: &SimSetup) -> bool {
+    let forced = |round: &RoundEnded| {
+        round.verdict.decision == Decision::StopCopy && round.verdict.reason != dunlin_core::switch::Reason::Fits
+    };
+    downtime_us > setup.downtime.as_micros() && measured.rounds.iter().any(|(round, _)| forced(round))
+}
+
+fn round((ended, bytes): &(RoundEnded, u64)) -> RoundReport {
+    RoundReport {
+        round: ended.round,
+        duration_us: ended.duration.as_micros(),
+        sent_pages: ended.sent.0,
+        zero_pages: ended.zero.0,
+        dirty_pages: ended.dirty.0,
+        bytes: *bytes,
+        lambda_milli: Some(ended.lambda_milli),
+        sdf_milli: Some(ended.sdf_milli),
+    }
+}
+
+fn switch(measured: &Measured, mode: Mode, strategy: &Strategy) -> SwitchReport {
+    let rounds = measured.rounds.iter().map(|(round, _)| round);
+    let decided = rounds
+        .into_iter()
+        .find(|round| round.verdict.decision != Decision::Continue);
+    let reason = match (decided, mode) {
+        (Some(round), _) => round.verdict.reason.to_string(),
+        (None, Mode::PostCopy) => "post-copy from the start".to_owned(),
+        (None, Mode::StopCopy) => "stop-and-copy from the start".to_owned(),
+    };
+    SwitchReport {
+        round: decided.map_or(0, |round| round.round),
+        rule: strategy.switch.to_string(),
+        reason,
+    }
+}

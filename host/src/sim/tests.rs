@@ -1,0 +1,214 @@
+//! Cases with a closed form, conservation, and that a seed has one answer.
+
+use dunlin_core::strategy::Strategy;
+use dunlin_core::units::PAGE_SIZE;
+use proptest::prelude::*;
+
+use super::*;
+use crate::report::Outcome;
+
+const MIB: u64 = 1 << 20;
+const RATE: BytesPerSec = BytesPerSec(40_000_000);
+
+fn setup(workload: &str, mib: u64, strategy: &str) -> SimSetup {
+    let strategy = Strategy::parse(strategy).expect("a strategy");
+    let mut setup = SimSetup::new(workload.parse().expect("a workload"), Bytes(mib * MIB), strategy, RATE);
+    setup.check = true;
+    setup
+}
+
+fn result(setup: &SimSetup) -> MigrationReport {
+    let result = simulate(setup).expect("it can be simulated");
+    let report = result.report;
+    assert_eq!(report.outcome, Outcome::Completed, "{setup:?}: {report:?}");
+    let differences = report.verified.map(|verified| verified.mismatches);
+    assert_eq!(differences, Some(0), "{setup:?}");
+    report
+}
+
+/// Within a thousandth.
+#[track_caller]
+fn about(value: u64, expected: f64) {
+    let value = value as f64;
+    assert!((value - expected).abs() <= expected / 1000.0, "{value}, expected {expected}");
+}
+
+/// Seconds that `pages` with their headers take.
+fn seconds(pages: f64) -> f64 {
+    let frame = crate::channel::piece_pages(Some(RATE)).0 as f64;
+    pages * (PAGE_SIZE as f64 + 40.0 / frame) / RATE.0 as f64
+}
+
+#[test]
+fn an_idle_guest_is_copied_once() {
+    let report = result(&setup("idle", 256, "precopy"));
+    assert_eq!(report.rounds.len(), 1);
+    about(report.rounds[0].duration_us, seconds(65_536.0) * 1e6);
+    assert_eq!((report.rounds[0].dirty_pages, report.postcopy), (0, None));
+    // Both ways of four round trips, and the hand-over.
+    assert!(report.downtime_us < 4_000, "{}", report.downtime_us);
+}
+
+#[test]
+fn a_constant_writer_dirties_its_rate_times_the_round() {
+    let report = result(&setup("seq,rate=4000", 256, "precopy"));
+    let first = seconds(65_536.0);
+    about(report.rounds[0].dirty_pages, 4000.0 * first);
+    about(report.rounds[1].duration_us, seconds(4000.0 * first) * 1e6);
+    about(report.rounds[1].dirty_pages, 4000.0 * seconds(4000.0 * first));
+}
+
+#[test]
+fn a_uniform_writer_dirties_what_chance_leaves() {
+    let report = result(&setup("uniform,rate=8000", 1024, "hybrid:1"));
+    let (pages, first) = (262_144.0, seconds(262_144.0));
+    let expected = pages * (1.0 - (-8000.0 * first / pages).exp());
+    let dirty = report.rounds[0].dirty_pages as f64;
+    assert!((dirty - expected).abs() < expected / 200.0, "{dirty}, expected {expected}");
+}
+
+#[test]
+fn post_copy_of_an_idle_guest_is_one_copy_without_faults() {
+    let report = result(&setup("idle", 64, "postcopy"));
+    let postcopy = report.postcopy.expect("post-copy");
+    assert_eq!((postcopy.faults, postcopy.pushed), (0, 16_384));
+    about(postcopy.duration_us, seconds(16_384.0) * 1e6);
+}
+
+#[test]
+fn a_page_that_is_missing_stops_its_vcpu_alone() {
+    let mut setup = setup("uniform,rate=4000", 64, "postcopy");
+    setup.vcpus = 2;
+    setup.fault_service = Nanos::from_millis(5);
+    let report = result(&setup);
+    let postcopy = report.postcopy.expect("post-copy");
+    assert!(postcopy.faults > 100, "{postcopy:?}");
+    // Request, service, reply; some pages come by the push before.
+    let p50 = postcopy.p50_ns.expect("there were faults");
+    assert!((5_000_000..5_200_000).contains(&p50), "{p50}");
+    assert!(report.guest.slowdown_milli.is_some_and(|milli| milli > 0));
+}
+
+#[test]
+fn zero_pages_go_as_a_few_bytes() {
+    let mut setup = setup("uniform,rate=100,ws=8MiB", 256, "precopy");
+    setup.fill = Fill::Zero;
+    let report = result(&setup);
+    assert!(report.rounds[0].zero_pages > 60_000, "{:?}", report.rounds[0]);
+    assert!(report.bytes.migration < 9 * MIB, "{:?}", report.bytes);
+}
+
+#[test]
+fn both_channels_halve_a_copy() {
+    let plain = result(&setup("idle", 256, "precopy"));
+    let split = result(&setup("idle", 256, "par-migrate,split=speed"));
+    let ratio = split.total_time_us as f64 / plain.total_time_us as f64;
+    assert!((0.5..0.56).contains(&ratio), "{ratio}");
+    assert!(split.bytes.storage > 100 * MIB && split.bytes.migration > 100 * MIB, "{:?}", split.bytes);
+}
+
+#[test]
+fn a_network_that_is_cut_for_good_is_survived_by_the_directory() {
+    for (strategy, survives) in [("hybrid:1,cut=both", true), ("hybrid:1,cut=pbdata", true), ("hybrid:1,cut=fail", false)] {
+        let mut setup = setup("uniform,rate=6000", 64, strategy);
+        setup.cut = Some(CutAt {
+            after: Nanos::from_millis(50),
+            lasts: None,
+        });
+        let report = simulate(&setup).expect("it can be simulated").report;
+        assert_eq!(report.outcome == Outcome::Completed, survives, "{strategy}: {report:?}");
+        let stored = report.postcopy.map_or(0, |postcopy| postcopy.stored);
+        assert_eq!(stored > 0, survives, "{strategy}");
+    }
+}
+
+#[test]
+fn a_network_that_comes_back_is_used_again() {
+    let mut setup = setup("uniform,rate=6000", 64, "hybrid:1");
+    setup.cut = Some(CutAt {
+        after: Nanos::from_millis(50),
+        lasts: Some(Nanos::from_secs(10)),
+    });
+    let report = result(&setup);
+    let took = report.postcopy.expect("post-copy").duration_us;
+    assert!((10_000_000..14_000_000).contains(&took), "{took}");
+}
+
+#[test]
+fn what_cannot_be_simulated_is_named() {
+    let mut wrong = setup("seq", 64, "precopy");
+    wrong.memory = Bytes(5000);
+    assert!(matches!(simulate(&wrong), Err(SimError::Memory(Bytes(5000)))));
+    let mut wrong = setup("seq", 64, "precopy");
+    wrong.vcpus = 9;
+    assert!(matches!(simulate(&wrong), Err(SimError::Plan(_))));
+    let mut endless = setup("uniform,rate=20000", 64, "switch=qemu");
+    endless.patience = Nanos::from_secs(60);
+    assert!(matches!(simulate(&endless), Err(SimError::Endless { .. })));
+}
+
+fn strategies() -> impl proptest::strategy::Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "precopy",
+        "postcopy",
+        "hybrid:1",
+        "hybrid:3",
+        "as-hybrid",
+        "pa-hybrid",
+        "par-migrate",
+        "par-migrate,hold=hot",
+        "par-migrate,split=speed",
+        "dyn-hybrid",
+        "markov-sdf:0.7",
+        "hybrid:1,push=forecast",
+        "postcopy,push=bubble:3",
+        "switch=optimal",
+        "switch=kubevirt-stall:5s",
+    ])
+}
+
+fn workloads() -> impl proptest::strategy::Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "idle",
+        "seq,rate=3000",
+        "uniform,rate=6000",
+        "zipf:0.99,rate=9000",
+        "hotset:0.1,rate=12000",
+        "memcached,rate=5000",
+        "kernel,rate=4000",
+        "lmbench,rate=9000",
+        "shared:0.3,rate=5000",
+        "phases:(seq,rate=9000)*5000+(idle)*500",
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_page_arrives_as_it_was_and_a_seed_has_one_answer(
+        strategy in strategies(),
+        workload in workloads(),
+        vcpus in 1..4u32,
+        seed: u64,
+        latency in prop::sample::select(vec![0, 20_000, 1_000_000, 30_000_000_u64]),
+        jitter in prop::sample::select(vec![0, 100_000_u64]),
+        loss_ppm in prop::sample::select(vec![0, 2_000_u32]),
+        fill in prop::sample::select(vec![Fill::Zero, Fill::Random]),
+    ) {
+        let mut setup = setup(workload, 16, strategy);
+        (setup.vcpus, setup.seed, setup.fill) = (vcpus, seed, fill);
+        (setup.latency, setup.jitter, setup.loss_ppm) = (Nanos(latency), Nanos(jitter), loss_ppm);
+        setup.learning = Nanos::from_millis(800);
+        let first = simulate(&setup).expect("it can be simulated");
+        prop_assert_eq!(first.report.outcome, Outcome::Completed);
+        prop_assert_eq!(first.report.verified.map(|verified| verified.mismatches), Some(0));
+        if let Some(postcopy) = &first.report.postcopy {
+            let last = first.report.rounds.last();
+            let lacked = last.map_or(4096, |round| round.dirty_pages);
+            prop_assert!(postcopy.faults + postcopy.pushed <= lacked.max(4096));
+        }
+        let again = simulate(&setup).expect("it can be simulated");
+        prop_assert_eq!((first.report, first.steps), (again.report, again.steps));
+    }
+}

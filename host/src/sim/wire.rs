@@ -1,0 +1,125 @@
+//! The network: a rate, a latency, and what goes wrong on the way.
+
+use dunlin_core::units::{BytesPerSec, Nanos};
+use dunlin_core::workload::Random;
+
+/// How long a lost chunk holds up what follows: the shortest retransmission timeout of Linux (`TCP_RTO_MIN`, net/tcp.h).
+pub const RETRANSMISSION: Nanos = Nanos::from_millis(200);
+
+/// What is sent towards one side, in order.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// `None` for as fast as one likes.
+    rate: Option<BytesPerSec>,
+    latency: Nanos,
+    jitter: Nanos,
+    loss_ppm: u32,
+    random: Random,
+    /// When everything that was charged has left.
+    free_at: Nanos,
+    last_arrival: Nanos,
+}
+
+impl Wire {
+    pub(super) fn new(rate: Option<BytesPerSec>, latency: Nanos, jitter: Nanos, loss_ppm: u32, seed: u64) -> Self {
+        Self {
+            rate,
+            latency,
+            jitter,
+            loss_ppm,
+            random: Random::new(seed, u64::from(rate.is_some()) + 100),
+            free_at: Nanos::ZERO,
+            last_arrival: Nanos::ZERO,
+        }
+    }
+
+    /// Occupies the wire with `bytes` from `now` on, or from when it is free; returns when the last of them has left.
+    pub(super) fn occupy(&mut self, bytes: u64, now: Nanos) -> Nanos {
+        let takes = self.rate.map_or(Nanos::ZERO, |rate| {
+            let nanos = (u128::from(bytes) * 1_000_000_000).div_ceil(u128::from(rate.0.max(1)));
+            Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        });
+        self.free_at = self.free_at.max(now).saturating_add(takes);
+        self.free_at
+    }
+
+    /// When the wire is free.
+    pub(super) const fn free_at(&self) -> Nanos {
+        self.free_at
+    }
+
+    /// When what leaves at `left` arrives, behind everything that was sent before.
+    pub(super) fn arrival(&mut self, left: Nanos) -> Nanos {
+        let late = match self.jitter.0 {
+            0 => 0,
+            jitter => self.random.below(jitter + 1),
+        };
+        let lost = self.loss_ppm > 0 && self.random.below(1_000_000) < u64::from(self.loss_ppm);
+        let stall = if lost { RETRANSMISSION } else { Nanos::ZERO };
+        let arrives = left
+            .saturating_add(self.latency)
+            .saturating_add(Nanos(late))
+            .saturating_add(stall);
+        self.last_arrival = self.last_arrival.max(arrives);
+        self.last_arrival
+    }
+
+    /// When something that overtakes everything arrives.
+    pub(super) fn urgent_arrival(&mut self, left: Nanos) -> Nanos {
+        let before = self.last_arrival;
+        self.last_arrival = Nanos::ZERO;
+        let arrives = self.arrival(left);
+        self.last_arrival = before;
+        arrives
+    }
+
+    /// The shortest time on the way.
+    pub(super) const fn latency(&self) -> Nanos {
+        self.latency
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: BytesPerSec = BytesPerSec(1_000_000);
+    const MS: Nanos = Nanos::from_millis(1);
+
+    fn wire(jitter: Nanos, loss_ppm: u32) -> Wire {
+        Wire::new(Some(RATE), MS, jitter, loss_ppm, 7)
+    }
+
+    #[test]
+    fn bytes_take_their_time_one_after_the_other() {
+        let mut wire = wire(Nanos::ZERO, 0);
+        assert_eq!(wire.occupy(2_000, MS), Nanos::from_millis(3));
+        assert_eq!(wire.occupy(1_000, MS), Nanos::from_millis(4), "behind the first");
+        assert_eq!(wire.occupy(1_000, Nanos::from_millis(9)), Nanos::from_millis(10), "idle time is lost");
+        assert_eq!(wire.arrival(Nanos::from_millis(10)), Nanos::from_millis(11));
+    }
+
+    #[test]
+    fn what_is_late_holds_up_what_follows_but_not_what_is_urgent() {
+        let mut wire = wire(Nanos::ZERO, 1_000_000);
+        let lost = wire.arrival(MS);
+        assert_eq!(lost, Nanos::from_millis(2).saturating_add(RETRANSMISSION));
+        wire.loss_ppm = 0;
+        assert_eq!(wire.arrival(MS), lost);
+        assert_eq!(wire.urgent_arrival(MS), Nanos::from_millis(2));
+        assert_eq!(wire.arrival(MS), lost);
+    }
+
+    #[test]
+    fn jitter_stays_in_its_bounds_and_in_order() {
+        let mut wire = wire(MS, 0);
+        let mut last = Nanos::ZERO;
+        for left in 0..1_000 {
+            let left = Nanos(left * 10_000);
+            let arrives = wire.arrival(left);
+            assert!(arrives >= last && arrives >= left.saturating_add(MS));
+            assert!(arrives.0 <= left.0 + 2 * MS.0 + last.0.saturating_sub(left.0));
+            last = arrives;
+        }
+    }
+}
