@@ -1,4 +1,6 @@
-//! `dunlin simulate`: a migration in virtual time.
+//! `dunlin simulate`: a migration in virtual time, or a sweep of them.
+
+mod plan;
 
 use super::{
     CliError, output,
@@ -13,19 +15,25 @@ use dunlin_core::{
     units::{Bytes, BytesPerSec, Nanos},
     workload::{Fill, Spec, SpecError},
 };
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 /// `dunlin simulate` as typed.
 #[derive(Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub(super) struct Args {
+    /// Simulate all that this file asks for, instead of one migration
+    ///
+    /// A plan is TOML: a guest, a link, limits, a sweep over any of them, and the strategies to compare (`[[arm]]`).
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["workload", "memory", "strategy", "bandwidth"])]
+    plan: Option<PathBuf>,
+
     /// What the guest does, as for `dunlin guest`
-    #[arg(long, value_name = "SPEC", value_parser = workload)]
-    workload: Spec,
+    #[arg(long, value_name = "SPEC", value_parser = workload, required_unless_present = "plan")]
+    workload: Option<Spec>,
 
     /// All of its memory: 512MiB, 32GiB
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
-    memory: Bytes,
+    #[arg(long, value_name = "SIZE", value_parser = values::size, required_unless_present = "plan")]
+    memory: Option<Bytes>,
 
     /// Number of vCPUs, 1 to 4
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4))]
@@ -40,12 +48,12 @@ pub(super) struct Args {
     seed: u64,
 
     /// How to move it: a preset or a composition, as for `dunlin migrate`
-    #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy)]
-    strategy: Strategy,
+    #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy, required_unless_present = "plan")]
+    strategy: Option<Strategy>,
 
     /// Rate of the network
-    #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
-    bandwidth: BytesPerSec,
+    #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true, required_unless_present = "plan")]
+    bandwidth: Option<BytesPerSec>,
 
     /// Rate at which the storage directory is written [default: that of the network]
     #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
@@ -107,7 +115,7 @@ pub(super) struct Args {
     #[arg(long)]
     verify: bool,
 
-    /// Print the report as JSON, as `dunlin migrate` does
+    /// Print the report as JSON, as `dunlin migrate` does; of a plan a line for every migration
     #[arg(long)]
     json: bool,
 }
@@ -120,7 +128,17 @@ enum FillArg {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        let result = simulate(&self.setup()).map_err(|error| CliError::Usage(error.to_string()))?;
+        if let Some(path) = &self.plan {
+            return plan::run(path, self.json);
+        }
+        let (Some(workload), Some(memory), Some(strategy), Some(bandwidth)) =
+            (&self.workload, self.memory, self.strategy, self.bandwidth)
+        else {
+            let message = "--workload, --memory, --strategy and --bandwidth say what to simulate, or --plan does";
+            return Err(CliError::Usage(message.into()));
+        };
+        let setup = self.setup(SimSetup::new(workload.clone(), memory, strategy, bandwidth));
+        let result = simulate(&setup).map_err(|error| CliError::Usage(error.to_string()))?;
         if self.json {
             output::json(&result.report)?;
         } else {
@@ -133,7 +151,7 @@ impl Args {
         })
     }
 
-    fn setup(&self) -> SimSetup {
+    fn setup(&self, basis: SimSetup) -> SimSetup {
         let nanos = |Micros(micros): Micros| Nanos::from_micros(micros);
         SimSetup {
             vcpus: self.vcpus,
@@ -142,7 +160,7 @@ impl Args {
                 FillArg::Zero => Fill::Zero,
                 FillArg::Random => Fill::Random,
             },
-            storage_bandwidth: self.storage_bandwidth.unwrap_or(self.bandwidth),
+            storage_bandwidth: self.storage_bandwidth.unwrap_or(basis.bandwidth),
             latency: nanos(self.latency),
             jitter: nanos(self.jitter),
             loss_ppm: self.loss_ppm,
@@ -159,7 +177,7 @@ impl Args {
             min_round: nanos(self.min_round),
             learning: nanos(self.profile),
             check: self.verify,
-            ..SimSetup::new(self.workload.clone(), self.memory, self.strategy, self.bandwidth)
+            ..basis
         }
     }
 }

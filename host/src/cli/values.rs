@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 
 /// Why a text is no value of its kind. The messages say how to write one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ValueError {
+pub(crate) enum ValueError {
     #[error(
         "not a size: write a number with B, kB, MB, GB (powers of 1000) or KiB, MiB, GiB (powers of 1024), 512MiB for example"
     )]
@@ -27,7 +27,7 @@ pub(super) enum ValueError {
 
 /// A time in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Micros(pub(super) u64);
+pub(crate) struct Micros(pub(crate) u64);
 
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,7 +36,7 @@ impl fmt::Display for Micros {
 }
 
 /// `512MiB`, `4GB`, `4096`.
-pub(super) fn size(text: &str) -> Result<Bytes, ValueError> {
+pub(crate) fn size(text: &str) -> Result<Bytes, ValueError> {
     if text.ends_with('b') {
         return Err(ValueError::Bits);
     }
@@ -48,7 +48,7 @@ pub(super) fn size(text: &str) -> Result<Bytes, ValueError> {
 }
 
 /// `32MB/s`, `1GiB/s`; the `/s` may be left out, the unit may not: a forgotten one would make a link of some bytes a second.
-pub(super) fn rate(text: &str) -> Result<BytesPerSec, ValueError> {
+pub(crate) fn rate(text: &str) -> Result<BytesPerSec, ValueError> {
     match size(text.strip_suffix("/s").unwrap_or(text)) {
         Ok(Bytes(0)) => Err(ValueError::ZeroRate),
         Ok(_) if text.ends_with(|last: char| last.is_ascii_digit()) => Err(ValueError::Rate),
@@ -59,7 +59,7 @@ pub(super) fn rate(text: &str) -> Result<BytesPerSec, ValueError> {
 }
 
 /// `300ms`, `3s`, `0s`.
-pub(super) fn time(text: &str) -> Result<Micros, ValueError> {
+pub(crate) fn time(text: &str) -> Result<Micros, ValueError> {
     let time = humantime::parse_duration(text).map_err(|_| ValueError::Time)?;
     u64::try_from(time.as_micros())
         .map(Micros)
@@ -67,7 +67,7 @@ pub(super) fn time(text: &str) -> Result<Micros, ValueError> {
 }
 
 /// As [`time`], but at least a millisecond.
-pub(super) fn positive_time(text: &str) -> Result<Micros, ValueError> {
+pub(crate) fn positive_time(text: &str) -> Result<Micros, ValueError> {
     const LEAST: Micros = Micros(1000);
     match time(text)? {
         time if time < LEAST => Err(ValueError::ShortTime(LEAST)),

@@ -17,6 +17,7 @@
 //! Memory: a dozen bits a page, and 8 bytes more with [`SimSetup::check`].
 
 mod guest;
+pub mod plan;
 mod report;
 mod sides;
 mod storage;

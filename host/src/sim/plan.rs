@@ -1,0 +1,490 @@
+//! Plans: sweeps of simulated migrations, written down in TOML.
+//!
+//! ```toml
+//! title = "One round against two"
+//! source = "where the numbers to compare with come from"
+//! repetitions = 10                 # seeds 1 to 10
+//!
+//! [guest]
+//! workload = "uniform,rate=4000"
+//! memory = "8GiB"                  # whole pages
+//! vcpus = 1
+//! fill = "random"                  # or "zero"
+//!
+//! [link]
+//! bandwidth = "50MB/s"
+//! storage_bandwidth = "50MB/s"     # without it that of the network
+//! latency = "50us"
+//!
+//! [limits]
+//! downtime = "300ms"
+//! max_rounds = 30
+//!
+//! [sweep]                          # every combination of these takes the place of the same key above
+//! memory = ["8GiB", "16GiB"]
+//! workload = ["uniform,rate=4000", "seq,rate=4000"]
+//!
+//! [[arm]]
+//! name = "1-hybrid"
+//! strategy = "hybrid:1"
+//!
+//! [[arm]]
+//! name = "2-hybrid"
+//! strategy = "hybrid:2"
+//! ```
+//!
+//! Every key but `title`, `guest.workload`, `guest.memory`, `link.bandwidth` and one arm may be left out. A key that does not exist, a
+//! value without a unit and a guest that its workload does not fit are named with their line.
+
+use std::path::{Path, PathBuf};
+
+use dunlin_core::strategy::Strategy;
+use dunlin_core::units::{Bytes, BytesPerSec, Nanos};
+use dunlin_core::workload::{Fill, Spec};
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use super::{SimError, SimResult, SimSetup, simulate};
+use crate::cli::values;
+
+/// A plan as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// What it shows.
+    pub title: String,
+    /// Where the numbers to compare with come from.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Seeds 1 to that many.
+    #[serde(default = "one")]
+    pub repetitions: u32,
+    guest: GuestPart,
+    link: LinkPart,
+    #[serde(default)]
+    limits: LimitsPart,
+    #[serde(default)]
+    costs: CostsPart,
+    #[serde(default)]
+    sweep: Sweep,
+    arm: Vec<Arm>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GuestPart {
+    workload: Workload,
+    memory: Size,
+    vcpus: Option<u32>,
+    fill: Option<FillPart>,
+    warm_up: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FillPart {
+    Zero,
+    Random,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LinkPart {
+    bandwidth: Rate,
+    storage_bandwidth: Option<Rate>,
+    merge_bandwidth: Option<Rate>,
+    latency: Option<Time>,
+    jitter: Option<Time>,
+    loss_ppm: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsPart {
+    downtime: Option<Time>,
+    max_rounds: Option<u32>,
+    min_round: Option<Time>,
+    profile: Option<Time>,
+}
+
+/// What is measured on a machine rather than chosen.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CostsPart {
+    step: Option<Time>,
+    fault_service: Option<Time>,
+    handover: Option<Time>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Sweep {
+    workload: Vec<Workload>,
+    memory: Vec<Size>,
+    bandwidth: Vec<Rate>,
+    storage_bandwidth: Vec<Rate>,
+    latency: Vec<Time>,
+    vcpus: Vec<u32>,
+    downtime: Vec<Time>,
+}
+
+/// One way to move the guest.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arm {
+    /// As it is called in tables.
+    pub name: String,
+    #[serde(deserialize_with = "strategy")]
+    strategy: Strategy,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+fn strategy<'de, D: Deserializer<'de>>(from: D) -> Result<Strategy, D::Error> {
+    let text = String::deserialize(from)?;
+    Strategy::parse(&text).map_err(D::Error::custom)
+}
+
+/// A value that is written as text, and the text.
+macro_rules! written {
+    ($name:ident, $value:ty, $parse:expr) => {
+        #[derive(Clone, Debug)]
+        struct $name {
+            text: String,
+            value: $value,
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.text)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(from)?;
+                let value = $parse(&text).map_err(|error| D::Error::custom(format!("{text:?}: {error}")))?;
+                Ok(Self { text, value })
+            }
+        }
+    };
+}
+
+written!(Workload, Spec, str::parse::<Spec>);
+written!(Size, Bytes, values::size);
+written!(Rate, BytesPerSec, values::rate);
+written!(Time, Nanos, time);
+
+fn time(text: &str) -> Result<Nanos, values::ValueError> {
+    // Steps take less than a microsecond.
+    match text.strip_suffix("ns").and_then(|number| number.parse().ok()) {
+        Some(nanos) => Ok(Nanos(nanos)),
+        None => values::time(text).map(|time| Nanos::from_micros(time.0)),
+    }
+}
+
+/// Why there is no plan, or no result of it.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The file.
+    #[error("cannot read the plan {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Not what a plan looks like.
+    #[error("{}: {message}", path.display())]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column, and what there could be instead.
+        message: String,
+    },
+    /// A point that cannot be simulated.
+    #[error("{}: {point}", path.display())]
+    Point {
+        /// Which file.
+        path: PathBuf,
+        /// Which point.
+        point: String,
+        /// Why.
+        source: SimError,
+    },
+}
+
+/// One combination of a plan's values, and one arm.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The swept keys with their values, as written.
+    pub axes: Vec<(&'static str, String)>,
+    /// The arm's name.
+    pub arm: String,
+    /// Which of the plan's arms.
+    pub arm_index: usize,
+    setup: SimSetup,
+}
+
+/// What became of a point: a result for each seed, from 1.
+#[derive(Clone, Debug)]
+pub struct PointResult {
+    /// Which.
+    pub point: Point,
+    /// By seed.
+    pub results: Vec<SimResult>,
+}
+
+impl Plan {
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// [`PlanError::Read`], [`PlanError::Syntax`] with line and column.
+    pub fn read(path: &Path) -> Result<Self, PlanError> {
+        let text = std::fs::read_to_string(path).map_err(|source| PlanError::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads a plan from text; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`PlanError::Syntax`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, PlanError> {
+        let syntax = |message: String| PlanError::Syntax {
+            path: path.into(),
+            message,
+        };
+        let plan: Self = toml::from_str(text).map_err(|error| syntax(error.to_string()))?;
+        if plan.repetitions == 0 {
+            return Err(syntax("repetitions = 0 simulates nothing: write 1 or more".into()));
+        }
+        if plan.arm.is_empty() {
+            return Err(syntax("there is no [[arm]]: write one or more, each with name and strategy".into()));
+        }
+        Ok(plan)
+    }
+
+    /// The names of the arms.
+    pub fn arms(&self) -> impl Iterator<Item = &str> {
+        self.arm.iter().map(|arm| arm.name.as_str())
+    }
+
+    /// Every combination with every arm; the last key of the sweep changes first, then the arm.
+    pub fn points(&self) -> Vec<Point> {
+        let arms = self.arm.iter().enumerate();
+        let mut points: Vec<Point> = arms
+            .map(|(index, arm)| Point {
+                axes: Vec::new(),
+                arm: arm.name.clone(),
+                arm_index: index,
+                setup: self.setup(arm),
+            })
+            .collect();
+        let sweep = &self.sweep;
+        vary(&mut points, "downtime", &sweep.downtime, |setup, time| setup.downtime = time.value);
+        vary(&mut points, "vcpus", &sweep.vcpus, |setup, vcpus| setup.vcpus = *vcpus);
+        vary(&mut points, "latency", &sweep.latency, |setup, time| setup.latency = time.value);
+        vary(&mut points, "storage_bandwidth", &sweep.storage_bandwidth, |setup, rate| {
+            setup.storage_bandwidth = rate.value;
+        });
+        let storage_follows = self.link.storage_bandwidth.is_none() && sweep.storage_bandwidth.is_empty();
+        vary(&mut points, "bandwidth", &sweep.bandwidth, |setup, rate| {
+            setup.bandwidth = rate.value;
+            if storage_follows {
+                setup.storage_bandwidth = rate.value;
+            }
+        });
+        vary(&mut points, "memory", &sweep.memory, |setup, size| setup.memory = size.value);
+        vary(&mut points, "workload", &sweep.workload, |setup, workload| {
+            setup.workload = workload.value.clone();
+        });
+        points
+    }
+
+    fn setup(&self, arm: &Arm) -> SimSetup {
+        let mut setup = SimSetup::new(
+            self.guest.workload.value.clone(),
+            self.guest.memory.value,
+            arm.strategy,
+            self.link.bandwidth.value,
+        );
+        let set = |to: &mut Nanos, time: &Option<Time>| {
+            if let Some(time) = time {
+                *to = time.value;
+            }
+        };
+        let (guest, link, limits, costs) = (&self.guest, &self.link, &self.limits, &self.costs);
+        set(&mut setup.warm_up, &guest.warm_up);
+        set(&mut setup.latency, &link.latency);
+        set(&mut setup.jitter, &link.jitter);
+        set(&mut setup.downtime, &limits.downtime);
+        set(&mut setup.min_round, &limits.min_round);
+        set(&mut setup.learning, &limits.profile);
+        set(&mut setup.step_cost, &costs.step);
+        set(&mut setup.fault_service, &costs.fault_service);
+        set(&mut setup.handover, &costs.handover);
+        setup.vcpus = guest.vcpus.unwrap_or(setup.vcpus);
+        setup.max_rounds = limits.max_rounds.unwrap_or(setup.max_rounds).max(1);
+        setup.loss_ppm = link.loss_ppm.unwrap_or(0);
+        if let Some(FillPart::Zero) = guest.fill {
+            setup.fill = Fill::Zero;
+        }
+        if let Some(rate) = &link.storage_bandwidth {
+            setup.storage_bandwidth = rate.value;
+        }
+        if let Some(rate) = &link.merge_bandwidth {
+            setup.merge_bandwidth = rate.value;
+        }
+        setup
+    }
+
+    /// Simulates every point, on all processors; `done` is called after each migration. Results are in the order of
+    /// [`points`](Self::points), whoever was done first.
+    ///
+    /// # Errors
+    /// [`PlanError::Point`]: the first that cannot be simulated.
+    pub fn run(&self, path: &Path, done: &(dyn Fn() + Sync)) -> Result<Vec<PointResult>, PlanError> {
+        self.points()
+            .into_par_iter()
+            .map(|point| {
+                let each = (1..=u64::from(self.repetitions)).into_par_iter().map(|seed| {
+                    let setup = SimSetup {
+                        seed,
+                        ..point.setup.clone()
+                    };
+                    let result = simulate(&setup);
+                    done();
+                    result
+                });
+                match each.collect::<Result<Vec<_>, _>>() {
+                    Ok(results) => Ok(PointResult { point, results }),
+                    Err(source) => Err(PlanError::Point {
+                        path: path.into(),
+                        point: point.to_string(),
+                        source,
+                    }),
+                }
+            })
+            .collect()
+    }
+}
+
+impl std::fmt::Display for Point {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "arm {:?}", self.arm)?;
+        for (name, value) in &self.axes {
+            write!(f, ", {name} = {value:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Every point once with each value, if there are some.
+fn vary<T: std::fmt::Display>(
+    points: &mut Vec<Point>,
+    name: &'static str,
+    values: &[T],
+    set: impl Fn(&mut SimSetup, &T),
+) {
+    if values.is_empty() {
+        return;
+    }
+    let each = values.iter().flat_map(|value| {
+        points.iter().map(|point| {
+            let mut point = point.clone();
+            point.axes.insert(0, (name, value.to_string()));
+            set(&mut point.setup, value);
+            point
+        })
+    });
+    *points = each.collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAN: &str = r#"
+title = "One round against two"
+repetitions = 2
+
+[guest]
+workload = "uniform,rate=2000"
+memory = "16MiB"
+
+[link]
+bandwidth = "40MB/s"
+
+[limits]
+downtime = "5ms"
+
+[sweep]
+memory = ["8MiB", "16MiB"]
+bandwidth = ["20MB/s", "40MB/s"]
+
+[[arm]]
+name = "1-hybrid"
+strategy = "hybrid:1"
+
+[[arm]]
+name = "PA"
+strategy = "pa-hybrid"
+"#;
+
+    fn parse(text: &str) -> Result<Plan, String> {
+        Plan::parse(text, Path::new("x.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_sweep_has_every_combination() {
+        let plan = parse(PLAN).expect("a plan");
+        let points = plan.points();
+        let names: Vec<String> = points.iter().map(Point::to_string).collect();
+        assert_eq!(points.len(), 8);
+        assert_eq!(names[0], r#"arm "1-hybrid", memory = "8MiB", bandwidth = "20MB/s""#);
+        assert_eq!(names[3], r#"arm "PA", memory = "8MiB", bandwidth = "40MB/s""#);
+        assert_eq!(points[3].setup.storage_bandwidth, BytesPerSec(40_000_000), "it follows");
+        let count = std::sync::atomic::AtomicU32::new(0);
+        let done = || {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        };
+        let results = plan.run(Path::new("x.toml"), &done).expect("all can be simulated");
+        assert_eq!(count.into_inner(), 16);
+        for (result, name) in results.iter().zip(names) {
+            assert_eq!((result.point.to_string(), result.results.len()), (name, 2));
+            assert!(result.results.iter().all(|one| one.report.is_success()));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (from, to, line, words) in [
+            ("downtime = \"5ms\"", "downtme = \"5ms\"", 13, "expected one of `downtime`, `max_rounds`"),
+            ("bandwidth = \"40MB/s\"", "bandwidth = \"40\"", 10, "write a size per second"),
+            ("bandwidth = \"40MB/s\"", "bandwidth = \"40Mb/s\"", 10, "write B for bytes"),
+            ("memory = \"16MiB\"", "memory = 16", 7, "expected a string"),
+            ("workload = \"uniform,rate=2000\"", "workload = \"unifrm\"", 6, "unifrm"),
+            ("strategy = \"hybrid:1\"", "strategy = \"hybrd\"", 21, "precopy, postcopy"),
+            ("[limits]", "[limit]", 12, "unknown field `limit`"),
+        ] {
+            let error = parse(&PLAN.replacen(from, to, 1)).expect_err(to);
+            assert!(error.contains("x.toml") && error.contains(words), "{to}: {error}");
+            assert!(error.contains(&format!("line {line}")), "{to}: {error}");
+        }
+        let error = parse(&PLAN.replace("repetitions = 2", "repetitions = 0")).expect_err("nothing");
+        assert!(error.contains("repetitions = 0"), "{error}");
+    }
+
+    #[test]
+    fn a_point_that_cannot_be_is_named() {
+        let plan = parse(&PLAN.replace("\"8MiB\", ", "\"5000B\", ")).expect("a plan");
+        let error = plan.run(Path::new("x.toml"), &|| ()).expect_err("no whole pages").to_string();
+        assert!(error.contains("memory = \"5000B\""), "{error}");
+    }
+}
