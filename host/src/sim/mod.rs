@@ -21,6 +21,7 @@ pub mod plan;
 mod report;
 mod sides;
 mod storage;
+mod table;
 mod wire;
 mod world;
 
@@ -33,6 +34,7 @@ use dunlin_core::workload::{Fill, PlanError, Spec};
 
 use crate::report::MigrationReport;
 
+pub use table::plan_table;
 pub use wire::RETRANSMISSION;
 
 /// The largest guest: 4 TiB.

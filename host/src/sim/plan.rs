@@ -31,11 +31,21 @@
 //! [[arm]]
 //! name = "2-hybrid"
 //! strategy = "hybrid:2"
+//!
+//! [[check]]                        # what `cargo xtask experiment` asks of the results
+//! name = "two rounds lack less"
+//! value = "postcopy"               # time, downtime, network, storage, bytes, postcopy, faults, rounds, stop_copy, switched
+//! arm = "2-hybrid"
+//! by = "1-hybrid"                  # the ratio of both; without it the value itself
+//! at = { memory = "8GiB", workload = "seq,rate=4000" }
+//! at_most = 0.5                    # or at_least, or both
+//! paper = 0.4                      # what was published
 //! ```
 //!
 //! Every key but `title`, `guest.workload`, `guest.memory`, `link.bandwidth` and one arm may be left out. A key that does not exist, a
 //! value without a unit and a guest that its workload does not fit are named with their line.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dunlin_core::strategy::Strategy;
@@ -69,6 +79,91 @@ pub struct Plan {
     #[serde(default)]
     sweep: Sweep,
     arm: Vec<Arm>,
+    /// What is asked of the results.
+    #[serde(default)]
+    pub check: Vec<PlanCheck>,
+}
+
+/// A question about the results of one place in the sweep.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanCheck {
+    /// In words.
+    pub name: String,
+    /// Of what.
+    pub value: PlanValue,
+    /// Of which arm.
+    pub arm: String,
+    /// Over the same of this arm, seed by seed.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Where in the sweep: a value for each of its keys.
+    #[serde(default)]
+    pub at: BTreeMap<String, String>,
+    /// The largest that is good.
+    #[serde(default)]
+    pub at_most: Option<f64>,
+    /// The smallest that is good.
+    #[serde(default)]
+    pub at_least: Option<f64>,
+    /// What the paper has.
+    #[serde(default)]
+    pub paper: Option<f64>,
+    /// Why it differs, if it does.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+/// A number that a migration gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanValue {
+    /// Total time in seconds.
+    Time,
+    /// Downtime in milliseconds.
+    Downtime,
+    /// Bytes on the network.
+    Network,
+    /// Bytes in the storage directory.
+    Storage,
+    /// Bytes on all channels.
+    Bytes,
+    /// Seconds of post-copy; 0 without.
+    Postcopy,
+    /// Pages that the guest waited for.
+    Faults,
+    /// Rounds of pre-copy.
+    Rounds,
+    /// Bytes sent while the guest was paused.
+    StopCopy,
+    /// 1 if it went to post-copy, otherwise 0.
+    Switched,
+}
+
+impl PlanValue {
+    /// The number of one migration.
+    pub fn of(self, result: &SimResult) -> f64 {
+        let report = &result.report;
+        let postcopy = report.postcopy.as_ref();
+        match self {
+            Self::Time => report.total_time_us as f64 / 1e6,
+            Self::Downtime => report.downtime_us as f64 / 1e3,
+            Self::Network => (report.bytes.total() - report.bytes.storage) as f64,
+            Self::Storage => report.bytes.storage as f64,
+            Self::Bytes => report.bytes.total() as f64,
+            Self::Postcopy => postcopy.map_or(0.0, |part| part.duration_us as f64 / 1e6),
+            Self::Faults => postcopy.map_or(0.0, |part| part.faults as f64),
+            Self::Rounds => report.rounds.len() as f64,
+            Self::StopCopy => {
+                let in_rounds: u64 = report.rounds.iter().map(|round| round.bytes).sum();
+                match postcopy {
+                    None => report.bytes.migration.saturating_sub(in_rounds) as f64,
+                    Some(_) => 0.0,
+                }
+            }
+            Self::Switched => f64::from(u8::from(postcopy.is_some())),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -267,7 +362,32 @@ impl Plan {
         if plan.arm.is_empty() {
             return Err(syntax("there is no [[arm]]: write one or more, each with name and strategy".into()));
         }
+        for check in &plan.check {
+            plan.fits(check).map_err(|why| syntax(format!("[[check]] {:?}: {why}", check.name)))?;
+        }
         Ok(plan)
+    }
+
+    /// Whether a check asks about something there is.
+    fn fits(&self, check: &PlanCheck) -> Result<(), String> {
+        let arms: Vec<&str> = self.arms().collect();
+        for arm in [Some(&check.arm), check.by.as_ref()].into_iter().flatten() {
+            if !arms.contains(&arm.as_str()) {
+                return Err(format!("there is no arm {arm:?}; there are {}", arms.join(", ")));
+            }
+        }
+        let points = self.points();
+        match points.iter().filter(|point| check.is_at(point)).count() {
+            0 => {
+                let axes = points.first().map_or(&[][..], |point| &point.axes);
+                let keys: Vec<&str> = axes.iter().map(|(name, _)| *name).collect();
+                Err(format!(
+                    "`at` names no point of the sweep: write a value, as it is written there, for each of {}",
+                    keys.join(", ")
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The names of the arms.
@@ -371,6 +491,34 @@ impl Plan {
                     }),
                 }
             })
+            .collect()
+    }
+}
+
+impl PlanCheck {
+    /// Whether it asks about this point: its arm, at its place in the sweep.
+    fn is_at(&self, point: &Point) -> bool {
+        point.arm == self.arm && self.is_place_of(point)
+    }
+
+    fn is_place_of(&self, point: &Point) -> bool {
+        let given = |(name, value): &(&str, String)| self.at.get(*name) == Some(value);
+        point.axes.len() == self.at.len() && point.axes.iter().all(given)
+    }
+
+    /// The numbers it asks about, one for each seed; with those of the other arm, if it asks for a ratio.
+    pub fn numbers(&self, results: &[PointResult]) -> Vec<(f64, Option<f64>)> {
+        let of = |arm: &str| {
+            let place = results
+                .iter()
+                .find(|result| result.point.arm == arm && self.is_place_of(&result.point));
+            let results = place.map_or(&[][..], |place| &place.results);
+            results.iter().map(|result| self.value.of(result)).collect::<Vec<f64>>()
+        };
+        let base = self.by.as_deref().map(of);
+        let numbers = of(&self.arm).into_iter().enumerate();
+        numbers
+            .map(|(seed, number)| (number, base.as_ref().and_then(|base| base.get(seed).copied())))
             .collect()
     }
 }
@@ -479,6 +627,33 @@ strategy = "pa-hybrid"
         }
         let error = parse(&PLAN.replace("repetitions = 2", "repetitions = 0")).expect_err("nothing");
         assert!(error.contains("repetitions = 0"), "{error}");
+    }
+
+    #[test]
+    fn a_check_asks_about_one_place() {
+        let check = r#"
+[[check]]
+name = "PA is quicker"
+value = "time"
+arm = "PA"
+by = "1-hybrid"
+at = { memory = "8MiB", bandwidth = "40MB/s" }
+at_most = 1.0
+"#;
+        let plan = parse(&format!("{PLAN}{check}")).expect("a plan");
+        let results = plan.run(Path::new("x.toml"), &|| ()).expect("all can be simulated");
+        let numbers = plan.check[0].numbers(&results);
+        let time = |point: usize, seed: usize| results[point].results[seed].report.total_time_us as f64 / 1e6;
+        assert_eq!(results[3].point.to_string(), r#"arm "PA", memory = "8MiB", bandwidth = "40MB/s""#);
+        assert_eq!(numbers, [(time(3, 0), Some(time(2, 0))), (time(3, 1), Some(time(2, 1)))]);
+        for (from, to, words) in [
+            ("arm = \"PA\"\nby", "arm = \"AP\"\nby", "there are 1-hybrid, PA"),
+            ("\"8MiB\", bandwidth", "\"9MiB\", bandwidth", "for each of memory, bandwidth"),
+            ("value = \"time\"", "value = \"tme\"", "unknown variant `tme`"),
+        ] {
+            let error = parse(&format!("{PLAN}{}", check.replacen(from, to, 1))).expect_err(to);
+            assert!(error.contains(words), "{to}: {error}");
+        }
     }
 
     #[test]
