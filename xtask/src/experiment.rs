@@ -1,6 +1,7 @@
-//! `cargo xtask experiment live`: the papers' claims, measured with guests that are moved by the `dunlin` command.
+//! `cargo xtask experiment`: the papers' claims, simulated at full scale, and, with `live`, measured with guests that are moved by the
+//! `dunlin` command.
 //!
-//! The arms of an experiment take turns, so that a slow minute of the machine hits all alike; every migration is verified.
+//! Of the live ones, the arms of an experiment take turns, so that a slow minute of the machine hits all alike; every migration is verified.
 //! Results are kept as they come: what was interrupted goes on where it stopped, as long as program and setup are the same.
 
 mod catalogue;
@@ -11,6 +12,7 @@ mod measure;
 mod progress;
 mod record;
 mod setup;
+mod simulated;
 mod statistics;
 mod table;
 mod values;
@@ -37,13 +39,12 @@ use record::{Record, Run, Runs};
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which experiments: `live` are those with real guests
-    #[arg(value_parser = ["live"])]
+    /// A figure or table of the papers, such as T5, or all of them, simulated; or live: with real guests
     name: String,
-    /// Only these experiments, or those that say something about these claims: R9,R11
+    /// With live, only these experiments, or those that say something about these claims: R9,R11
     #[arg(long, value_delimiter = ',')]
     id: Vec<String>,
-    /// The main arms only, once each
+    /// With live the main arms only; once each
     #[arg(long)]
     quick: bool,
     /// How often every arm runs [default: 5, with --quick 1]
@@ -64,6 +65,7 @@ pub(crate) struct Options {
     fresh: bool,
 }
 
+const LIVE: &str = "live";
 const REPETITIONS: u32 = 5;
 /// A run may take so many times what it is expected to take…
 const LIMIT_FACTOR: f64 = 3.0;
@@ -86,6 +88,9 @@ struct Measured {
 
 /// Measures and prints. Fails when a run did, twice.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    if options.name != LIVE {
+        return simulate(options);
+    }
     let experiments = chosen(&options.id, options.quick)?;
     let repetitions = options
         .repetitions
@@ -116,6 +121,31 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     let complete = measured.iter().all(|measured| measured.failures.is_empty());
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
+    let known = simulated::ids()?;
+    let ids = match options.name.as_str() {
+        "all" => known,
+        name => {
+            ensure!(
+                known.iter().any(|id| id == name),
+                "there is no experiment {name}; there are {}, all, and live",
+                known.join(", ")
+            );
+            vec![name.to_owned()]
+        }
+    };
+    ensure!(
+        options.id.is_empty() && !options.markdown && !options.fresh,
+        "--id, --markdown and --fresh belong to `experiment live`"
+    );
+    let out = match &options.out {
+        Some(folder) => folder.clone(),
+        None => process::target_folder()?.join("experiments/simulated"),
+    };
+    let seeds = options.repetitions.or(options.quick.then_some(1));
+    simulated::run(&ids, seeds, options.json, &out)
 }
 
 /// The checks of the short form, for the benchmarks.

@@ -81,6 +81,16 @@ impl Question {
 }
 
 impl Check {
+    /// Of numbers that are all there.
+    pub(super) fn of(name: String, estimate: Option<Estimate>, target: Option<Target>) -> Self {
+        Self {
+            name,
+            estimate,
+            target,
+            complete: true,
+        }
+    }
+
     /// Whether the whole interval meets the target, and every repetition is in it; `None` if there is none.
     pub(super) fn met(&self) -> Option<bool> {
         let target = self.target?;
