@@ -102,7 +102,12 @@ impl Candidate {
 
     /// Smaller is better: bounds first, by how far they are missed where they are, the worst before all of them; then the cost.
     pub(super) fn rank(&self) -> (Keeps, u64, u64, u64) {
-        (self.keeps, self.excess_permille, self.excesses_permille, self.cost_micro)
+        (
+            self.keeps,
+            self.excess_permille,
+            self.excesses_permille,
+            self.cost_micro,
+        )
     }
 }
 

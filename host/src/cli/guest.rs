@@ -4,11 +4,11 @@ use super::{CliError, receive::host_memory, values};
 use crate::{
     guest::{Fill, GuestConfig, GuestKind},
     journal,
+    report::bytes,
     run::{
         node,
         options::{GuestOptions, Tracking},
     },
-    report::bytes,
 };
 use dunlin_core::{
     units::Bytes,
@@ -30,9 +30,10 @@ pub(super) struct Args {
 
     /// What the guest does: PATTERN[:ARGUMENT][,rate=STEPS_PER_SECOND][,ws=SIZE]
     ///
-    /// Patterns: idle, seq, uniform, zipf:S, hotset:F, lmbench, memcached, kernel, shared:F, or
-    /// phases:(PATTERN)*STEPS+(PATTERN)*STEPS. The rate is that of the whole guest, 0 for as fast as it goes; ws is the
-    /// working set, all free memory by default. Example: uniform,rate=12000,ws=64MiB
+    /// Patterns: idle; seq, page after page; uniform, any page; zipf:S, the k-th most popular page with a probability of k^-S; hotset:F,
+    /// nine of ten writes in the share F of the pages, 0.1 for example; lmbench, memcached and kernel, like these programs; shared:F, all vCPUs in
+    /// the first F of the pages; or phases:(PATTERN)*STEPS+(PATTERN)*STEPS, over and over. The rate is that of the whole guest, 0 for as fast as
+    /// it goes; ws is the working set, all free memory by default. Example: uniform,rate=12000,ws=64MiB
     #[arg(long, value_name = "SPEC")]
     workload: Spec,
 

@@ -295,7 +295,9 @@ fn summary(report: &MigrationReport) -> String {
 
 /// Why the pause was longer than wanted, and what to do about it.
 fn missed_downtime(rounds: &[RoundReport]) -> String {
-    let shrinks = rounds.last().is_some_and(|last| last.lambda_milli.is_some_and(|lambda| lambda < 1000));
+    let shrinks = rounds
+        .last()
+        .is_some_and(|last| last.lambda_milli.is_some_and(|lambda| lambda < 1000));
     let why = match shrinks {
         true => "longer than --downtime: the rounds ended while they still became shorter; allow more (--max-rounds)",
         false => "longer than --downtime: the rounds do not become shorter",
@@ -310,25 +312,22 @@ fn rounds(rounds: &[RoundReport], beside_copy: u32) -> String {
         .map(|round| round.sent_pages.max(round.dirty_pages))
         .max()
         .unwrap_or(0);
+    let some_are_zero = rounds.iter().any(|round| round.zero_pages > 0);
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_style(TableComponent::HeaderLines, '─');
-    table.set_header([
-        "round",
-        "sending",
-        "sent pages",
-        "dirty pages",
-        "bytes",
-        "rate",
-        "λ",
-        "SDF",
-        "░ sent █ dirty again",
-    ]);
+    let zero_pages = some_are_zero.then_some("zero pages");
+    let before = ["round", "sending", "sent pages"];
+    let after = ["dirty pages", "bytes", "rate", "λ", "SDF", "░ sent █ dirty again"];
+    table.set_header(before.into_iter().chain(zero_pages).chain(after));
     for round in rounds {
-        table.add_row([
+        let zero_pages = some_are_zero.then(|| count(round.zero_pages));
+        let before = [
             round.round.to_string(),
             micros(round.duration_us),
             count(round.sent_pages),
+        ];
+        let after = [
             count(round.dirty_pages),
             bytes(round.bytes),
             rate(per_second(round.bytes, round.duration_us)),
@@ -339,9 +338,11 @@ fn rounds(rounds: &[RoundReport], beside_copy: u32) -> String {
                 .filter(|_| round.round > beside_copy)
                 .map_or("—".into(), milli),
             bar(round, largest),
-        ]);
+        ];
+        table.add_row(before.into_iter().chain(zero_pages).chain(after));
     }
-    for column in table.column_iter_mut().take(8) {
+    let numbers = 8 + usize::from(some_are_zero);
+    for column in table.column_iter_mut().take(numbers) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.trim_fmt() + "\n"
@@ -386,12 +387,12 @@ Migration by hybrid:2 completed, verified: 16,384 pages are equal
  longest gap     5.12 ms  without progress of the guest
  slow-down         2.1 %  of 63,120 steps/s before
  transferred     112 MiB  migration 111 MiB · fault 336 KiB · control 12.1 KiB
- average rate  50.6 MB/s
+ average rate  89.1 MB/s
 
- round    time  sent pages  dirty pages     bytes       rate      λ     SDF  ░ sent █ dirty again
-──────────────────────────────────────────────────────────────────────────────────────────────────────
-     1  1.02 s      16,384        8,120  64.0 MiB  65.5 MB/s      —       —  ████████████░░░░░░░░░░░░
-     2  512 ms       8,120        4,002  31.7 MiB  65.0 MB/s  0.493  -0.012  ██████░░░░░░
+ round  sending  sent pages  zero pages  dirty pages     bytes       rate      λ     SDF  ░ sent █ dirty again
+───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+     1   1.02 s      16,384           0        8,120  64.0 MiB  65.5 MB/s      —       —  ████████████░░░░░░░░░░░░
+     2   512 ms       8,120          64        4,002  31.7 MiB  65.0 MB/s  0.493  -0.012  ██████░░░░░░
 
 Switched after round 2: 2 rounds are done (rule: rounds:2)
 

@@ -219,6 +219,13 @@ impl Receiving<'_> {
                     .trouble
                     .map(|trouble| format!(" ({trouble})"))
                     .unwrap_or_default();
+                // Who cancels while a page is on its way can say so only by hanging up.
+                let reason = match reason {
+                    AbortReason::LinkLost => {
+                        "the connection ended: the source was cancelled, or died, or the network is broken".to_owned()
+                    }
+                    reason => reason.to_string(),
+                };
                 eprintln!("dunlin: VM {name:?} did not come: {reason}{trouble}; waiting for the next attempt");
                 lock(&self.node.name).clear();
                 self.node.hold(Holding::Nothing);

@@ -148,7 +148,11 @@ fn reason(options: &SourceOptions, result: &SourceResult) -> Option<String> {
             } else {
                 ""
             };
-            format!("{reason}; the guest runs on here{held}")
+            match reason {
+                // The outcome says that already.
+                AbortReason::Cancelled => format!("the guest runs on here{held}"),
+                reason => format!("{reason}; the guest runs on here{held}"),
+            }
         }
         SourceOutcome::Refused(refusal) => return Some(format!("refused: {refusal}; the guest runs on here")),
         SourceOutcome::GaveUp => "given up by hand: whatever the target has is all there is".to_owned(),

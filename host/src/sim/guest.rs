@@ -117,7 +117,8 @@ impl Guest {
 
     /// Pages of `first` and `count` more that are all zero.
     pub(super) fn zero_pages(&self, first: Gfn, count: u64) -> u64 {
-        let filled = (first.0..first.0 + count).filter(|page| self.filled[(page / 64) as usize] >> (page % 64) & 1 == 1);
+        let filled =
+            (first.0..first.0 + count).filter(|page| self.filled[(page / 64) as usize] >> (page % 64) & 1 == 1);
         count - filled.count() as u64
     }
 
@@ -162,7 +163,9 @@ impl Guest {
     /// Pages have come: who waits for one of them goes on.
     pub(super) fn wake(&mut self, first: Gfn, count: u64, now: Nanos) {
         for vcpu in &mut self.vcpus {
-            let comes = vcpu.waits_for.is_some_and(|gfn| gfn >= first && gfn.0 < first.0 + count);
+            let comes = vcpu
+                .waits_for
+                .is_some_and(|gfn| gfn >= first && gfn.0 < first.0 + count);
             if comes {
                 vcpu.waits_for = None;
                 self.stall = self.stall.saturating_add(now.saturating_sub(vcpu.free));

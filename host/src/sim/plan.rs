@@ -360,10 +360,13 @@ impl Plan {
             return Err(syntax("repetitions = 0 simulates nothing: write 1 or more".into()));
         }
         if plan.arm.is_empty() {
-            return Err(syntax("there is no [[arm]]: write one or more, each with name and strategy".into()));
+            return Err(syntax(
+                "there is no [[arm]]: write one or more, each with name and strategy".into(),
+            ));
         }
         for check in &plan.check {
-            plan.fits(check).map_err(|why| syntax(format!("[[check]] {:?}: {why}", check.name)))?;
+            plan.fits(check)
+                .map_err(|why| syntax(format!("[[check]] {:?}: {why}", check.name)))?;
         }
         Ok(plan)
     }
@@ -407,12 +410,21 @@ impl Plan {
             })
             .collect();
         let sweep = &self.sweep;
-        vary(&mut points, "downtime", &sweep.downtime, |setup, time| setup.downtime = time.value);
-        vary(&mut points, "vcpus", &sweep.vcpus, |setup, vcpus| setup.vcpus = *vcpus);
-        vary(&mut points, "latency", &sweep.latency, |setup, time| setup.latency = time.value);
-        vary(&mut points, "storage_bandwidth", &sweep.storage_bandwidth, |setup, rate| {
-            setup.storage_bandwidth = rate.value;
+        vary(&mut points, "downtime", &sweep.downtime, |setup, time| {
+            setup.downtime = time.value
         });
+        vary(&mut points, "vcpus", &sweep.vcpus, |setup, vcpus| setup.vcpus = *vcpus);
+        vary(&mut points, "latency", &sweep.latency, |setup, time| {
+            setup.latency = time.value
+        });
+        vary(
+            &mut points,
+            "storage_bandwidth",
+            &sweep.storage_bandwidth,
+            |setup, rate| {
+                setup.storage_bandwidth = rate.value;
+            },
+        );
         let storage_follows = self.link.storage_bandwidth.is_none() && sweep.storage_bandwidth.is_empty();
         vary(&mut points, "bandwidth", &sweep.bandwidth, |setup, rate| {
             setup.bandwidth = rate.value;
@@ -420,7 +432,9 @@ impl Plan {
                 setup.storage_bandwidth = rate.value;
             }
         });
-        vary(&mut points, "memory", &sweep.memory, |setup, size| setup.memory = size.value);
+        vary(&mut points, "memory", &sweep.memory, |setup, size| {
+            setup.memory = size.value
+        });
         vary(&mut points, "workload", &sweep.workload, |setup, workload| {
             setup.workload = workload.value.clone();
         });
@@ -613,12 +627,32 @@ strategy = "pa-hybrid"
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (from, to, line, words) in [
-            ("downtime = \"5ms\"", "downtme = \"5ms\"", 13, "expected one of `downtime`, `max_rounds`"),
-            ("bandwidth = \"40MB/s\"", "bandwidth = \"40\"", 10, "write a size per second"),
-            ("bandwidth = \"40MB/s\"", "bandwidth = \"40Mb/s\"", 10, "write B for bytes"),
+            (
+                "downtime = \"5ms\"",
+                "downtme = \"5ms\"",
+                13,
+                "expected one of `downtime`, `max_rounds`",
+            ),
+            (
+                "bandwidth = \"40MB/s\"",
+                "bandwidth = \"40\"",
+                10,
+                "write a size per second",
+            ),
+            (
+                "bandwidth = \"40MB/s\"",
+                "bandwidth = \"40Mb/s\"",
+                10,
+                "write B for bytes",
+            ),
             ("memory = \"16MiB\"", "memory = 16", 7, "expected a string"),
             ("workload = \"uniform,rate=2000\"", "workload = \"unifrm\"", 6, "unifrm"),
-            ("strategy = \"hybrid:1\"", "strategy = \"hybrd\"", 21, "precopy, postcopy"),
+            (
+                "strategy = \"hybrid:1\"",
+                "strategy = \"hybrd\"",
+                21,
+                "precopy, postcopy",
+            ),
             ("[limits]", "[limit]", 12, "unknown field `limit`"),
         ] {
             let error = parse(&PLAN.replacen(from, to, 1)).expect_err(to);
@@ -644,11 +678,21 @@ at_most = 1.0
         let results = plan.run(Path::new("x.toml"), &|| ()).expect("all can be simulated");
         let numbers = plan.check[0].numbers(&results);
         let time = |point: usize, seed: usize| results[point].results[seed].report.total_time_us as f64 / 1e6;
-        assert_eq!(results[3].point.to_string(), r#"arm "PA", memory = "8MiB", bandwidth = "40MB/s""#);
-        assert_eq!(numbers, [(time(3, 0), Some(time(2, 0))), (time(3, 1), Some(time(2, 1)))]);
+        assert_eq!(
+            results[3].point.to_string(),
+            r#"arm "PA", memory = "8MiB", bandwidth = "40MB/s""#
+        );
+        assert_eq!(
+            numbers,
+            [(time(3, 0), Some(time(2, 0))), (time(3, 1), Some(time(2, 1)))]
+        );
         for (from, to, words) in [
             ("arm = \"PA\"\nby", "arm = \"AP\"\nby", "there are 1-hybrid, PA"),
-            ("\"8MiB\", bandwidth", "\"9MiB\", bandwidth", "for each of memory, bandwidth"),
+            (
+                "\"8MiB\", bandwidth",
+                "\"9MiB\", bandwidth",
+                "for each of memory, bandwidth",
+            ),
             ("value = \"time\"", "value = \"tme\"", "unknown variant `tme`"),
         ] {
             let error = parse(&format!("{PLAN}{}", check.replacen(from, to, 1))).expect_err(to);
@@ -659,7 +703,10 @@ at_most = 1.0
     #[test]
     fn a_point_that_cannot_be_is_named() {
         let plan = parse(&PLAN.replace("\"8MiB\", ", "\"5000B\", ")).expect("a plan");
-        let error = plan.run(Path::new("x.toml"), &|| ()).expect_err("no whole pages").to_string();
+        let error = plan
+            .run(Path::new("x.toml"), &|| ())
+            .expect_err("no whole pages")
+            .to_string();
         assert!(error.contains("memory = \"5000B\""), "{error}");
     }
 }

@@ -77,7 +77,10 @@ impl World<'_, '_> {
             SourceAction::Pause => {
                 self.guest.run_to(now);
                 self.owner = Owner::Nobody;
-                self.at(now.saturating_add(Nanos(self.setup.handover.0 / 2)), Happening::SourceDone);
+                self.at(
+                    now.saturating_add(Nanos(self.setup.handover.0 / 2)),
+                    Happening::SourceDone,
+                );
             }
             SourceAction::SendHandOver(mode) => {
                 self.send_hand_over(mode);
@@ -137,7 +140,11 @@ impl World<'_, '_> {
         let zero = self.guest.zero_pages(run.first, run.count.0);
         let data = run.count.0 - zero;
         let frames = data.div_ceil(self.frame_pages.max(1)) + zero.min(1);
-        (Pages(data), Pages(zero), frames * HEADER_BYTES as u64 + data * PAGE_SIZE)
+        (
+            Pages(data),
+            Pages(zero),
+            frames * HEADER_BYTES as u64 + data * PAGE_SIZE,
+        )
     }
 
     pub(super) fn contents(&self, run: Run) -> Vec<u32> {
@@ -177,7 +184,11 @@ impl World<'_, '_> {
 
     fn send_hand_over(&mut self, mode: Mode) {
         let pending = self.source.pending();
-        let final_dirty = if mode == Mode::PostCopy { pending.len() } else { Pages::ZERO };
+        let final_dirty = if mode == Mode::PostCopy {
+            pending.len()
+        } else {
+            Pages::ZERO
+        };
         if mode == Mode::PostCopy {
             self.storage.final_set = pending.runs().flat_map(pieces).collect();
             let words: Vec<u8> = pending.words().iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -226,7 +237,10 @@ impl World<'_, '_> {
             }
             TargetAction::Finish(outcome) => self.target_outcome = Some(outcome),
             TargetAction::RestoreState => {
-                self.at(now.saturating_add(Nanos(self.setup.handover.0 / 2)), Happening::TargetDone);
+                self.at(
+                    now.saturating_add(Nanos(self.setup.handover.0 / 2)),
+                    Happening::TargetDone,
+                );
             }
             TargetAction::Send(message) => {
                 if let TargetMessage::Complete { .. } = message {
@@ -309,7 +323,8 @@ impl World<'_, '_> {
     fn install(&mut self, run: Run, demanded: bool) {
         self.tell_target(TargetEvent::Installed { run, demanded });
         self.guest.wake(run.first, run.count.0, self.now);
-        self.measured.post_copy_went_on(self.target.as_ref().map(Target::missing), self.now);
+        self.measured
+            .post_copy_went_on(self.target.as_ref().map(Target::missing), self.now);
     }
 
     /// Every page that is not missing must be what it was when the guest was paused.
@@ -319,9 +334,8 @@ impl World<'_, '_> {
             return;
         }
         let missing = target.missing();
-        let differs = |(page, copy): (usize, &u32)| {
-            *copy != self.guest.versions[page] && !missing.contains(Gfn(page as u64))
-        };
+        let differs =
+            |(page, copy): (usize, &u32)| *copy != self.guest.versions[page] && !missing.contains(Gfn(page as u64));
         let differences = self.copies.iter().enumerate().filter(|pair| differs(*pair)).count();
         self.measured.compared = Some((self.copies.len() as u64, differences as u64));
     }

@@ -13,7 +13,15 @@ pub fn plan_table(results: &[PointResult]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_style(TableComponent::HeaderLines, '─');
-    let numbers = ["time", "downtime", "rounds", "network", "storage", "post-copy", "faults"];
+    let numbers = [
+        "time",
+        "downtime",
+        "rounds",
+        "network",
+        "storage",
+        "post-copy",
+        "faults",
+    ];
     let header = axes.iter().map(|(name, _)| *name).chain(["arm"]).chain(numbers);
     table.set_header(header);
     for result in results {

@@ -30,7 +30,10 @@ fn result(setup: &SimSetup) -> MigrationReport {
 #[track_caller]
 fn about(value: u64, expected: f64) {
     let value = value as f64;
-    assert!((value - expected).abs() <= expected / 1000.0, "{value}, expected {expected}");
+    assert!(
+        (value - expected).abs() <= expected / 1000.0,
+        "{value}, expected {expected}"
+    );
 }
 
 /// Seconds that `pages` with their headers take.
@@ -64,7 +67,10 @@ fn a_uniform_writer_dirties_what_chance_leaves() {
     let (pages, first) = (262_144.0, seconds(262_144.0));
     let expected = pages * (1.0 - (-8000.0 * first / pages).exp());
     let dirty = report.rounds[0].dirty_pages as f64;
-    assert!((dirty - expected).abs() < expected / 200.0, "{dirty}, expected {expected}");
+    assert!(
+        (dirty - expected).abs() < expected / 200.0,
+        "{dirty}, expected {expected}"
+    );
 }
 
 #[test]
@@ -104,12 +110,20 @@ fn both_channels_halve_a_copy() {
     let split = result(&setup("idle", 256, "par-migrate,split=speed"));
     let ratio = split.total_time_us as f64 / plain.total_time_us as f64;
     assert!((0.5..0.56).contains(&ratio), "{ratio}");
-    assert!(split.bytes.storage > 100 * MIB && split.bytes.migration > 100 * MIB, "{:?}", split.bytes);
+    assert!(
+        split.bytes.storage > 100 * MIB && split.bytes.migration > 100 * MIB,
+        "{:?}",
+        split.bytes
+    );
 }
 
 #[test]
 fn a_network_that_is_cut_for_good_is_survived_by_the_directory() {
-    for (strategy, survives) in [("hybrid:1,cut=both", true), ("hybrid:1,cut=pbdata", true), ("hybrid:1,cut=fail", false)] {
+    for (strategy, survives) in [
+        ("hybrid:1,cut=both", true),
+        ("hybrid:1,cut=pbdata", true),
+        ("hybrid:1,cut=fail", false),
+    ] {
         let mut setup = setup("uniform,rate=6000", 64, strategy);
         setup.cut = Some(CutAt {
             after: Nanos::from_millis(50),

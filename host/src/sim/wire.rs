@@ -95,7 +95,11 @@ mod tests {
         let mut wire = wire(Nanos::ZERO, 0);
         assert_eq!(wire.occupy(2_000, MS), Nanos::from_millis(3));
         assert_eq!(wire.occupy(1_000, MS), Nanos::from_millis(4), "behind the first");
-        assert_eq!(wire.occupy(1_000, Nanos::from_millis(9)), Nanos::from_millis(10), "idle time is lost");
+        assert_eq!(
+            wire.occupy(1_000, Nanos::from_millis(9)),
+            Nanos::from_millis(10),
+            "idle time is lost"
+        );
         assert_eq!(wire.arrival(Nanos::from_millis(10)), Nanos::from_millis(11));
     }
 

@@ -234,7 +234,9 @@ impl World<'_, '_> {
     }
 
     pub(super) fn missing(&self) -> Pages {
-        self.target.as_ref().map_or(Pages::ZERO, |target| target.missing().len())
+        self.target
+            .as_ref()
+            .map_or(Pages::ZERO, |target| target.missing().len())
     }
 
     /// Lets something happen then, or now.

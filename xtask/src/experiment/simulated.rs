@@ -48,7 +48,8 @@ pub(super) fn run(ids: &[String], seeds: Option<u32>, as_json: bool, out: &Path)
     for id in ids {
         let simulated = simulate(id, seeds)?;
         let document = simulated.to_json();
-        std::fs::write(out.join(format!("{id}.json")), format!("{document:#}\n")).context("the result cannot be kept")?;
+        std::fs::write(out.join(format!("{id}.json")), format!("{document:#}\n"))
+            .context("the result cannot be kept")?;
         std::fs::write(out.join(format!("{id}.csv")), simulated.to_csv()).context("the result cannot be kept")?;
         if as_json {
             println!("{document}");
@@ -168,7 +169,12 @@ impl Simulated {
             "{keys}arm,seed,time_us,downtime_us,rounds,migration_bytes,storage_bytes,fault_bytes,control_bytes,postcopy_us,faults\n"
         );
         for result in &self.results {
-            let place: String = result.point.axes.iter().map(|(_, value)| format!("\"{value}\",")).collect();
+            let place: String = result
+                .point
+                .axes
+                .iter()
+                .map(|(_, value)| format!("\"{value}\","))
+                .collect();
             for (seed, one) in (1..).zip(&result.results) {
                 let report = &one.report;
                 let postcopy = report.postcopy.clone().unwrap_or_default();
@@ -223,13 +229,19 @@ mod tests {
     fn the_comprehensive_comparison_comes_out_as_published() {
         let simulated = simulate("T5", None).expect("it can be simulated");
         let checks = simulated.checks();
-        let times: Vec<_> = checks.iter().filter(|(_, check)| check.name.starts_with("R9")).collect();
+        let times: Vec<_> = checks
+            .iter()
+            .filter(|(_, check)| check.name.starts_with("R9"))
+            .collect();
         assert_eq!(times.len(), 3);
         for (asked, check) in times {
             assert_eq!(check.met(), Some(true), "{}", asked.name);
         }
         let text = simulated.text();
-        assert!(text.contains("R9 time, PA by 1-hybrid") && text.contains("0.768"), "{text}");
+        assert!(
+            text.contains("R9 time, PA by 1-hybrid") && text.contains("0.768"),
+            "{text}"
+        );
         assert_eq!(simulated.to_json()["checks"][0]["met"], true);
         assert_eq!(simulated.to_csv().lines().count(), 9);
     }
