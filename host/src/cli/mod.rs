@@ -37,7 +37,6 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one command per process")]
 enum Command {
     /// Show what this host offers, what is missing, and how to get it.
     Doctor(doctor::Args),

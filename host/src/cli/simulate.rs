@@ -49,7 +49,7 @@ pub(super) struct Args {
 
     /// How to move it: a preset or a composition, as for `dunlin migrate`
     #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy, required_unless_present = "plan")]
-    strategy: Option<Strategy>,
+    strategy: Option<Named>,
 
     /// Rate of the network
     #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true, required_unless_present = "plan")]
@@ -132,13 +132,14 @@ impl Args {
             return plan::run(path, self.json);
         }
         let (Some(workload), Some(memory), Some(strategy), Some(bandwidth)) =
-            (&self.workload, self.memory, self.strategy, self.bandwidth)
+            (&self.workload, self.memory, &self.strategy, self.bandwidth)
         else {
             let message = "--workload, --memory, --strategy and --bandwidth say what to simulate, or --plan does";
             return Err(CliError::Usage(message.into()));
         };
-        let setup = self.setup(SimSetup::new(workload.clone(), memory, strategy, bandwidth));
-        let result = simulate(&setup).map_err(|error| CliError::Usage(error.to_string()))?;
+        let setup = self.setup(SimSetup::new(workload.clone(), memory, strategy.strategy, bandwidth));
+        let mut result = simulate(&setup).map_err(|error| CliError::Usage(error.to_string()))?;
+        result.report.strategy.clone_from(&strategy.text);
         if self.json {
             output::json(&result.report)?;
         } else {
@@ -186,7 +187,17 @@ fn workload(text: &str) -> Result<Spec, SpecError> {
     text.parse()
 }
 
+/// A strategy, and as it was typed.
+#[derive(Clone, Debug)]
+struct Named {
+    text: String,
+    strategy: Strategy,
+}
+
 /// With a storage directory: whatever needs one finds it.
-fn strategy(text: &str) -> Result<Strategy, StrategyError> {
-    Strategy::parse(text)
+fn strategy(text: &str) -> Result<Named, StrategyError> {
+    Ok(Named {
+        text: text.to_owned(),
+        strategy: Strategy::parse(text)?,
+    })
 }

@@ -30,14 +30,16 @@ pub fn plan_table(results: &[PointResult]) -> String {
         let network = |report: &MigrationReport| report.bytes.total() - report.bytes.storage;
         let postcopy = |report: &MigrationReport| report.postcopy.as_ref().map_or(0, |part| part.duration_us);
         let faults = |report: &MigrationReport| report.postcopy.as_ref().map_or(0, |part| part.faults);
+        let some = result.results.iter().any(|one| one.report.postcopy.is_some());
+        let with_postcopy = |text: String| if some { text } else { "—".to_owned() };
         let cells = [
             micros(|report| report.total_time_us),
             micros(|report| report.downtime_us),
             count(median(result, |report| report.rounds.len() as u64)),
             bytes(median(result, network)),
             bytes(median(result, |report| report.bytes.storage)),
-            micros(postcopy),
-            count(median(result, faults)),
+            with_postcopy(micros(postcopy)),
+            with_postcopy(count(median(result, faults))),
         ];
         let words = texts.chain([result.point.arm.clone()]).map(Cell::new);
         let numbers = cells

@@ -91,10 +91,13 @@ impl Simulated {
     fn text(&self) -> String {
         let source = self.plan.source.as_deref().unwrap_or("no published numbers");
         let mut text = format!(
-            "{} {} ({source}), {} seeds\n\n{}\n",
+            "{} {} ({source}), {}\n\n{}\n",
             self.id,
             self.plan.title,
-            self.plan.repetitions,
+            match self.plan.repetitions {
+                1 => "one seed".to_owned(),
+                seeds => format!("medians of {seeds} seeds"),
+            },
             plan_table(&self.results)
         );
         let mut table = Table::new();
