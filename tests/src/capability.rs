@@ -15,7 +15,8 @@ use kvm_ioctls::Kvm;
 pub const REQUIRE: &str = "DUNLIN_REQUIRE";
 /// Environment variable naming a file that collects one line per skip, so that a caller can count them.
 pub const SKIP_LOG: &str = "DUNLIN_SKIP_LOG";
-/// Environment variable that asks for the whole product of the test matrices instead of an all-pairs cover.
+/// Environment variable that asks for the whole product of the test matrices instead of an all-pairs cover: `1`, or `I/N` for every
+/// N-th row of it from the I-th on, so that it can be run in parts.
 pub const FULL: &str = "DUNLIN_FULL";
 
 /// Something that not every machine offers.
@@ -122,6 +123,23 @@ pub fn require_as(name: &str, capability: Capability) -> bool {
 /// True when the whole product of the test matrices is asked for.
 pub fn full() -> bool {
     std::env::var_os(FULL).is_some_and(|value| value != "0")
+}
+
+/// Which part of the product is asked for: the I-th of N, from 1; the first of one unless told otherwise.
+///
+/// # Panics
+/// When it is not written so.
+pub fn shard() -> (usize, usize) {
+    let text = std::env::var(FULL).unwrap_or_default();
+    match text.split_once('/') {
+        None => (1, 1),
+        Some(parts) => parse_shard(parts).unwrap_or_else(|| panic!("{FULL}={text}: write I/N with I from 1 to N, 2/12 for example")),
+    }
+}
+
+fn parse_shard((index, count): (&str, &str)) -> Option<(usize, usize)> {
+    let (index, count) = (index.parse().ok()?, count.parse().ok()?);
+    (1..=count).contains(&index).then_some((index, count))
 }
 
 /// Says on stderr, past the capture of the test harness, that `name` did not run, and notes it in the skip log.

@@ -37,10 +37,11 @@ pub fn product(sizes: &[usize]) -> Vec<Vec<usize>> {
     })
 }
 
-/// [`product`] when the whole matrix is asked for, [`cover`] otherwise.
+/// [`product`] when the whole matrix is asked for, or the [part](crate::capability::shard) of it that is; [`cover`] otherwise.
 pub fn cover_or_product(sizes: &[usize]) -> Vec<Vec<usize>> {
     if crate::capability::full() {
-        product(sizes)
+        let (index, count) = crate::capability::shard();
+        product(sizes).into_iter().skip(index - 1).step_by(count).collect()
     } else {
         cover(sizes)
     }

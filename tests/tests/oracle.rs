@@ -122,7 +122,7 @@ fn check_matrix(strategy: usize) {
     let rows = cover_or_product(&[STRATEGIES.len(), WORKLOADS.len(), VCPUS.len(), FILLS.len()]);
     let rows: Vec<_> = rows.into_iter().filter(|row| row[0] == strategy).collect();
     assert!(
-        rows.len() >= WORKLOADS.len(),
+        rows.len() >= WORKLOADS.len() || dunlin_tests::capability::shard() != (1, 1),
         "a cover meets every strategy with every workload"
     );
     for row in rows {

@@ -127,6 +127,22 @@ fn a_read_only_directory_is_given_up() -> anyhow::Result<()> {
     )
 }
 
+/// Noticed within seconds, and said on both sides and in the report.
+#[test]
+fn two_directories_are_not_one() -> anyhow::Result<()> {
+    arrives(
+        |scene| Ok([scene.subfolder("one")?.into(), scene.subfolder("another")?.into()]),
+        nothing,
+        |story, _, report| {
+            let target = story.target.process.stderr();
+            expect_fallback(report, &target, "was made by the source and does not appear here")?;
+            let warning = report["warnings"][0].as_str().unwrap_or_default();
+            ensure!(warning.contains("whether both hosts mount the same directory"), "{report}");
+            Ok(())
+        },
+    )
+}
+
 /// Cut short, as by a disk that lost what it had promised to keep.
 #[test]
 fn a_torn_segment_is_given_up() -> anyhow::Result<()> {

@@ -15,6 +15,9 @@ pub(crate) struct Options {
     /// The whole product of the test matrices instead of an all-pairs cover
     #[arg(long)]
     full: bool,
+    /// Every N-th row of that from the I-th on: the whole takes hours
+    #[arg(long, value_name = "I/N", requires = "full")]
+    shard: Option<String>,
     /// Only steps with this in their name; if there is none, only tests with this in their name
     filter: Option<String>,
 }
@@ -27,7 +30,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let any_step = STEPS.iter().any(|step| chosen(step.name));
     let mut tally = Tally::new()?;
     let context = steps::Context {
-        full: options.full,
+        full: options.full.then(|| options.shard.as_deref().unwrap_or("1")),
         test_filter: filter.filter(|_| !any_step),
     };
     for step in STEPS {

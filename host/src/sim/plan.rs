@@ -45,7 +45,8 @@
 //! Every key but `title`, `guest.workload`, `guest.memory`, `link.bandwidth` and one arm may be left out. A key that does not exist, a
 //! value without a unit and a guest that its workload does not fit are named with their line.
 
-use std::collections::BTreeMap;
+mod check;
+
 use std::path::{Path, PathBuf};
 
 use dunlin_core::strategy::Strategy;
@@ -57,6 +58,8 @@ use serde::de::{Deserializer, Error as _};
 
 use super::{SimError, SimResult, SimSetup, simulate};
 use crate::cli::values;
+
+pub use check::{PlanCheck, PlanValue};
 
 /// A plan as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -82,88 +85,6 @@ pub struct Plan {
     /// What is asked of the results.
     #[serde(default)]
     pub check: Vec<PlanCheck>,
-}
-
-/// A question about the results of one place in the sweep.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlanCheck {
-    /// In words.
-    pub name: String,
-    /// Of what.
-    pub value: PlanValue,
-    /// Of which arm.
-    pub arm: String,
-    /// Over the same of this arm, seed by seed.
-    #[serde(default)]
-    pub by: Option<String>,
-    /// Where in the sweep: a value for each of its keys.
-    #[serde(default)]
-    pub at: BTreeMap<String, String>,
-    /// The largest that is good.
-    #[serde(default)]
-    pub at_most: Option<f64>,
-    /// The smallest that is good.
-    #[serde(default)]
-    pub at_least: Option<f64>,
-    /// What the paper has.
-    #[serde(default)]
-    pub paper: Option<f64>,
-    /// Why it differs, if it does.
-    #[serde(default)]
-    pub why: Option<String>,
-}
-
-/// A number that a migration gives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PlanValue {
-    /// Total time in seconds.
-    Time,
-    /// Downtime in milliseconds.
-    Downtime,
-    /// Bytes on the network.
-    Network,
-    /// Bytes in the storage directory.
-    Storage,
-    /// Bytes on all channels.
-    Bytes,
-    /// Seconds of post-copy; 0 without.
-    Postcopy,
-    /// Pages that the guest waited for.
-    Faults,
-    /// Rounds of pre-copy.
-    Rounds,
-    /// Bytes sent while the guest was paused.
-    StopCopy,
-    /// 1 if it went to post-copy, otherwise 0.
-    Switched,
-}
-
-impl PlanValue {
-    /// The number of one migration.
-    pub fn of(self, result: &SimResult) -> f64 {
-        let report = &result.report;
-        let postcopy = report.postcopy.as_ref();
-        match self {
-            Self::Time => report.total_time_us as f64 / 1e6,
-            Self::Downtime => report.downtime_us as f64 / 1e3,
-            Self::Network => (report.bytes.total() - report.bytes.storage) as f64,
-            Self::Storage => report.bytes.storage as f64,
-            Self::Bytes => report.bytes.total() as f64,
-            Self::Postcopy => postcopy.map_or(0.0, |part| part.duration_us as f64 / 1e6),
-            Self::Faults => postcopy.map_or(0.0, |part| part.faults as f64),
-            Self::Rounds => report.rounds.len() as f64,
-            Self::StopCopy => {
-                let in_rounds: u64 = report.rounds.iter().map(|round| round.bytes).sum();
-                match postcopy {
-                    None => report.bytes.migration.saturating_sub(in_rounds) as f64,
-                    Some(_) => 0.0,
-                }
-            }
-            Self::Switched => f64::from(u8::from(postcopy.is_some())),
-        }
-    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -509,34 +430,6 @@ impl Plan {
     }
 }
 
-impl PlanCheck {
-    /// Whether it asks about this point: its arm, at its place in the sweep.
-    fn is_at(&self, point: &Point) -> bool {
-        point.arm == self.arm && self.is_place_of(point)
-    }
-
-    fn is_place_of(&self, point: &Point) -> bool {
-        let given = |(name, value): &(&str, String)| self.at.get(*name) == Some(value);
-        point.axes.len() == self.at.len() && point.axes.iter().all(given)
-    }
-
-    /// The numbers it asks about, one for each seed; with those of the other arm, if it asks for a ratio.
-    pub fn numbers(&self, results: &[PointResult]) -> Vec<(f64, Option<f64>)> {
-        let of = |arm: &str| {
-            let place = results
-                .iter()
-                .find(|result| result.point.arm == arm && self.is_place_of(&result.point));
-            let results = place.map_or(&[][..], |place| &place.results);
-            results.iter().map(|result| self.value.of(result)).collect::<Vec<f64>>()
-        };
-        let base = self.by.as_deref().map(of);
-        let numbers = of(&self.arm).into_iter().enumerate();
-        numbers
-            .map(|(seed, number)| (number, base.as_ref().and_then(|base| base.get(seed).copied())))
-            .collect()
-    }
-}
-
 impl std::fmt::Display for Point {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "arm {:?}", self.arm)?;
@@ -569,144 +462,4 @@ fn vary<T: std::fmt::Display>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLAN: &str = r#"
-title = "One round against two"
-repetitions = 2
-
-[guest]
-workload = "uniform,rate=2000"
-memory = "16MiB"
-
-[link]
-bandwidth = "40MB/s"
-
-[limits]
-downtime = "5ms"
-
-[sweep]
-memory = ["8MiB", "16MiB"]
-bandwidth = ["20MB/s", "40MB/s"]
-
-[[arm]]
-name = "1-hybrid"
-strategy = "hybrid:1"
-
-[[arm]]
-name = "PA"
-strategy = "pa-hybrid"
-"#;
-
-    fn parse(text: &str) -> Result<Plan, String> {
-        Plan::parse(text, Path::new("x.toml")).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_sweep_has_every_combination() {
-        let plan = parse(PLAN).expect("a plan");
-        let points = plan.points();
-        let names: Vec<String> = points.iter().map(Point::to_string).collect();
-        assert_eq!(points.len(), 8);
-        assert_eq!(names[0], r#"arm "1-hybrid", memory = "8MiB", bandwidth = "20MB/s""#);
-        assert_eq!(names[3], r#"arm "PA", memory = "8MiB", bandwidth = "40MB/s""#);
-        assert_eq!(points[3].setup.storage_bandwidth, BytesPerSec(40_000_000), "it follows");
-        let count = std::sync::atomic::AtomicU32::new(0);
-        let done = || {
-            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        };
-        let results = plan.run(Path::new("x.toml"), &done).expect("all can be simulated");
-        assert_eq!(count.into_inner(), 16);
-        for (result, name) in results.iter().zip(names) {
-            assert_eq!((result.point.to_string(), result.results.len()), (name, 2));
-            assert!(result.results.iter().all(|one| one.report.is_success()));
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_line() {
-        for (from, to, line, words) in [
-            (
-                "downtime = \"5ms\"",
-                "downtme = \"5ms\"",
-                13,
-                "expected one of `downtime`, `max_rounds`",
-            ),
-            (
-                "bandwidth = \"40MB/s\"",
-                "bandwidth = \"40\"",
-                10,
-                "write a size per second",
-            ),
-            (
-                "bandwidth = \"40MB/s\"",
-                "bandwidth = \"40Mb/s\"",
-                10,
-                "write B for bytes",
-            ),
-            ("memory = \"16MiB\"", "memory = 16", 7, "expected a string"),
-            ("workload = \"uniform,rate=2000\"", "workload = \"unifrm\"", 6, "unifrm"),
-            (
-                "strategy = \"hybrid:1\"",
-                "strategy = \"hybrd\"",
-                21,
-                "precopy, postcopy",
-            ),
-            ("[limits]", "[limit]", 12, "unknown field `limit`"),
-        ] {
-            let error = parse(&PLAN.replacen(from, to, 1)).expect_err(to);
-            assert!(error.contains("x.toml") && error.contains(words), "{to}: {error}");
-            assert!(error.contains(&format!("line {line}")), "{to}: {error}");
-        }
-        let error = parse(&PLAN.replace("repetitions = 2", "repetitions = 0")).expect_err("nothing");
-        assert!(error.contains("repetitions = 0"), "{error}");
-    }
-
-    #[test]
-    fn a_check_asks_about_one_place() {
-        let check = r#"
-[[check]]
-name = "PA is quicker"
-value = "time"
-arm = "PA"
-by = "1-hybrid"
-at = { memory = "8MiB", bandwidth = "40MB/s" }
-at_most = 1.0
-"#;
-        let plan = parse(&format!("{PLAN}{check}")).expect("a plan");
-        let results = plan.run(Path::new("x.toml"), &|| ()).expect("all can be simulated");
-        let numbers = plan.check[0].numbers(&results);
-        let time = |point: usize, seed: usize| results[point].results[seed].report.total_time_us as f64 / 1e6;
-        assert_eq!(
-            results[3].point.to_string(),
-            r#"arm "PA", memory = "8MiB", bandwidth = "40MB/s""#
-        );
-        assert_eq!(
-            numbers,
-            [(time(3, 0), Some(time(2, 0))), (time(3, 1), Some(time(2, 1)))]
-        );
-        for (from, to, words) in [
-            ("arm = \"PA\"\nby", "arm = \"AP\"\nby", "there are 1-hybrid, PA"),
-            (
-                "\"8MiB\", bandwidth",
-                "\"9MiB\", bandwidth",
-                "for each of memory, bandwidth",
-            ),
-            ("value = \"time\"", "value = \"tme\"", "unknown variant `tme`"),
-        ] {
-            let error = parse(&format!("{PLAN}{}", check.replacen(from, to, 1))).expect_err(to);
-            assert!(error.contains(words), "{to}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_point_that_cannot_be_is_named() {
-        let plan = parse(&PLAN.replace("\"8MiB\", ", "\"5000B\", ")).expect("a plan");
-        let error = plan
-            .run(Path::new("x.toml"), &|| ())
-            .expect_err("no whole pages")
-            .to_string();
-        assert!(error.contains("memory = \"5000B\""), "{error}");
-    }
-}
+mod tests;

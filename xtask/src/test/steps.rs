@@ -12,7 +12,8 @@ use crate::command::{cargo, cargo_of, describe, succeeds, succeeds_with_lines};
 
 /// What a step may want to know.
 pub(crate) struct Context<'a> {
-    pub(crate) full: bool,
+    /// The whole product of the test matrices, or a part of it.
+    pub(crate) full: Option<&'a str>,
     pub(crate) test_filter: Option<&'a str>,
 }
 
@@ -171,8 +172,8 @@ fn tests(context: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
         command.args(["--", filter]);
     }
     command.env(capability::SKIP_LOG, tally.skip_log());
-    if context.full {
-        command.env(capability::FULL, "1");
+    if let Some(part) = context.full {
+        command.env(capability::FULL, part);
     }
     println!("> {}", describe(&command));
     let failed_before = tally.failed();
