@@ -60,7 +60,9 @@ fn wrong_usage_says_what_to_do() {
             "resolve --control c --run-here --give-up --other-side-is-dead".into(),
             "cannot be used with",
         ),
-        ("simulate".into(), "unrecognized subcommand"),
+        ("simulate".into(), "--workload <SPEC>"),
+        ("simulate --plan p --memory 1GiB".into(), "cannot be used with"),
+        ("record".into(), "unrecognized subcommand"),
     ];
     for (arguments, hint) in cases {
         let ran = run(arguments.split_whitespace());
@@ -84,7 +86,7 @@ fn help_and_version_are_results() {
     }
     let help = run(["--help"]).stdout;
     assert!(
-        help.contains("migrate") && !help.contains("simulate"),
+        help.contains("migrate") && !help.contains("record "),
         "only what there is: {help}"
     );
 }
@@ -124,7 +126,7 @@ fn status_cancel_and_resolve_print_the_status() {
         let ran = run([arguments, &["--control", stage.path()]].concat());
         assert_eq!(
             (ran.code, ran.stdout.as_str()),
-            (Some(0), "web  source  running\n"),
+            (Some(0), "web  running\n"),
             "{ran:?}"
         );
         let ran = run([arguments, &["--json", "--control", stage.path()]].concat());

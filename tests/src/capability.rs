@@ -133,7 +133,8 @@ pub fn shard() -> (usize, usize) {
     let text = std::env::var(FULL).unwrap_or_default();
     match text.split_once('/') {
         None => (1, 1),
-        Some(parts) => parse_shard(parts).unwrap_or_else(|| panic!("{FULL}={text}: write I/N with I from 1 to N, 2/12 for example")),
+        Some(parts) => parse_shard(parts)
+            .unwrap_or_else(|| panic!("{FULL}={text}: write I/N with I from 1 to N, 2/12 for example")),
     }
 }
 

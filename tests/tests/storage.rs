@@ -137,7 +137,10 @@ fn two_directories_are_not_one() -> anyhow::Result<()> {
             let target = story.target.process.stderr();
             expect_fallback(report, &target, "was made by the source and does not appear here")?;
             let warning = report["warnings"][0].as_str().unwrap_or_default();
-            ensure!(warning.contains("whether both hosts mount the same directory"), "{report}");
+            ensure!(
+                warning.contains("whether both hosts mount the same directory"),
+                "{report}"
+            );
             Ok(())
         },
     )

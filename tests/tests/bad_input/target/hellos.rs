@@ -75,7 +75,7 @@ const REQUESTS: [Case; 21] = [
     ),
     case(
         "too much memory",
-        "the target takes at most 8388608",
+        "the target takes at most 8 MiB",
         "--max-memory",
         |peer| request(peer, |hello| hello.regions = regions([(0, 1 << 30)])),
     ),

@@ -48,12 +48,12 @@ const FRAMES: [Case; 16] = [
         begin(peer)?;
         peer.raw(&[0x5a; 4096])
     }),
-    case("truncated header", "closed", "the connection was lost", |peer| {
+    case("truncated header", "closed", "the connection ended", |peer| {
         begin(peer)?;
         peer.raw(b"DNLN")?;
         peer.hang_up()
     }),
-    case("truncated pages", "closed", "the connection was lost", |peer| {
+    case("truncated pages", "closed", "the connection ended", |peer| {
         begin(peer)?;
         let header = peer.header(FrameKind::Pages, 0, 512, None);
         peer.raw(&header.encode())?;
@@ -134,7 +134,7 @@ const FRAMES: [Case; 16] = [
         begin(peer)?;
         peer.frame(FrameKind::PageRequest, 0, 1, None)
     }),
-    case("gone at once", "closed", "the connection was lost", |peer| {
+    case("gone at once", "closed", "the connection ended", |peer| {
         begin(peer)?;
         peer.hang_up()
     }),
