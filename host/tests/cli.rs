@@ -124,11 +124,7 @@ fn status_cancel_and_resolve_print_the_status() {
         &["resolve", "--run-here", "--other-side-is-dead"],
     ] {
         let ran = run([arguments, &["--control", stage.path()]].concat());
-        assert_eq!(
-            (ran.code, ran.stdout.as_str()),
-            (Some(0), "web  running\n"),
-            "{ran:?}"
-        );
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "web  running\n"), "{ran:?}");
         let ran = run([arguments, &["--json", "--control", stage.path()]].concat());
         let status = json(&ran);
         assert_eq!(

@@ -27,7 +27,7 @@ impl World {
                 self.held_back |= source.held_back() > Pages::ZERO;
                 if source.phase() == Phase::PostCopy {
                     // The link is busy, now and then; as it happens, since it decides nothing else.
-                    let busy = Nanos(now.0 / 1000 % 4 * 100_000);
+                    let busy = Nanos(self.steps % 4 * 100_000);
                     source.on(now, SourceEvent::RoomAt(now.saturating_add(busy)));
                 }
                 match source.poll(now) {

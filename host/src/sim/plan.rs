@@ -34,7 +34,7 @@
 //!
 //! [[check]]                        # what `cargo xtask experiment` asks of the results
 //! name = "two rounds lack less"
-//! value = "postcopy"               # time, downtime, network, storage, bytes, postcopy, faults, rounds, stop_copy, switched
+//! value = "postcopy"               # time, time_without_observing, downtime, network, storage, bytes, pages, …
 //! arm = "2-hybrid"
 //! by = "1-hybrid"                  # the ratio of both; without it the value itself
 //! at = { memory = "8GiB", workload = "seq,rate=4000" }
@@ -143,6 +143,7 @@ struct Sweep {
     latency: Vec<Time>,
     vcpus: Vec<u32>,
     downtime: Vec<Time>,
+    warm_up: Vec<Time>,
 }
 
 /// One way to move the guest.
@@ -306,7 +307,7 @@ impl Plan {
                 let axes = points.first().map_or(&[][..], |point| &point.axes);
                 let keys: Vec<&str> = axes.iter().map(|(name, _)| *name).collect();
                 Err(format!(
-                    "`at` names no point of the sweep: write a value, as it is written there, for each of {}",
+                    "`at` names no point of the sweep: write values, as they are written there, of {}",
                     keys.join(", ")
                 ))
             }
@@ -331,6 +332,9 @@ impl Plan {
             })
             .collect();
         let sweep = &self.sweep;
+        vary(&mut points, "warm_up", &sweep.warm_up, |setup, time| {
+            setup.warm_up = time.value;
+        });
         vary(&mut points, "downtime", &sweep.downtime, |setup, time| {
             setup.downtime = time.value
         });

@@ -11,7 +11,8 @@ use super::guest::Guest;
 use super::world::World;
 use super::{SimResult, SimSetup};
 use crate::report::{
-    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SwitchReport, Verification,
+    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SamplingReport, SwitchReport,
+    Verification,
 };
 
 /// What is measured on the way.
@@ -117,6 +118,15 @@ impl World<'_, '_> {
         report.goal_met = completed && !missed(measured, report.downtime_us, self.setup);
         report.guest_gap_us = gap.as_micros();
         report.total_pages = self.setup.pages().0;
+        report.sampling = (self.source.samples() > 0).then(|| {
+            let learned = self.source.learned_for();
+            SamplingReport {
+                learning_us: learned.as_micros(),
+                total_time_without_us: total.saturating_sub(learned).as_micros(),
+                samples: self.source.samples(),
+                ..SamplingReport::default()
+            }
+        });
         let merged = self.source.static_done_after();
         report.static_done_after = Some(merged).filter(|round| (1..u32::MAX).contains(round));
         report.rounds = measured.rounds.iter().map(round).collect();

@@ -7,12 +7,12 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use dunlin::sim::plan::{Plan, PlanCheck, PointResult};
+use dunlin::sim::plan::{Plan, PlanCheck, PlanValue, PointResult};
 use dunlin::sim::plan_table;
 use serde_json::{Value, json};
 
 use super::check::Check;
-use super::statistics::{estimate, estimate_ratio};
+use super::statistics::{estimate, estimate_mean, estimate_ratio};
 use crate::bench::figure::{Target, significant};
 
 /// A plan and all that came of it.
@@ -45,6 +45,7 @@ fn folder() -> PathBuf {
 /// Simulates the plans, prints what came of each, and keeps it as `<id>.json` and `<id>.csv` in `out`.
 pub(super) fn run(ids: &[String], seeds: Option<u32>, as_json: bool, out: &Path) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(out).with_context(|| format!("{} cannot be made", out.display()))?;
+    let mut met = Vec::new();
     for id in ids {
         let simulated = simulate(id, seeds)?;
         let document = simulated.to_json();
@@ -56,6 +57,17 @@ pub(super) fn run(ids: &[String], seeds: Option<u32>, as_json: bool, out: &Path)
         } else {
             println!("{}", simulated.text());
         }
+        let of_this = simulated.checks().into_iter();
+        met.extend(of_this.filter_map(|(_, check)| Some((format!("{id}: {}", check.name), check.met()?))));
+    }
+    let missed: Vec<&str> = met
+        .iter()
+        .filter(|(_, met)| !met)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    eprintln!("{} checks, {} missed", met.len(), missed.len());
+    for name in missed {
+        eprintln!("missed: {name}");
     }
     eprintln!("results are kept in {}", out.display());
     Ok(ExitCode::SUCCESS)
@@ -206,6 +218,9 @@ fn answer(asked: &PlanCheck, results: &[PointResult]) -> Check {
     let pairs: Option<Vec<(f64, f64)>> = numbers.iter().map(|(number, base)| Some((*number, (*base)?))).collect();
     let estimate = match pairs {
         Some(pairs) if asked.by.is_some() => estimate_ratio(&pairs),
+        _ if asked.value == PlanValue::Switched => {
+            estimate_mean(&numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>())
+        }
         _ => estimate(&numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>()),
     };
     let target = match (asked.at_least, asked.at_most) {

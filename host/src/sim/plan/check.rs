@@ -20,7 +20,7 @@ pub struct PlanCheck {
     /// Over the same of this arm, seed by seed.
     #[serde(default)]
     pub by: Option<String>,
-    /// Where in the sweep: a value for each of its keys.
+    /// Where in the sweep: values of some of its keys; over the others all points count.
     #[serde(default)]
     pub at: BTreeMap<String, String>,
     /// The largest that is good.
@@ -43,6 +43,8 @@ pub struct PlanCheck {
 pub enum PlanValue {
     /// Total time in seconds.
     Time,
+    /// The same without observing the guest before.
+    TimeWithoutObserving,
     /// Downtime in milliseconds.
     Downtime,
     /// Bytes on the network.
@@ -55,6 +57,8 @@ pub enum PlanValue {
     Postcopy,
     /// Pages that the guest waited for.
     Faults,
+    /// Pages sent, with data, before and after the hand-over.
+    Pages,
     /// Rounds of pre-copy.
     Rounds,
     /// Bytes sent while the guest was paused.
@@ -70,6 +74,15 @@ impl PlanValue {
         let postcopy = report.postcopy.as_ref();
         match self {
             Self::Time => report.total_time_us as f64 / 1e6,
+            Self::TimeWithoutObserving => {
+                let sampling = report.sampling.as_ref();
+                sampling.map_or(report.total_time_us, |sampling| sampling.total_time_without_us) as f64 / 1e6
+            }
+            Self::Pages => {
+                let sent: u64 = report.rounds.iter().map(|round| round.sent_pages).sum();
+                let after = postcopy.map_or(0, |part| part.faults + part.pushed);
+                (sent + after) as f64
+            }
             Self::Downtime => report.downtime_us as f64 / 1e3,
             Self::Network => (report.bytes.total() - report.bytes.storage) as f64,
             Self::Storage => report.bytes.storage as f64,
@@ -96,18 +109,19 @@ impl PlanCheck {
     }
 
     fn is_place_of(&self, point: &Point) -> bool {
-        let given = |(name, value): &(&str, String)| self.at.get(*name) == Some(value);
-        point.axes.len() == self.at.len() && point.axes.iter().all(given)
+        self.at
+            .iter()
+            .all(|(name, value)| point.axes.iter().any(|(axis, at)| axis == name && at == value))
     }
 
-    /// The numbers it asks about, one for each seed; with those of the other arm, if it asks for a ratio.
+    /// The numbers it asks about, one for each point and seed; with those of the other arm, if it asks for a ratio.
     pub fn numbers(&self, results: &[PointResult]) -> Vec<(f64, Option<f64>)> {
         let of = |arm: &str| {
-            let place = results
+            let places = results
                 .iter()
-                .find(|result| result.point.arm == arm && self.is_place_of(&result.point));
-            let results = place.map_or(&[][..], |place| &place.results);
-            results.iter().map(|result| self.value.of(result)).collect::<Vec<f64>>()
+                .filter(|result| result.point.arm == arm && self.is_place_of(&result.point));
+            let results = places.flat_map(|place| &place.results);
+            results.map(|result| self.value.of(result)).collect::<Vec<f64>>()
         };
         let base = self.by.as_deref().map(of);
         let numbers = of(&self.arm).into_iter().enumerate();

@@ -118,11 +118,7 @@ at_most = 1.0
     );
     for (from, to, words) in [
         ("arm = \"PA\"\nby", "arm = \"AP\"\nby", "there are 1-hybrid, PA"),
-        (
-            "\"8MiB\", bandwidth",
-            "\"9MiB\", bandwidth",
-            "for each of memory, bandwidth",
-        ),
+        ("\"8MiB\", bandwidth", "\"9MiB\", bandwidth", "of memory, bandwidth"),
         ("value = \"time\"", "value = \"tme\"", "unknown variant `tme`"),
     ] {
         let error = parse(&format!("{PLAN}{}", check.replacen(from, to, 1))).expect_err(to);
