@@ -13,6 +13,7 @@ pub mod target;
 mod vm;
 
 pub use clock::Clock;
+pub(crate) use result::{is_forced, round_report, switch_report};
 pub(crate) use source::ForesightMemory;
 
 use crate::report::chain;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use dunlin_core::choose::{Bound, Interval, Metric};
 use dunlin_core::message::{AbortReason, Mode};
 use dunlin_core::migrate::{RoundReport as RoundEnded, SourceOutcome};
+use dunlin_core::strategy::Strategy;
 use dunlin_core::switch::{Decision, Reason};
 use dunlin_core::units::Nanos;
 
@@ -32,18 +33,10 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.rounds = result
         .rounds
         .iter()
-        .map(|(round, bytes)| RoundReport {
-            round: round.round,
-            duration_us: round.duration.as_micros(),
-            sent_pages: round.sent.0,
-            zero_pages: round.zero.0,
-            dirty_pages: round.dirty.0,
-            bytes: *bytes,
-            lambda_milli: Some(round.lambda_milli),
-            sdf_milli: Some(round.sdf_milli),
-        })
+        .map(|(round, bytes)| round_report(round, *bytes))
         .collect();
-    report.switch = switch(result);
+    let ended = result.rounds.iter().map(|(round, _)| round);
+    report.switch = result.mode.map(|mode| switch_report(ended, mode, &result.strategy));
     report.postcopy = postcopy(result);
     report.bytes = ByteCounts {
         migration: result.migration_bytes,
@@ -203,10 +196,8 @@ fn guest_gap(result: &SourceResult) -> Duration {
 /// Not by a migration that did not take place. Pre-copy that does not converge ends at the round limit, or where the rule says so (after Xen's five rounds, within oVirt's downtime
 /// of the round), however long the VM has to stop then.
 fn goal_met(options: &SourceOptions, result: &SourceResult) -> bool {
-    let forced =
-        |round: &RoundEnded| round.verdict.decision == Decision::StopCopy && round.verdict.reason != Reason::Fits;
     let late = result.downtime.is_some_and(|downtime| downtime > options.downtime);
-    let forced = late && result.rounds.iter().any(|(round, _)| forced(round));
+    let forced = late && result.rounds.iter().any(|(round, _)| is_forced(round));
     let kept = match (&options.goal, &result.auto) {
         (Some(goal), Some(_)) => goal.bounds().iter().all(|bound| keeps(bound, result)),
         _ => !forced,
@@ -228,28 +219,42 @@ fn keeps(bound: &Bound, result: &SourceResult) -> bool {
     was < bound.limit
 }
 
-fn switch(result: &SourceResult) -> Option<SwitchReport> {
-    let mode = result.mode?;
-    let decided = result
-        .rounds
-        .iter()
-        .map(|(round, _)| round)
-        .find(|round| round.verdict.decision != Decision::Continue);
-    Some(match decided {
-        Some(round) => SwitchReport {
-            round: round.round,
-            rule: result.strategy.switch.to_string(),
-            reason: round.verdict.reason.to_string(),
-        },
-        None => SwitchReport {
-            round: 0,
-            rule: result.strategy.switch.to_string(),
-            reason: match mode {
-                Mode::PostCopy => "post-copy from the start".to_owned(),
-                Mode::StopCopy => "stop-and-copy from the start".to_owned(),
-            },
-        },
-    })
+/// Whether a limit ended pre-copy there, however much was left.
+pub(crate) fn is_forced(round: &RoundEnded) -> bool {
+    round.verdict.decision == Decision::StopCopy && round.verdict.reason != Reason::Fits
+}
+
+/// A round for the report, with its bytes on the network.
+pub(crate) fn round_report(round: &RoundEnded, bytes: u64) -> RoundReport {
+    RoundReport {
+        round: round.round,
+        duration_us: round.duration.as_micros(),
+        sent_pages: round.sent.0,
+        zero_pages: round.zero.0,
+        dirty_pages: round.dirty.0,
+        bytes,
+        lambda_milli: Some(round.lambda_milli),
+        sdf_milli: Some(round.sdf_milli),
+    }
+}
+
+/// What ended pre-copy, of rounds that ended so.
+pub(crate) fn switch_report<'r>(
+    mut rounds: impl Iterator<Item = &'r RoundEnded>,
+    mode: Mode,
+    strategy: &Strategy,
+) -> SwitchReport {
+    let decided = rounds.find(|round| round.verdict.decision != Decision::Continue);
+    let reason = match (decided, mode) {
+        (Some(round), _) => round.verdict.reason.to_string(),
+        (None, Mode::PostCopy) => "post-copy from the start".to_owned(),
+        (None, Mode::StopCopy) => "stop-and-copy from the start".to_owned(),
+    };
+    SwitchReport {
+        round: decided.map_or(0, |round| round.round),
+        rule: strategy.switch.to_string(),
+        reason,
+    }
 }
 
 fn postcopy(result: &SourceResult) -> Option<PostcopyReport> {

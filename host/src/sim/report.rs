@@ -3,17 +3,13 @@
 use dunlin_core::message::{Mode, TargetReport};
 use dunlin_core::migrate::{RoundReport as RoundEnded, Source, SourceOutcome};
 use dunlin_core::pageset::PageSet;
-use dunlin_core::strategy::Strategy;
-use dunlin_core::switch::Decision;
 use dunlin_core::units::Nanos;
 
 use super::guest::Guest;
 use super::world::World;
 use super::{SimResult, SimSetup};
-use crate::report::{
-    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, RoundReport, SamplingReport, SwitchReport,
-    Verification,
-};
+use crate::report::{ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, SamplingReport, Verification};
+use crate::run::{is_forced, round_report, switch_report};
 
 /// What is measured on the way.
 #[derive(Debug)]
@@ -129,8 +125,14 @@ impl World<'_, '_> {
         });
         let merged = self.source.static_done_after();
         report.static_done_after = Some(merged).filter(|round| (1..u32::MAX).contains(round));
-        report.rounds = measured.rounds.iter().map(round).collect();
-        report.switch = self.source.mode().map(|mode| switch(measured, mode, &strategy));
+        report.rounds = measured
+            .rounds
+            .iter()
+            .map(|(round, bytes)| round_report(round, *bytes))
+            .collect();
+        let ended = measured.rounds.iter().map(|(round, _)| round);
+        let mode = self.source.mode();
+        report.switch = mode.map(|mode| switch_report(ended, mode, &strategy));
         report.postcopy = (self.source.mode() == Some(Mode::PostCopy)).then(|| {
             let some = !measured.latencies.is_empty();
             PostcopyReport {
@@ -178,38 +180,5 @@ impl World<'_, '_> {
 
 /// Whether a limit forced the guest to stop for longer than wanted.
 fn missed(measured: &Measured, downtime_us: u64, setup: &SimSetup) -> bool {
-    let forced = |round: &RoundEnded| {
-        round.verdict.decision == Decision::StopCopy && round.verdict.reason != dunlin_core::switch::Reason::Fits
-    };
-    downtime_us > setup.downtime.as_micros() && measured.rounds.iter().any(|(round, _)| forced(round))
-}
-
-fn round((ended, bytes): &(RoundEnded, u64)) -> RoundReport {
-    RoundReport {
-        round: ended.round,
-        duration_us: ended.duration.as_micros(),
-        sent_pages: ended.sent.0,
-        zero_pages: ended.zero.0,
-        dirty_pages: ended.dirty.0,
-        bytes: *bytes,
-        lambda_milli: Some(ended.lambda_milli),
-        sdf_milli: Some(ended.sdf_milli),
-    }
-}
-
-fn switch(measured: &Measured, mode: Mode, strategy: &Strategy) -> SwitchReport {
-    let rounds = measured.rounds.iter().map(|(round, _)| round);
-    let decided = rounds
-        .into_iter()
-        .find(|round| round.verdict.decision != Decision::Continue);
-    let reason = match (decided, mode) {
-        (Some(round), _) => round.verdict.reason.to_string(),
-        (None, Mode::PostCopy) => "post-copy from the start".to_owned(),
-        (None, Mode::StopCopy) => "stop-and-copy from the start".to_owned(),
-    };
-    SwitchReport {
-        round: decided.map_or(0, |round| round.round),
-        rule: strategy.switch.to_string(),
-        reason,
-    }
+    downtime_us > setup.downtime.as_micros() && measured.rounds.iter().any(|(round, _)| is_forced(round))
 }
