@@ -26,6 +26,7 @@ pub(super) struct Guest {
     dirty: Vec<u64>,
     /// Pages that are not all zero.
     filled: Vec<u64>,
+    fills: bool,
     /// Writes to each page, if contents are followed.
     pub(super) versions: Vec<u32>,
     stall: Nanos,
@@ -78,6 +79,7 @@ impl Guest {
             tracking: false,
             dirty: vec![0; words],
             filled: vec![filled; words],
+            fills: setup.fill == Fill::Zero,
             versions: if setup.check { vec![0; pages.0 as usize] } else { vec![] },
             stall: Nanos::ZERO,
             longest_gap: Nanos::ZERO,
@@ -187,7 +189,10 @@ impl Guest {
             if self.tracking {
                 self.dirty[word] |= bit;
             }
-            self.filled[word] |= bit;
+            // A random access less where all pages are filled from the start.
+            if self.fills {
+                self.filled[word] |= bit;
+            }
             if let Some(version) = self.versions.get_mut(step.page as usize) {
                 *version += 1;
             }
