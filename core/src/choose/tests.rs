@@ -277,6 +277,31 @@ fn a_choice_says_why() {
     assert!(!text.contains("converge"), "{text}");
 }
 
+/// The bound that both miss most, by as much, decides nothing.
+#[test]
+fn of_two_that_miss_the_same_bound_the_one_nearer_to_the_others_is_better() {
+    let guest = profile(25_000, &[(1000, 2500)]);
+    let forecast = likely("precopy", &guest, &link(1000), &BARE);
+    let goal: Goal = "downtime<1ns,time<1ns,weighted:bytes=1".parse().expect("a goal");
+    let with_time = |nanos: u64, bytes: u64| {
+        let (mut forecast, at) = (forecast, |value| Interval {
+            low: value,
+            likely: value,
+            high: value,
+        });
+        (forecast.downtime, forecast.time) = (at(Nanos(1_000_000)), at(Nanos(nanos)));
+        forecast.bytes = Interval {
+            low: Bytes(bytes),
+            likely: Bytes(bytes),
+            high: Bytes(bytes),
+        };
+        Candidate::new(strategy("precopy"), forecast, &goal)
+    };
+    let (near, far) = (with_time(1_000, 1 << 40), with_time(500_000, 1));
+    assert_eq!(near.excess_permille, far.excess_permille);
+    assert!(near.rank() < far.rank(), "{near:?}, {far:?}");
+}
+
 #[test]
 fn storage_is_used_where_it_helps() {
     let guest = profile(10_000, &[(4000, 1000)]);

@@ -57,7 +57,7 @@ impl Measured {
     }
 
     /// Takes what the source knows of a round that ended, and of the hand-over.
-    pub(super) fn source_went_on(&mut self, source: &mut Source<'_>, _now: Nanos) {
+    pub(super) fn source_went_on(&mut self, source: &mut Source<'_>) {
         if let Some(round) = source.take_round() {
             self.rounds.push((round, self.migration_bytes - self.bytes_at_round));
             self.bytes_at_round = self.migration_bytes;
@@ -106,7 +106,7 @@ impl World<'_, '_> {
             if completed { Outcome::Completed } else { Outcome::Failed },
         );
         if !completed {
-            report.reason = Some(format!("{:?} in {:?}", self.source_outcome, self.phase()));
+            report.reason = Some(format!("{:?} in {:?}", self.source_outcome, self.source.phase()));
         }
         let total = measured.ended.saturating_sub(measured.began);
         report.total_time_us = total.as_micros();

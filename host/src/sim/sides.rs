@@ -24,7 +24,7 @@ impl World<'_, '_> {
             self.source.on(now, SourceEvent::RoomAt(self.forth.free_at()));
         }
         let action = self.source.poll(now);
-        self.measured.source_went_on(&mut self.source, now);
+        self.measured.source_went_on(&mut self.source);
         match action {
             SourceAction::Wait { until } => {
                 self.poll_at(0, until);

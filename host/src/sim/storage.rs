@@ -81,7 +81,7 @@ impl World<'_, '_> {
                 let contents = self.contents(run);
                 self.storage.segment.push((run, contents));
                 self.storage.segment_pages += data;
-                self.at(left, Happening::Wrote(run));
+                self.at(left, Happening::Wrote);
             }
             None => {
                 let ended = self.close_segment();
@@ -148,7 +148,7 @@ impl World<'_, '_> {
 
     pub(super) fn in_storage(&mut self, happening: Happening) {
         match happening {
-            Happening::Wrote(_) if !self.storage.stopped => {
+            Happening::Wrote if !self.storage.stopped => {
                 if self.storage.segment_pages >= SEGMENT_PAGES_MAX {
                     self.close_segment();
                 }

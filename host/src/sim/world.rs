@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use dunlin_core::message::{Message, Region, Regions, SessionId, TargetReport, VmId, end_gfn};
 use dunlin_core::migrate::{
-    Phase, Source, SourceConfig, SourceEvent, SourceOutcome, Target, TargetConfig, TargetEvent, TargetOutcome,
+    Source, SourceConfig, SourceEvent, SourceOutcome, Target, TargetConfig, TargetEvent, TargetOutcome,
 };
 use dunlin_core::pageset::{Run, words_needed};
 use dunlin_core::strategy::First;
@@ -47,7 +47,7 @@ pub(super) enum Happening {
     Request(u32, Gfn),
     Reply(u32, Gfn),
     /// Of the storage channel, see there.
-    Wrote(Run),
+    Wrote,
     Merged(Run, Vec<u32>),
     StaticEnded,
     PbWrote(Run),
@@ -312,7 +312,7 @@ impl World<'_, '_> {
             | Happening::Pages(..)
             | Happening::Request(..)
             | Happening::Reply(..) => self.arrives(happening),
-            Happening::Wrote(_)
+            Happening::Wrote
             | Happening::Merged(..)
             | Happening::StaticEnded
             | Happening::PbWrote(_)
@@ -441,10 +441,5 @@ impl World<'_, '_> {
             }
         }
         self.at(self.now.saturating_add(EXCHANGE), Happening::Exchange);
-    }
-
-    /// Where the guest is when nothing happens any more: at the target, unless somebody gave up.
-    pub(super) fn phase(&self) -> Phase {
-        self.source.phase()
     }
 }

@@ -43,8 +43,9 @@ pub(super) fn exchange(shared: &SharedTarget<'_>, directory: &SessionDirectory, 
             return;
         }
         // Of a static copy its reader says so.
-        let wanted = shared.lock().config().pb_data && began.elapsed() >= APPEARS_WITHIN;
-        if wanted && !std::mem::replace(&mut looked, true) && !directory.appears() {
+        let due = !looked && began.elapsed() >= APPEARS_WITHIN;
+        looked |= due;
+        if due && shared.lock().config().pb_data && !directory.appears() {
             let elsewhere = StorageError::Elsewhere(directory.path().into());
             eprintln!("dunlin: the end of the network will not be survived: {elsewhere}");
         }
