@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod calibrate;
 mod command;
 mod demo;
 mod experiment;
@@ -27,8 +28,10 @@ enum Task {
     Demo(demo::Options),
     /// Measure every figure of README beside its baseline
     Bench(bench::Options),
-    /// Measure the papers' claims with guests that are moved for real
+    /// Simulate the papers' figures and tables, or measure their claims with guests that are moved for real
     Experiment(experiment::Options),
+    /// The rate at which a workload does to a link what was published of it
+    Calibrate(calibrate::Options),
     /// Build the bare-metal guest payload and put it in its place
     Build {
         /// Compare with the committed payload instead, changing nothing
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Bench(options) => bench::run(&options),
         Task::Experiment(options) => experiment::run(&options),
+        Task::Calibrate(options) => calibrate::run(&options),
         Task::Build { check } => build::run(check).map(|()| ExitCode::SUCCESS),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),

@@ -16,7 +16,7 @@ mod resolve;
 mod simulate;
 mod state;
 mod status;
-pub(crate) mod values;
+pub mod values;
 
 use crate::{channel::ChannelError, control::ControlError, journal::JournalError, replay::LogError, report::chain};
 use clap::{Parser, Subcommand};

@@ -6,28 +6,35 @@ use std::{fmt, time::Duration};
 
 /// Why a text is no value of its kind. The messages say how to write one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ValueError {
+pub enum ValueError {
+    /// No size.
     #[error(
         "not a size: write a number with B, kB, MB, GB (powers of 1000) or KiB, MiB, GiB (powers of 1024), 512MiB for example"
     )]
     Size,
+    /// More bytes than can be counted.
     #[error("more than 16 EiB, which no computer can count: write a smaller size")]
     LargeSize,
+    /// A small b.
     #[error("a small b means bits: write B for bytes, 25MB/s for 200 Mbit/s")]
     Bits,
+    /// No rate.
     #[error("not a rate: write a size per second, 32MB/s or 1GiB/s for example")]
     Rate,
+    /// A rate of nothing.
     #[error("a rate of nothing never ends: write at least 1B/s, or leave the option out for no limit")]
     ZeroRate,
+    /// No time.
     #[error("not a time: write a number with us, ms, s or m, 300ms for example")]
     Time,
+    /// A shorter time than there may be.
     #[error("too short a time: write at least {0}")]
     ShortTime(Micros),
 }
 
 /// A time in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Micros(pub(crate) u64);
+pub struct Micros(pub u64);
 
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,7 +43,10 @@ impl fmt::Display for Micros {
 }
 
 /// `512MiB`, `4GB`, `4096`.
-pub(crate) fn size(text: &str) -> Result<Bytes, ValueError> {
+///
+/// # Errors
+/// [`ValueError::Size`], [`ValueError::LargeSize`], [`ValueError::Bits`].
+pub fn size(text: &str) -> Result<Bytes, ValueError> {
     if text.ends_with('b') {
         return Err(ValueError::Bits);
     }
@@ -48,7 +58,10 @@ pub(crate) fn size(text: &str) -> Result<Bytes, ValueError> {
 }
 
 /// `32MB/s`, `1GiB/s`; the `/s` may be left out, the unit may not: a forgotten one would make a link of some bytes a second.
-pub(crate) fn rate(text: &str) -> Result<BytesPerSec, ValueError> {
+///
+/// # Errors
+/// [`ValueError::Rate`], [`ValueError::ZeroRate`], and those of [`size`].
+pub fn rate(text: &str) -> Result<BytesPerSec, ValueError> {
     match size(text.strip_suffix("/s").unwrap_or(text)) {
         Ok(Bytes(0)) => Err(ValueError::ZeroRate),
         Ok(_) if text.ends_with(|last: char| last.is_ascii_digit()) => Err(ValueError::Rate),
@@ -59,7 +72,10 @@ pub(crate) fn rate(text: &str) -> Result<BytesPerSec, ValueError> {
 }
 
 /// `300ms`, `3s`, `0s`.
-pub(crate) fn time(text: &str) -> Result<Micros, ValueError> {
+///
+/// # Errors
+/// [`ValueError::Time`].
+pub fn time(text: &str) -> Result<Micros, ValueError> {
     let time = humantime::parse_duration(text).map_err(|_| ValueError::Time)?;
     u64::try_from(time.as_micros())
         .map(Micros)
@@ -67,7 +83,10 @@ pub(crate) fn time(text: &str) -> Result<Micros, ValueError> {
 }
 
 /// As [`time`], but at least a millisecond.
-pub(crate) fn positive_time(text: &str) -> Result<Micros, ValueError> {
+///
+/// # Errors
+/// [`ValueError::Time`], [`ValueError::ShortTime`].
+pub fn positive_time(text: &str) -> Result<Micros, ValueError> {
     const LEAST: Micros = Micros(1000);
     match time(text)? {
         time if time < LEAST => Err(ValueError::ShortTime(LEAST)),

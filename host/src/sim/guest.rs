@@ -176,6 +176,11 @@ impl Guest {
         }
     }
 
+    /// What a step takes from now on.
+    pub(super) const fn set_step_cost(&mut self, cost: Nanos) {
+        self.step_cost = cost;
+    }
+
     /// It was paused, or has not run: goes on at `now`.
     pub(super) fn resume(&mut self, now: Nanos) {
         for vcpu in &mut self.vcpus {

@@ -10,16 +10,21 @@
 //! |---|---|
 //! | vCPU | a step takes [`SimSetup::step_cost`], and starts at the workload's rate; one that was held up catches up at most 50 ms, as live ([`dunlin_core::workload::Pacer`]) |
 //! | page fault in post-copy | stops its vCPU from the access until the page is there: request, [`SimSetup::fault_service`], reply; the others go on |
-//! | network | a rate shared by both channels towards the target, a latency each way, jitter, losses as stalls, one cut; faults never wait for the rate, but are charged |
+//! | network | a rate shared by both channels towards the target, which may vary, a latency each way, jitter, losses as stalls, one cut; faults never wait for the rate, but are charged |
 //! | storage | a rate to write at, segments that can be read when they are whole, a rate to read at |
 //! | hand-over | [`SimSetup::handover`] between the last page and the first step at the target, beside the round trips |
+//! | `slow=auto-converge` | a step takes longer, so that the vCPU gets as much less done; decided as QEMU does after each round that took a second. No live migration slows its guest down: this is for comparison |
+//! | `auto` | [`SimSetup::goal`]: observed, chosen and revised by the same [`Advisor`](dunlin_core::migrate::Advisor) as live |
 //!
 //! Memory: a dozen bits a page, and 8 bytes more with [`SimSetup::check`].
 
+mod advice;
 mod guest;
 pub mod plan;
+mod pull;
 mod report;
 mod sides;
+mod slow;
 mod storage;
 mod table;
 mod wire;
@@ -28,6 +33,7 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+use dunlin_core::choose::Goal;
 use dunlin_core::strategy::Strategy;
 use dunlin_core::units::{Bytes, BytesPerSec, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::workload::{Fill, PlanError, Spec};
@@ -55,8 +61,15 @@ pub struct SimSetup {
     pub fill: Fill,
     /// How it is moved.
     pub strategy: Strategy,
+    /// What the strategy is chosen for: `strategy` is then only what is said until it is chosen.
+    pub goal: Option<Goal>,
     /// Rate of the network towards the target.
     pub bandwidth: BytesPerSec,
+    /// If that is only the most it gives.
+    pub varies: Option<Varies>,
+    /// Post-copy without a push: the target asks for one page after the other, and for the next when one has come, as Cloud Hypervisor
+    /// does (pull request 8264). For comparison.
+    pub pull: bool,
     /// Rate at which the storage channel is written.
     pub storage_bandwidth: BytesPerSec,
     /// Rate at which the target reads and merges what is there.
@@ -93,6 +106,15 @@ pub struct SimSetup {
     pub check: bool,
 }
 
+/// A rate that changes: for each span of time another share of the full rate, all between the least and the whole equally likely.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Varies {
+    /// The least, in thousandths of the full rate; 1 to 1000.
+    pub least_milli: u32,
+    /// How long a rate holds.
+    pub every: Nanos,
+}
+
 /// When the network is cut, after the guest runs at the target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CutAt {
@@ -113,7 +135,10 @@ impl SimSetup {
             seed: 1,
             fill: Fill::Random,
             strategy,
+            goal: None,
             bandwidth,
+            varies: None,
+            pull: false,
             storage_bandwidth: bandwidth,
             merge_bandwidth: BytesPerSec(1 << 30),
             latency: Nanos(50_000),
@@ -172,6 +197,12 @@ pub struct SimResult {
     pub stall: Nanos,
     /// Time that the guest lived.
     pub virtual_time: Nanos,
+    /// Steps of all vCPUs at the end of each whole second since the migration began.
+    pub timeline: Vec<u64>,
+    /// Since the migration began, in microseconds: when the guest ran at the target. `None` if it never did.
+    pub moved_at_us: Option<u64>,
+    /// What was chosen, and why; of `auto`.
+    pub choice: Option<String>,
 }
 
 /// Simulates one migration.
@@ -182,6 +213,13 @@ pub fn simulate(setup: &SimSetup) -> Result<SimResult, SimError> {
     let whole = setup.memory.0.is_multiple_of(PAGE_SIZE);
     if !whole || setup.memory.0 == 0 || setup.pages() > PAGES_MAX {
         return Err(SimError::Memory(setup.memory));
+    }
+    if setup
+        .varies
+        .is_some_and(|varies| !(1..=1000).contains(&varies.least_milli) || varies.every == Nanos::ZERO)
+    {
+        let words = "the rate varies between a share from 0.001 to 1 and the whole, for more than no time";
+        return Err(SimError::Setup(words.into()));
     }
     world::run(setup)
 }

@@ -16,13 +16,22 @@
 //! storage_bandwidth = "50MB/s"     # without it that of the network
 //! latency = "50us"
 //!
+//! varies = { least = 0.3, every = "2s" }     # a rate that changes, if it does
+//! cut = { after = "5s", lasts = "10s" }       # in post-copy; without `lasts` for good
+//!
 //! [limits]
 //! downtime = "300ms"
 //! max_rounds = 30
+//! within = "60s"                   # what counts as success
 //!
 //! [sweep]                          # every combination of these takes the place of the same key above
 //! memory = ["8GiB", "16GiB"]
 //! workload = ["uniform,rate=4000", "seq,rate=4000"]
+//!
+//! [[case]]                         # and this is a sweep over several keys at once: `case` is its name there
+//! name = "kernel, 2 GiB"
+//! workload = "kernel,rate=9000"
+//! memory = "2GiB"
 //!
 //! [[arm]]
 //! name = "1-hybrid"
@@ -30,14 +39,15 @@
 //!
 //! [[arm]]
 //! name = "2-hybrid"
-//! strategy = "hybrid:2"
+//! strategy = "hybrid:2"            # or "auto", for the plan's `goal`; `slow=auto-converge` is known here, too
 //!
 //! [[check]]                        # what `cargo xtask experiment` asks of the results
 //! name = "two rounds lack less"
 //! value = "postcopy"               # time, time_without_observing, downtime, network, storage, bytes, pages, …
 //! arm = "2-hybrid"
-//! by = "1-hybrid"                  # the ratio of both; without it the value itself
+//! by = "1-hybrid"                  # the ratio of both; without it the value itself. Of a list: the best of these arms
 //! at = { memory = "8GiB", workload = "seq,rate=4000" }
+//! fold = "worst"                   # of all places one number: worst, mean, spread, rank, linearity, share (with `within`)
 //! at_most = 0.5                    # or at_least, or both
 //! paper = 0.4                      # what was published
 //! ```
@@ -45,21 +55,30 @@
 //! Every key but `title`, `guest.workload`, `guest.memory`, `link.bandwidth` and one arm may be left out. A key that does not exist, a
 //! value without a unit and a guest that its workload does not fit are named with their line.
 
+mod case;
 mod check;
+mod fold;
+mod parts;
+mod value;
 
 use std::path::{Path, PathBuf};
 
-use dunlin_core::strategy::Strategy;
-use dunlin_core::units::{Bytes, BytesPerSec, Nanos};
-use dunlin_core::workload::{Fill, Spec};
+use dunlin_core::choose::Goal;
+use dunlin_core::strategy::{Strategy, SwitchRule};
+use dunlin_core::units::Nanos;
+use dunlin_core::workload::Fill;
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::{SimError, SimResult, SimSetup, simulate};
-use crate::cli::values;
+use super::{CutAt, SimError, SimResult, SimSetup, Varies, simulate};
 
-pub use check::{PlanCheck, PlanValue};
+use case::Case;
+use parts::{CostsPart, FillPart, GuestPart, LimitsPart, LinkPart, Rate, Size, Time, Workload};
+
+pub use check::{By, Numbers, PlanCheck};
+pub use fold::Fold;
+pub use value::PlanValue;
 
 /// A plan as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -79,58 +98,17 @@ pub struct Plan {
     limits: LimitsPart,
     #[serde(default)]
     costs: CostsPart,
+    /// What `auto` is to be good at, and what `cost` counts.
+    #[serde(default, deserialize_with = "goal")]
+    goal: Option<Goal>,
     #[serde(default)]
     sweep: Sweep,
+    #[serde(default)]
+    case: Vec<Case>,
     arm: Vec<Arm>,
     /// What is asked of the results.
     #[serde(default)]
     pub check: Vec<PlanCheck>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GuestPart {
-    workload: Workload,
-    memory: Size,
-    vcpus: Option<u32>,
-    fill: Option<FillPart>,
-    warm_up: Option<Time>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum FillPart {
-    Zero,
-    Random,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LinkPart {
-    bandwidth: Rate,
-    storage_bandwidth: Option<Rate>,
-    merge_bandwidth: Option<Rate>,
-    latency: Option<Time>,
-    jitter: Option<Time>,
-    loss_ppm: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LimitsPart {
-    downtime: Option<Time>,
-    max_rounds: Option<u32>,
-    min_round: Option<Time>,
-    profile: Option<Time>,
-}
-
-/// What is measured on a machine rather than chosen.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CostsPart {
-    step: Option<Time>,
-    fault_service: Option<Time>,
-    handover: Option<Time>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -153,54 +131,38 @@ pub struct Arm {
     /// As it is called in tables.
     pub name: String,
     #[serde(deserialize_with = "strategy")]
-    strategy: Strategy,
+    strategy: ArmStrategy,
+    /// Post-copy without a push, page after page.
+    #[serde(default)]
+    pull: bool,
+    /// Another than the plan's, for what looks ahead.
+    profile: Option<Time>,
 }
+
+#[derive(Clone, Copy, Debug)]
+enum ArmStrategy {
+    Given(Strategy),
+    Auto,
+}
+
+/// How long `dunlin migrate --strategy auto` observes a guest unless told otherwise.
+const AUTO_OBSERVES: Nanos = Nanos::from_secs(2);
 
 const fn one() -> u32 {
     1
 }
 
-fn strategy<'de, D: Deserializer<'de>>(from: D) -> Result<Strategy, D::Error> {
+fn strategy<'de, D: Deserializer<'de>>(from: D) -> Result<ArmStrategy, D::Error> {
     let text = String::deserialize(from)?;
-    Strategy::parse(&text).map_err(D::Error::custom)
-}
-
-/// A value that is written as text, and the text.
-macro_rules! written {
-    ($name:ident, $value:ty, $parse:expr) => {
-        #[derive(Clone, Debug)]
-        struct $name {
-            text: String,
-            value: $value,
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(&self.text)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(from)?;
-                let value = $parse(&text).map_err(|error| D::Error::custom(format!("{text:?}: {error}")))?;
-                Ok(Self { text, value })
-            }
-        }
-    };
-}
-
-written!(Workload, Spec, str::parse::<Spec>);
-written!(Size, Bytes, values::size);
-written!(Rate, BytesPerSec, values::rate);
-written!(Time, Nanos, time);
-
-fn time(text: &str) -> Result<Nanos, values::ValueError> {
-    // Steps take less than a microsecond.
-    match text.strip_suffix("ns").and_then(|number| number.parse().ok()) {
-        Some(nanos) => Ok(Nanos(nanos)),
-        None => values::time(text).map(|time| Nanos::from_micros(time.0)),
+    if text == "auto" {
+        return Ok(ArmStrategy::Auto);
     }
+    Strategy::parse(&text).map(ArmStrategy::Given).map_err(D::Error::custom)
+}
+
+fn goal<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Goal>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// Why there is no plan, or no result of it.
@@ -244,6 +206,8 @@ pub struct Point {
     /// Which of the plan's arms.
     pub arm_index: usize,
     setup: SimSetup,
+    goal: Option<Goal>,
+    within: Option<Nanos>,
 }
 
 /// What became of a point: a result for each seed, from 1.
@@ -295,8 +259,12 @@ impl Plan {
 
     /// Whether a check asks about something there is.
     fn fits(&self, check: &PlanCheck) -> Result<(), String> {
+        if let Some(why) = check.contradiction() {
+            return Err(why.into());
+        }
         let arms: Vec<&str> = self.arms().collect();
-        for arm in [Some(&check.arm), check.by.as_ref()].into_iter().flatten() {
+        let others = check.by.as_ref().map_or(&[][..], By::arms);
+        for arm in std::iter::once(&check.arm).chain(others) {
             if !arms.contains(&arm.as_str()) {
                 return Err(format!("there is no arm {arm:?}; there are {}", arms.join(", ")));
             }
@@ -329,6 +297,8 @@ impl Plan {
                 arm: arm.name.clone(),
                 arm_index: index,
                 setup: self.setup(arm),
+                goal: self.goal.clone(),
+                within: self.limits.within.as_ref().map(|time| time.value),
             })
             .collect();
         let sweep = &self.sweep;
@@ -363,6 +333,9 @@ impl Plan {
         vary(&mut points, "workload", &sweep.workload, |setup, workload| {
             setup.workload = workload.value.clone();
         });
+        vary(&mut points, "case", &self.case, |setup, case| {
+            case.apply(setup, storage_follows);
+        });
         points
     }
 
@@ -370,9 +343,19 @@ impl Plan {
         let mut setup = SimSetup::new(
             self.guest.workload.value.clone(),
             self.guest.memory.value,
-            arm.strategy,
+            match arm.strategy {
+                ArmStrategy::Given(strategy) => strategy,
+                ArmStrategy::Auto => Strategy::with_switch(SwitchRule::Never),
+            },
             self.link.bandwidth.value,
         );
+        if let ArmStrategy::Auto = arm.strategy {
+            setup.goal = Some(self.goal.clone().unwrap_or(Goal::BALANCED));
+            setup.learning = AUTO_OBSERVES;
+        }
+        setup.pull = arm.pull;
+        setup.varies = self.link.varies.as_ref().map(Varies::from);
+        setup.cut = self.link.cut.as_ref().map(CutAt::from);
         let set = |to: &mut Nanos, time: &Option<Time>| {
             if let Some(time) = time {
                 *to = time.value;
@@ -385,6 +368,7 @@ impl Plan {
         set(&mut setup.downtime, &limits.downtime);
         set(&mut setup.min_round, &limits.min_round);
         set(&mut setup.learning, &limits.profile);
+        set(&mut setup.learning, &arm.profile);
         set(&mut setup.step_cost, &costs.step);
         set(&mut setup.fault_service, &costs.fault_service);
         set(&mut setup.handover, &costs.handover);

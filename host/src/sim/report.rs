@@ -3,7 +3,8 @@
 use dunlin_core::message::{Mode, TargetReport};
 use dunlin_core::migrate::{RoundReport as RoundEnded, Source, SourceOutcome};
 use dunlin_core::pageset::PageSet;
-use dunlin_core::units::Nanos;
+use dunlin_core::strategy::Strategy;
+use dunlin_core::units::{Nanos, Pages};
 
 use super::guest::Guest;
 use super::world::World;
@@ -30,6 +31,7 @@ pub(super) struct Measured {
     pub(super) runs_since: Option<Nanos>,
     whole_at: Option<Nanos>,
     pub(super) compared: Option<(u64, u64)>,
+    pub(super) timeline: Vec<u64>,
 }
 
 impl Measured {
@@ -53,18 +55,22 @@ impl Measured {
             runs_since: None,
             whole_at: None,
             compared: None,
+            timeline: Vec::new(),
         }
     }
 
-    /// Takes what the source knows of a round that ended, and of the hand-over.
-    pub(super) fn source_went_on(&mut self, source: &mut Source<'_>) {
+    /// Takes what the source knows of a round that ended, and of the hand-over; how long the round took, what it sent and what it left.
+    pub(super) fn source_went_on(&mut self, source: &mut Source<'_>) -> Option<(Nanos, Pages, Pages)> {
+        let mut ended = None;
         if let Some(round) = source.take_round() {
+            ended = Some((round.duration, round.sent, round.dirty));
             self.rounds.push((round, self.migration_bytes - self.bytes_at_round));
             self.bytes_at_round = self.migration_bytes;
         }
         if source.downtime().is_some() && self.bytes_at_running.is_none() {
             self.bytes_at_running = Some(self.migration_bytes);
         }
+        ended
     }
 
     pub(super) fn post_copy_went_on(&mut self, missing: Option<&PageSet<'_>>, now: Nanos) {
@@ -97,7 +103,10 @@ impl Measured {
 impl World<'_, '_> {
     pub(super) fn result(mut self) -> SimResult {
         let gap = self.guest.take_longest_gap();
-        let strategy = self.source.config().strategy;
+        let strategy = Strategy {
+            slow: self.setup.strategy.slow,
+            ..self.source.config().strategy
+        };
         let measured = &self.measured;
         let target = self.target_report();
         let completed = self.source_outcome == Some(SourceOutcome::Completed);
@@ -174,6 +183,16 @@ impl World<'_, '_> {
             steps: self.guest.steps(),
             stall: self.guest.stall(),
             virtual_time: self.now,
+            moved_at_us: self
+                .measured
+                .runs_since
+                .map(|at| at.saturating_sub(self.measured.began).as_micros()),
+            choice: self
+                .source
+                .advisor()
+                .and_then(|advisor| advisor.choice())
+                .map(ToString::to_string),
+            timeline: self.measured.timeline,
         }
     }
 }

@@ -8,6 +8,7 @@ use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::wire::HEADER_BYTES;
 
+use super::slow::Slowing;
 use super::storage::PB_SEGMENT_PAGES;
 use super::world::{Happening, Owner, World};
 
@@ -21,10 +22,18 @@ impl World<'_, '_> {
     pub(super) fn source_acts(&mut self) -> bool {
         let now = self.now;
         if self.source.phase() == dunlin_core::migrate::Phase::PostCopy {
-            self.source.on(now, SourceEvent::RoomAt(self.forth.free_at()));
+            let never = Nanos(u64::MAX);
+            let room = if self.setup.pull { never } else { self.forth.free_at() };
+            self.source.on(now, SourceEvent::RoomAt(room));
         }
         let action = self.source.poll(now);
-        self.measured.source_went_on(&mut self.source);
+        if let Some((took, sent, dirty)) = self.measured.source_went_on(&mut self.source)
+            && let Some(percent) = self.slowing.after(took, sent, dirty)
+        {
+            self.guest.run_to(now);
+            self.guest
+                .set_step_cost(Slowing::step_cost(self.setup.step_cost, percent));
+        }
         match action {
             SourceAction::Wait { until } => {
                 self.poll_at(0, until);
@@ -220,9 +229,15 @@ impl World<'_, '_> {
         }
         let bytes = HEADER_BYTES as u64 + PAGE_SIZE;
         self.measured.fault_bytes += bytes;
-        self.forth.occupy(bytes, self.now);
         let served = self.now.saturating_add(self.setup.fault_service);
-        let arrives = self.forth.urgent_arrival(served);
+        let arrives = if self.setup.pull {
+            // No push shares the link, and a page takes its time on it.
+            let left = self.forth.occupy(bytes, served);
+            self.forth.arrival(left)
+        } else {
+            self.forth.occupy(bytes, self.now);
+            self.forth.urgent_arrival(served)
+        };
         self.at(arrives, Happening::Reply(self.generation, gfn));
     }
 
@@ -253,10 +268,14 @@ impl World<'_, '_> {
             TargetAction::RunGuest => {
                 self.compare();
                 self.owner = Owner::Target;
+                self.guest.set_step_cost(self.setup.step_cost);
                 self.guest.resume(now);
                 self.measured.runs_since = Some(now);
                 self.tell_target(TargetEvent::Done);
                 self.arm_cut();
+                if self.setup.pull {
+                    self.pull_next(now);
+                }
             }
             TargetAction::SendMissing => {
                 self.send_missing();
@@ -314,10 +333,15 @@ impl World<'_, '_> {
     }
 
     pub(super) fn reply_arrives(&mut self, gfn: Gfn) {
-        if let Some(since) = self.asked.remove(&gfn) {
+        let since = self.asked.remove(&gfn);
+        if let Some(since) = since {
             self.measured.latencies.push(self.now.saturating_sub(since).0);
         }
-        self.install(Run::new(gfn, Pages(1)), true);
+        // What is pulled for nobody is no fault.
+        self.install(Run::new(gfn, Pages(1)), since.is_some() || !self.setup.pull);
+        if self.setup.pull {
+            self.pull_next(self.now);
+        }
     }
 
     fn install(&mut self, run: Run, demanded: bool) {

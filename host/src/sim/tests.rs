@@ -148,6 +148,72 @@ fn a_network_that_comes_back_is_used_again() {
     assert!((10_000_000..14_000_000).contains(&took), "{took}");
 }
 
+/// Unpaced, 16 667 steps a second, more than the link carries.
+#[test]
+fn a_guest_that_is_slowed_down_converges() {
+    let run = |strategy: &str| {
+        let mut setup = setup("uniform", 64, strategy);
+        setup.step_cost = Nanos::from_micros(60);
+        (setup.downtime, setup.max_rounds) = (Nanos::from_millis(20), 60);
+        result(&setup)
+    };
+    let (plain, slowed) = (run("precopy"), run("precopy,slow=auto-converge"));
+    assert_eq!(plain.rounds.len(), 30);
+    assert!(
+        slowed.rounds.len() < 30 && slowed.downtime_us < plain.downtime_us,
+        "{slowed:?}"
+    );
+    let slowdown = |report: &MigrationReport| report.guest.slowdown_milli.expect("it ran");
+    assert!(slowdown(&slowed) > slowdown(&plain) + 200, "{slowed:?}");
+}
+
+/// One page on the way at a time: request, service, page and its time on the link.
+#[test]
+fn a_target_that_pulls_asks_for_one_page_after_the_other() {
+    let mut setup = setup("idle", 16, "postcopy");
+    setup.pull = true;
+    let report = result(&setup);
+    let postcopy = report.postcopy.expect("post-copy");
+    let page = (4096.0 + 40.0) / RATE.0 as f64 + 100e-6 + 2.0 * 50e-6;
+    about(postcopy.duration_us, 4096.0 * page * 1e6);
+    assert_eq!(postcopy.pushed, 0);
+    setup.workload = "uniform,rate=2000".parse().expect("a workload");
+    let report = result(&setup);
+    assert_eq!(report.postcopy.expect("post-copy").pushed, 0);
+}
+
+#[test]
+fn a_time_line_has_the_steps_of_each_second() {
+    let mut setup = setup("seq,rate=4000", 256, "hybrid:1");
+    setup.check = false;
+    let result = simulate(&setup).expect("it can be simulated");
+    let seconds = result.report.total_time_us / 1_000_000;
+    assert_eq!(result.timeline.len() as u64, seconds);
+    for (second, steps) in (2..).zip(&result.timeline[..4]) {
+        assert!(steps.abs_diff(second * 4000) < 10, "{:?}", result.timeline);
+    }
+    let moved = result.moved_at_us.expect("it moved");
+    assert!(moved > 6_000_000 && moved < result.report.total_time_us, "{moved}");
+}
+
+/// All rates between a half and the whole are equally likely: three quarters on average.
+#[test]
+fn a_rate_that_varies_takes_longer() {
+    let mut setup = setup("idle", 256, "precopy");
+    let plain = result(&setup).total_time_us as f64;
+    setup.varies = Some(Varies {
+        least_milli: 500,
+        every: Nanos::from_millis(50),
+    });
+    let ratio = result(&setup).total_time_us as f64 / plain;
+    assert!((ratio - 1.0 / 0.75).abs() < 0.05, "{ratio}");
+    setup.varies = Some(Varies {
+        least_milli: 0,
+        every: Nanos::from_millis(50),
+    });
+    assert!(matches!(simulate(&setup), Err(SimError::Setup(_))));
+}
+
 #[test]
 fn what_cannot_be_simulated_is_named() {
     let mut wrong = setup("seq", 64, "precopy");

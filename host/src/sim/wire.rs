@@ -3,6 +3,8 @@
 use dunlin_core::units::{BytesPerSec, Nanos};
 use dunlin_core::workload::Random;
 
+use super::Varies;
+
 /// How long a lost chunk holds up what follows: the shortest retransmission timeout of Linux (`TCP_RTO_MIN`, net/tcp.h).
 pub const RETRANSMISSION: Nanos = Nanos::from_millis(200);
 
@@ -15,6 +17,9 @@ pub(super) struct Wire {
     jitter: Nanos,
     loss_ppm: u32,
     random: Random,
+    /// How the rate varies, and since when.
+    varies: Option<(Varies, Nanos)>,
+    seed: u64,
     /// When everything that was charged has left.
     free_at: Nanos,
     last_arrival: Nanos,
@@ -28,19 +33,47 @@ impl Wire {
             jitter,
             loss_ppm,
             random: Random::new(seed, u64::from(rate.is_some()) + 100),
+            varies: None,
+            seed,
             free_at: Nanos::ZERO,
             last_arrival: Nanos::ZERO,
         }
     }
 
+    /// The same with a rate that varies from then on.
+    pub(super) fn varying(self, varies: Option<Varies>, from: Nanos) -> Self {
+        Self {
+            varies: varies.map(|varies| (varies, from)),
+            ..self
+        }
+    }
+
     /// Occupies the wire with `bytes` from `now` on, or from when it is free; returns when the last of them has left.
     pub(super) fn occupy(&mut self, bytes: u64, now: Nanos) -> Nanos {
-        let takes = self.rate.map_or(Nanos::ZERO, |rate| {
-            let nanos = (u128::from(bytes) * 1_000_000_000).div_ceil(u128::from(rate.0.max(1)));
-            Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-        });
-        self.free_at = self.free_at.max(now).saturating_add(takes);
+        let begins = self.free_at.max(now);
+        self.free_at = match (self.rate, self.varies) {
+            (None, _) => begins,
+            (Some(rate), None) => begins.saturating_add(takes(u128::from(bytes), rate, 1000)),
+            (Some(rate), Some((varies, from))) => self.leaves(u128::from(bytes), begins, rate, varies, from),
+        };
         self.free_at
+    }
+
+    /// Span after span, until all has left.
+    fn leaves(&self, mut bytes: u128, mut at: Nanos, rate: BytesPerSec, varies: Varies, from: Nanos) -> Nanos {
+        loop {
+            let span = at.saturating_sub(from).0 / varies.every.0;
+            let ends = from.saturating_add(Nanos(varies.every.0.saturating_mul(span + 1)));
+            let shares = u64::from(1000 - varies.least_milli) + 1;
+            let share = varies.least_milli + Random::new(self.seed, span + 1000).below(shares) as u32;
+            let needed = takes(bytes, rate, share);
+            let left = ends.saturating_sub(at);
+            if needed <= left || ends.0 == u64::MAX {
+                return at.saturating_add(needed);
+            }
+            bytes -= u128::from(left.0) * u128::from(rate.0) * u128::from(share) / 1_000_000_000_000;
+            at = ends;
+        }
     }
 
     /// When the wire is free.
@@ -79,6 +112,12 @@ impl Wire {
     }
 }
 
+/// How long `bytes` take at a share of a rate, in thousandths.
+fn takes(bytes: u128, rate: BytesPerSec, share_milli: u32) -> Nanos {
+    let per_second = u128::from(rate.0.max(1)) * u128::from(share_milli.max(1));
+    Nanos(u64::try_from((bytes * 1_000_000_000_000).div_ceil(per_second)).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +151,39 @@ mod tests {
         assert_eq!(wire.arrival(MS), lost);
         assert_eq!(wire.urgent_arrival(MS), Nanos::from_millis(2));
         assert_eq!(wire.arrival(MS), lost);
+    }
+
+    #[test]
+    fn a_rate_that_varies_is_between_its_bounds_and_is_the_same_however_it_is_asked() {
+        let varies = Varies {
+            least_milli: 250,
+            every: Nanos::from_millis(10),
+        };
+        let make = || wire(Nanos::ZERO, 0).varying(Some(varies), MS);
+        let (mut whole, mut parts) = (make(), make());
+        let at_once = whole.occupy(1_000_000, MS);
+        let piecewise = (0..1_000).map(|_| parts.occupy(1_000, MS)).last().expect("some");
+        assert!(at_once.0.abs_diff(piecewise.0) < 2_000_000, "{at_once:?} {piecewise:?}");
+        // A second at the whole rate, on average of all shares 1.6 s.
+        assert!((1_300_000_000..2_000_000_000).contains(&at_once.0), "{at_once:?}");
+        let spans: Vec<u64> = (0..100)
+            .map(|_| 10_000)
+            .scan(make(), |wire, bytes| {
+                let before = wire.free_at;
+                Some(wire.occupy(bytes, MS).saturating_sub(before.max(MS)).0)
+            })
+            .collect();
+        assert!(
+            spans.iter().all(|nanos| (10_000_000..=40_000_000).contains(nanos)),
+            "{spans:?}"
+        );
+        assert!(spans.iter().max() > spans.iter().min());
+        let constant = Varies {
+            least_milli: 1000,
+            ..varies
+        };
+        let mut constant = wire(Nanos::ZERO, 0).varying(Some(constant), MS);
+        assert_eq!(constant.occupy(1_000_000, MS), MS.saturating_add(Nanos::from_secs(1)));
     }
 
     #[test]

@@ -5,18 +5,20 @@ use std::collections::BinaryHeap;
 
 use dunlin_core::message::{Message, Region, Regions, SessionId, TargetReport, VmId, end_gfn};
 use dunlin_core::migrate::{
-    Source, SourceConfig, SourceEvent, SourceOutcome, Target, TargetConfig, TargetEvent, TargetOutcome,
+    Advisor, Source, SourceConfig, SourceEvent, SourceOutcome, Target, TargetConfig, TargetEvent, TargetOutcome,
 };
 use dunlin_core::pageset::{Run, words_needed};
-use dunlin_core::strategy::First;
+use dunlin_core::strategy::{First, Slow, Strategy};
 use dunlin_core::units::{Gfn, Nanos, Pages};
 use dunlin_core::wire::{HEADER_BYTES, decode_message, encode_message};
 
 use super::guest::{Fault, Guest};
+use super::pull::Pull;
 use super::report::Measured;
+use super::slow::Slowing;
 use super::storage::Storage;
 use super::wire::Wire;
-use super::{SimError, SimResult, SimSetup};
+use super::{SimError, SimResult, SimSetup, advice};
 use crate::channel::piece_pages;
 use crate::run::ForesightMemory;
 
@@ -24,6 +26,7 @@ use crate::run::ForesightMemory;
 const HEARTBEAT: Nanos = Nanos::from_millis(500);
 /// How often states are exchanged in the storage directory while the network is cut.
 const EXCHANGE: Nanos = Nanos::from_secs(1);
+const SECOND: Nanos = Nanos::from_secs(1);
 /// Room for any message.
 const MESSAGE_BYTES: usize = 1 << 20;
 
@@ -57,6 +60,8 @@ pub(super) enum Happening {
     Silence,
     Back,
     Exchange,
+    /// A second has passed.
+    Second,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +93,8 @@ pub(super) struct World<'a, 'w> {
     pub(super) forth: Wire,
     pub(super) back: Wire,
     pub(super) storage: Storage,
+    pub(super) slowing: Slowing,
+    pub(super) pull: Pull,
     /// Number of the present connections.
     pub(super) generation: u32,
     pub(super) is_cut: bool,
@@ -111,6 +118,14 @@ pub(super) fn run(setup: &SimSetup) -> Result<SimResult, SimError> {
         pages,
     };
     let regions: Regions = [region].into_iter().collect();
+    // Slowing down is done beside the machines, which do not know it.
+    let strategy = match setup.strategy.slow {
+        Slow::AutoConverge => Strategy {
+            slow: Slow::None,
+            ..setup.strategy
+        },
+        _ => setup.strategy,
+    };
     let config = SourceConfig {
         downtime: setup.downtime,
         handover_cost: setup.handover,
@@ -119,18 +134,32 @@ pub(super) fn run(setup: &SimSetup) -> Result<SimResult, SimError> {
         learning: setup.learning,
         push_pages: piece_pages(Some(setup.bandwidth)),
         network_timeout: setup.network_timeout,
-        ..SourceConfig::new(SessionId(1), VmId(1), regions, setup.strategy)
+        ..SourceConfig::new(SessionId(1), VmId(1), regions, strategy)
     };
     let refused = |error: &dyn std::fmt::Display| SimError::Setup(error.to_string());
-    dunlin_core::migrate::check_strategy(&setup.strategy).map_err(|error| refused(&error))?;
+    dunlin_core::migrate::check_strategy(&strategy).map_err(|error| refused(&error))?;
     let end = Pages(end_gfn(&config.regions).0);
     let mut guest = Guest::new(setup)?;
     guest.run_to(setup.warm_up);
     let mut words = vec![0; Source::words_needed(&config)];
-    let mut foresight = ForesightMemory::new(&setup.strategy, end);
+    let mut foresight = ForesightMemory::new(&strategy, end);
+    let mut table = Vec::new();
+    let mut advisor = match &setup.goal {
+        Some(goal) => {
+            table.resize(Advisor::words_needed(end), 0);
+            let used = Pages(pages.0 - guest.zero_pages(Gfn::ZERO, pages.0));
+            let setting = advice::setting(setup, goal, &config, used);
+            Some(Advisor::new(&mut table, end, setting).map_err(|error| refused(&error))?)
+        }
+        None => None,
+    };
     let (mut missing, mut received) = (vec![0; words_needed(end)], vec![0; words_needed(end)]);
     let source =
         Source::looking_ahead(config, &mut words, foresight.lend(), setup.warm_up).map_err(|error| refused(&error))?;
+    let source = match &mut advisor {
+        Some(advisor) => source.advised(advisor),
+        None => source,
+    };
     let wire = |rate| Wire::new(rate, setup.latency, setup.jitter, setup.loss_ppm, setup.seed);
     let measured = Measured::before(setup, &mut guest);
     let mut world = World {
@@ -146,9 +175,11 @@ pub(super) fn run(setup: &SimSetup) -> Result<SimResult, SimError> {
         source_outcome: None,
         target_outcome: None,
         owner: Owner::Source,
-        forth: wire(Some(setup.bandwidth)),
+        forth: wire(Some(setup.bandwidth)).varying(setup.varies, setup.warm_up),
         back: wire(None),
         storage: Storage::new(setup),
+        slowing: Slowing::new(&setup.strategy),
+        pull: Pull::default(),
         generation: 1,
         is_cut: false,
         frame_pages: piece_pages(Some(setup.bandwidth)).0,
@@ -162,6 +193,7 @@ pub(super) fn run(setup: &SimSetup) -> Result<SimResult, SimError> {
         guest,
     };
     world.at(setup.warm_up, Happening::Heartbeat);
+    world.at(setup.warm_up.saturating_add(SECOND), Happening::Second);
     world.go()?;
     Ok(world.result())
 }
@@ -219,8 +251,22 @@ impl World<'_, '_> {
                 continue;
             }
             self.asked.insert(fault.gfn, fault.at);
-            self.ask(fault.gfn, fault.at);
+            if self.setup.pull {
+                self.pull_for_guest(fault.gfn, fault.at);
+            } else {
+                self.ask(fault.gfn, fault.at);
+            }
         }
+    }
+
+    /// Notes how far the guest has come.
+    fn second(&mut self) {
+        if self.owner == Owner::Source {
+            self.guest.run_to(self.now);
+        }
+        let steps = self.guest.steps();
+        self.measured.timeline.push(steps);
+        self.at(self.now.saturating_add(SECOND), Happening::Second);
     }
 
     /// The target asks for a page, if it can.
@@ -228,6 +274,10 @@ impl World<'_, '_> {
         if self.is_cut || !self.target.as_ref().is_some_and(dunlin_core::migrate::Target::linked) {
             return;
         }
+        self.send_request(gfn, at);
+    }
+
+    pub(super) fn send_request(&mut self, gfn: Gfn, at: Nanos) {
         self.measured.fault_bytes += HEADER_BYTES as u64;
         let arrives = self.back.urgent_arrival(at);
         self.at(arrives, Happening::Request(self.generation, gfn));
@@ -306,6 +356,7 @@ impl World<'_, '_> {
                 self.at(self.now.saturating_add(EXCHANGE), Happening::Exchange);
             }
             Happening::Back => self.is_cut = false,
+            Happening::Second => self.second(),
             Happening::Exchange => self.exchange(),
             Happening::ToTarget(..)
             | Happening::ToSource(..)

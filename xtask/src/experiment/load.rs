@@ -40,14 +40,14 @@ impl Link {
     }
 
     /// Steps per second of a guest whose rounds settle at `wanted` pages: while they are sent, as many are written.
-    pub(super) fn rate_to_settle_at(self, workload: &str, wanted: u64) -> anyhow::Result<u64> {
+    pub(crate) fn rate_to_settle_at(self, workload: &str, wanted: u64) -> anyhow::Result<u64> {
         let steps = self.steps_to_write(workload, wanted)?;
         Ok((steps as f64 * self.pages_per_second() / wanted as f64).round() as u64)
     }
 
     /// The load: distinct pages written in the time of one copy, over the pages that are sent in it. A guest that is through
     /// with its working set earlier is measured until then, because afterwards it writes no page for the first time.
-    pub(super) fn offered_load(self, workload: &str, steps_per_second: f64) -> anyhow::Result<f64> {
+    pub(crate) fn offered_load(self, workload: &str, steps_per_second: f64) -> anyhow::Result<f64> {
         let steps = (steps_per_second * self.copy_seconds()) as u64;
         let mut pages = self.first_writes(workload)?;
         let all = self.working_set(workload)?.0;

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use dunlin::sim::plan::{Plan, PlanCheck, PlanValue, PointResult};
+use dunlin::sim::plan::{Numbers, Plan, PlanCheck, PointResult};
 use dunlin::sim::plan_table;
 use serde_json::{Value, json};
 
@@ -214,14 +214,10 @@ impl Simulated {
 }
 
 fn answer(asked: &PlanCheck, results: &[PointResult]) -> Check {
-    let numbers = asked.numbers(results);
-    let pairs: Option<Vec<(f64, f64)>> = numbers.iter().map(|(number, base)| Some((*number, (*base)?))).collect();
-    let estimate = match pairs {
-        Some(pairs) if asked.by.is_some() => estimate_ratio(&pairs),
-        _ if asked.value == PlanValue::Switched => {
-            estimate_mean(&numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>())
-        }
-        _ => estimate(&numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>()),
+    let estimate = match asked.numbers(results) {
+        Numbers::Ratios(pairs) => estimate_ratio(&pairs),
+        Numbers::Shares(shares) => estimate_mean(&shares),
+        Numbers::Values(values) => estimate(&values),
     };
     let target = match (asked.at_least, asked.at_most) {
         (Some(least), Some(most)) => Some(Target::Within(least, most)),

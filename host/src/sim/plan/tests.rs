@@ -1,5 +1,7 @@
 //! Plans that can be read, and those that cannot.
 
+use dunlin_core::units::BytesPerSec;
+
 use super::*;
 
 const PLAN: &str = r#"
@@ -27,6 +29,12 @@ strategy = "hybrid:1"
 [[arm]]
 name = "PA"
 strategy = "pa-hybrid"
+"#;
+
+/// Its sweep.
+const SWEEP: &str = r#"[sweep]
+memory = ["8MiB", "16MiB"]
+bandwidth = ["20MB/s", "40MB/s"]
 "#;
 
 fn parse(text: &str) -> Result<Plan, String> {
@@ -114,12 +122,27 @@ at_most = 1.0
     );
     assert_eq!(
         numbers,
-        [(time(3, 0), Some(time(2, 0))), (time(3, 1), Some(time(2, 1)))]
+        Numbers::Ratios(vec![(time(3, 0), time(2, 0)), (time(3, 1), time(2, 1))])
     );
     for (from, to, words) in [
         ("arm = \"PA\"\nby", "arm = \"AP\"\nby", "there are 1-hybrid, PA"),
         ("\"8MiB\", bandwidth", "\"9MiB\", bandwidth", "of memory, bandwidth"),
         ("value = \"time\"", "value = \"tme\"", "unknown variant `tme`"),
+        (
+            "by = \"1-hybrid\"",
+            "by = [\"1-hybrid\", \"2\"]",
+            "there is no arm \"2\"",
+        ),
+        ("by = \"1-hybrid\"", "by = []", "`by` has no arm"),
+        (
+            "by = \"1-hybrid\"",
+            "difference = true",
+            "`difference` needs another arm",
+        ),
+        ("by = \"1-hybrid\"", "best = \"bytes\"", "`best` chooses among the arms"),
+        ("at_most = 1.0", "at_most = 1.0\nwithin = 2.0", "`within` belongs to"),
+        ("at_most = 1.0", "fold = \"share\"", "write that"),
+        ("at_most = 1.0", "fold = \"most\"", "one of `worst`, `mean`"),
     ] {
         let error = parse(&format!("{PLAN}{}", check.replacen(from, to, 1))).expect_err(to);
         assert!(error.contains(words), "{to}: {error}");
@@ -134,4 +157,92 @@ fn a_point_that_cannot_be_is_named() {
         .expect_err("no whole pages")
         .to_string();
     assert!(error.contains("memory = \"5000B\""), "{error}");
+}
+
+/// The best of the arms at each place, and one number of all places for each seed.
+#[test]
+fn places_fold_and_the_best_of_several_is_found() {
+    let check = r#"
+[[check]]
+name = "the worst of both places"
+value = "time"
+arm = "1-hybrid"
+by = ["1-hybrid", "PA"]
+at = { bandwidth = "40MB/s" }
+fold = "worst"
+"#;
+    let plan = parse(&format!("{PLAN}{check}")).expect("a plan");
+    let results = plan.run(Path::new("x.toml"), &|| ()).expect("all can be simulated");
+    let time = |point: usize, seed: usize| results[point].results[seed].report.total_time_us as f64 / 1e6;
+    // Places 2 and 3 are of 8 MiB, 6 and 7 of 16 MiB; of each pair the first is 1-hybrid.
+    let expected = |seed| {
+        let ratio = |one, other| time(one, seed) / time(one, seed).min(time(other, seed));
+        f64::max(ratio(2, 3), ratio(6, 7))
+    };
+    assert_eq!(
+        plan.check[0].numbers(&results),
+        Numbers::Values(vec![expected(0), expected(1)])
+    );
+    let difference = PlanCheck {
+        by: Some(By::Arm("PA".into())),
+        difference: true,
+        fold: None,
+        ..plan.check[0].clone()
+    };
+    let expected = [(2, 3), (6, 7)].map(|(one, other)| [0, 1].map(|seed| time(one, seed) - time(other, seed)));
+    assert_eq!(difference.numbers(&results), Numbers::Values(expected.concat()));
+}
+
+#[test]
+fn a_case_changes_several_keys() {
+    let cases = r#"
+[[case]]
+name = "small"
+memory = "4MiB"
+bandwidth = "10MB/s"
+
+[[case]]
+name = "busy"
+workload = "seq,rate=9000"
+vcpus = 2
+"#;
+    let plan = parse(&format!("{}{cases}", PLAN.replace(SWEEP, ""))).expect("a plan");
+    let points = plan.points();
+    let names: Vec<String> = points.iter().map(Point::to_string).collect();
+    assert_eq!(
+        names,
+        [
+            "arm \"1-hybrid\", case = \"small\"",
+            "arm \"PA\", case = \"small\"",
+            "arm \"1-hybrid\", case = \"busy\"",
+            "arm \"PA\", case = \"busy\""
+        ]
+    );
+    let [small, busy] = [&points[0].setup, &points[2].setup];
+    assert_eq!(
+        (small.memory.0, small.storage_bandwidth.0, small.vcpus),
+        (4 << 20, 10_000_000, 1)
+    );
+    assert_eq!(
+        (busy.memory.0, busy.storage_bandwidth.0, busy.vcpus),
+        (16 << 20, 40_000_000, 2)
+    );
+    assert_eq!(busy.workload.to_string(), "seq,rate=9000");
+}
+
+/// What is observed for no other reason than to choose is chosen by the plan's goal.
+#[test]
+fn auto_is_an_arm_like_the_others() {
+    let plan = PLAN
+        .replace("repetitions = 2", "repetitions = 1\ngoal = \"weighted:bytes=1\"")
+        .replace("\"pa-hybrid\"", "\"auto\"");
+    let plan = parse(&plan).expect("a plan");
+    let results = plan.run(Path::new("x.toml"), &|| ()).expect("all can be simulated");
+    let choice = results[1].results[0].choice.as_deref().expect("auto chooses");
+    assert!(choice.contains("postcopy"), "nothing is sent twice: {choice}");
+    assert!(results[0].results[0].choice.is_none());
+    let sampling = results[1].results[0].report.sampling.as_ref().expect("it observes");
+    assert!((1_900_000..2_200_000).contains(&sampling.learning_us), "{sampling:?}");
+    let error = parse(&PLAN.replace("repetitions = 2", "goal = \"quick\"")).expect_err("no goal");
+    assert!(error.contains("line 3"), "{error}");
 }
