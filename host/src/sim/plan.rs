@@ -40,26 +40,48 @@
 //! at = { memory = "8GiB", workload = "seq,rate=4000" }
 //! at_most = 0.5                    # or at_least, or both
 //! paper = 0.4                      # what was published
+//! why = "…"                        # why it differs
+//!
+//! [[figure]]
+//! title = "Total time"
+//! x = "memory"                     # a key of the sweep; "arm": bars; "round": the rounds of pre-copy
+//! y = "time"                       # as `value` above; over rounds sent_pages or dirty_pages
+//! arms = ["2-hybrid"]              # without it all
+//! at = { bandwidth = "50MB/s" }    # as in a check; what else differs is a line of its own
+//! pooled = ["workload"]            # but for these keys, whose points count as repetitions
+//! kind = "lines"                   # or "bars"
+//! log = false                      # y by factors
+//!                                  # what was published, in the unit that stands at y: by line and x, or, over arms, by arm,
+//!                                  # followed by the place if there are several: "2-hybrid @ 8GiB"
+//! paper = { "2-hybrid @ 8GiB" = 605.9 }
 //! ```
+//!
+//! `calibration`, beside `title`, says in words how guest and link were fitted to what was published.
 //!
 //! Every key but `title`, `guest.workload`, `guest.memory`, `link.bandwidth` and one arm may be left out. A key that does not exist, a
 //! value without a unit and a guest that its workload does not fit are named with their line.
 
+mod axis;
 mod check;
+mod figure;
+mod shard;
+mod words;
 
 use std::path::{Path, PathBuf};
 
 use dunlin_core::strategy::Strategy;
 use dunlin_core::units::{Bytes, BytesPerSec, Nanos};
 use dunlin_core::workload::{Fill, Spec};
-use rayon::prelude::*;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::{SimError, SimResult, SimSetup, simulate};
+use super::{SimError, SimResult, SimSetup};
 use crate::cli::values;
 
 pub use check::{PlanCheck, PlanValue};
+pub use figure::{Estimator, PlanFigure, Statistic};
+pub use shard::{Shard, ShardError};
+pub use words::Words;
 
 /// A plan as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -70,6 +92,9 @@ pub struct Plan {
     /// Where the numbers to compare with come from.
     #[serde(default)]
     pub source: Option<String>,
+    /// How guest and link were fitted to what was published, in words.
+    #[serde(default)]
+    pub calibration: Option<String>,
     /// Seeds 1 to that many.
     #[serde(default = "one")]
     pub repetitions: u32,
@@ -85,6 +110,9 @@ pub struct Plan {
     /// What is asked of the results.
     #[serde(default)]
     pub check: Vec<PlanCheck>,
+    /// What is drawn of the results.
+    #[serde(default)]
+    pub figure: Vec<PlanFigure>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -152,17 +180,11 @@ struct Sweep {
 pub struct Arm {
     /// As it is called in tables.
     pub name: String,
-    #[serde(deserialize_with = "strategy")]
-    strategy: Strategy,
+    strategy: Way,
 }
 
 const fn one() -> u32 {
     1
-}
-
-fn strategy<'de, D: Deserializer<'de>>(from: D) -> Result<Strategy, D::Error> {
-    let text = String::deserialize(from)?;
-    Strategy::parse(&text).map_err(D::Error::custom)
 }
 
 /// A value that is written as text, and the text.
@@ -194,6 +216,7 @@ written!(Workload, Spec, str::parse::<Spec>);
 written!(Size, Bytes, values::size);
 written!(Rate, BytesPerSec, values::rate);
 written!(Time, Nanos, time);
+written!(Way, Strategy, Strategy::parse);
 
 fn time(text: &str) -> Result<Nanos, values::ValueError> {
     // Steps take less than a microsecond.
@@ -290,6 +313,11 @@ impl Plan {
             plan.fits(check)
                 .map_err(|why| syntax(format!("[[check]] {:?}: {why}", check.name)))?;
         }
+        for figure in &plan.figure {
+            figure
+                .fits(&plan)
+                .map_err(|why| syntax(format!("[[figure]] {:?}: {why}", figure.title)))?;
+        }
         Ok(plan)
     }
 
@@ -370,7 +398,7 @@ impl Plan {
         let mut setup = SimSetup::new(
             self.guest.workload.value.clone(),
             self.guest.memory.value,
-            arm.strategy,
+            arm.strategy.value,
             self.link.bandwidth.value,
         );
         let set = |to: &mut Nanos, time: &Option<Time>| {
@@ -409,28 +437,8 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Point`]: the first that cannot be simulated.
     pub fn run(&self, path: &Path, done: &(dyn Fn() + Sync)) -> Result<Vec<PointResult>, PlanError> {
-        self.points()
-            .into_par_iter()
-            .map(|point| {
-                let each = (1..=u64::from(self.repetitions)).into_par_iter().map(|seed| {
-                    let setup = SimSetup {
-                        seed,
-                        ..point.setup.clone()
-                    };
-                    let result = simulate(&setup);
-                    done();
-                    result
-                });
-                match each.collect::<Result<Vec<_>, _>>() {
-                    Ok(results) => Ok(PointResult { point, results }),
-                    Err(source) => Err(PlanError::Point {
-                        path: path.into(),
-                        point: point.to_string(),
-                        source,
-                    }),
-                }
-            })
-            .collect()
+        let results = self.run_shard(Shard::WHOLE, path, &|_| done())?;
+        Ok(self.gather(results.into_iter().map(|(_, result)| result).collect()))
     }
 }
 
