@@ -7,11 +7,15 @@
 mod catalogue;
 mod check;
 mod cut;
+mod document;
 pub(crate) mod load;
 mod measure;
+mod page;
 mod progress;
 mod record;
+mod report;
 mod setup;
+mod shards;
 mod simulated;
 mod statistics;
 mod table;
@@ -24,6 +28,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use dunlin::sim::plan::Shard;
 use dunlin_tests::Capability;
 use dunlin_tests::process;
 use dunlin_tests::scene::Kind;
@@ -39,7 +44,7 @@ use record::{Record, Run, Runs};
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// A figure or table of the papers, such as T5, or all of them, simulated; or live: with real guests
+    /// A figure or table of the papers, such as T5, or all of them, simulated; merge: what was simulated in parts; or live: with real guests
     name: String,
     /// With live, only these experiments, or those that say something about these claims: R9,R11
     #[arg(long, value_delimiter = ',')]
@@ -63,9 +68,13 @@ pub(crate) struct Options {
     /// Measure anew what is kept there already
     #[arg(long)]
     fresh: bool,
+    /// Simulate every N-th migration from the I-th on and keep it, for `experiment merge`
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["json", "markdown", "fresh"])]
+    shard: Option<Shard>,
 }
 
 const LIVE: &str = "live";
+const MERGE: &str = "merge";
 const REPETITIONS: u32 = 5;
 /// A run may take so many times what it is expected to take…
 const LIMIT_FACTOR: f64 = 3.0;
@@ -91,6 +100,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if options.name != LIVE {
         return simulate(options);
     }
+    ensure!(options.shard.is_none(), "--shard belongs to simulated experiments");
     let experiments = chosen(&options.id, options.quick)?;
     let repetitions = options
         .repetitions
@@ -124,18 +134,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
-    let known = simulated::ids()?;
-    let ids = match options.name.as_str() {
-        "all" => known,
-        name => {
-            ensure!(
-                known.iter().any(|id| id == name),
-                "there is no experiment {name}; there are {}, all, and live",
-                known.join(", ")
-            );
-            vec![name.to_owned()]
-        }
-    };
     ensure!(
         options.id.is_empty() && !options.markdown && !options.fresh,
         "--id, --markdown and --fresh belong to `experiment live`"
@@ -145,7 +143,32 @@ fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
         None => process::target_folder()?.join("experiments/simulated"),
     };
     let seeds = options.repetitions.or(options.quick.then_some(1));
-    simulated::run(&ids, seeds, options.json, &out)
+    if options.name == MERGE {
+        ensure!(
+            seeds.is_none() && options.shard.is_none(),
+            "--repetitions, --quick and --shard belong to the parts: merge joins them as they are"
+        );
+        return simulated::merge(options.json, &out);
+    }
+    let known = simulated::ids()?;
+    let ids = match options.name.as_str() {
+        "all" => known,
+        name => {
+            ensure!(
+                known.iter().any(|id| id == name),
+                "there is no experiment {name}; there are {}, all, merge, and live",
+                known.join(", ")
+            );
+            vec![name.to_owned()]
+        }
+    };
+    simulated::run(&simulated::Order {
+        ids: &ids,
+        seeds,
+        as_json: options.json,
+        out: &out,
+        shard: options.shard,
+    })
 }
 
 /// The checks of the short form, for the benchmarks.

@@ -3,6 +3,7 @@
 //! Field names, units and meanings are a contract. Later versions add fields, never change or drop one.
 #![forbid(unsafe_code)]
 
+pub mod chart;
 mod migration;
 mod progress;
 mod schema;

@@ -37,10 +37,11 @@ use dunlin_core::choose::Goal;
 use dunlin_core::strategy::Strategy;
 use dunlin_core::units::{Bytes, BytesPerSec, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::workload::{Fill, PlanError, Spec};
+use serde::{Deserialize, Serialize};
 
 use crate::report::MigrationReport;
 
-pub use table::plan_table;
+pub use table::{Medians, plan_table};
 pub use wire::RETRANSMISSION;
 
 /// The largest guest: 4 TiB.
@@ -187,7 +188,7 @@ pub enum SimError {
 }
 
 /// What became of a simulated migration.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SimResult {
     /// As a live one is reported.
     pub report: MigrationReport,

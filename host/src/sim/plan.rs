@@ -50,16 +50,36 @@
 //! fold = "worst"                   # of all places one number: worst, mean, spread, rank, linearity, share (with `within`)
 //! at_most = 0.5                    # or at_least, or both
 //! paper = 0.4                      # what was published
+//! why = "…"                        # why it differs
+//!
+//! [[figure]]
+//! title = "Total time"
+//! x = "memory"                     # a key of the sweep; "arm": bars; "round": the rounds of pre-copy
+//! y = "time"                       # as `value` above; over rounds sent_pages or dirty_pages
+//! arms = ["2-hybrid"]              # without it all
+//! at = { bandwidth = "50MB/s" }    # as in a check; what else differs is a line of its own
+//! pooled = ["workload"]            # but for these keys, whose points count as repetitions
+//! kind = "lines"                   # or "bars"
+//! log = false                      # y by factors
+//!                                  # what was published, in the unit that stands at y: by line and x, or, over arms, by arm,
+//!                                  # followed by the place if there are several: "2-hybrid @ 8GiB"
+//! paper = { "2-hybrid @ 8GiB" = 605.9 }
 //! ```
+//!
+//! `calibration`, beside `title`, says in words how guest and link were fitted to what was published.
 //!
 //! Every key but `title`, `guest.workload`, `guest.memory`, `link.bandwidth` and one arm may be left out. A key that does not exist, a
 //! value without a unit and a guest that its workload does not fit are named with their line.
 
+mod axis;
 mod case;
 mod check;
+mod figure;
 mod fold;
 mod parts;
+mod shard;
 mod value;
+mod words;
 
 use std::path::{Path, PathBuf};
 
@@ -67,18 +87,20 @@ use dunlin_core::choose::Goal;
 use dunlin_core::strategy::{Strategy, SwitchRule};
 use dunlin_core::units::Nanos;
 use dunlin_core::workload::Fill;
-use rayon::prelude::*;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::{CutAt, SimError, SimResult, SimSetup, Varies, simulate};
+use super::{CutAt, SimError, SimResult, SimSetup, Varies};
 
 use case::Case;
-use parts::{CostsPart, FillPart, GuestPart, LimitsPart, LinkPart, Rate, Size, Time, Workload};
+use parts::{CostsPart, FillPart, GuestPart, LimitsPart, LinkPart, Rate, Size, Time, Way, WayPart, Workload};
 
 pub use check::{By, Numbers, PlanCheck};
+pub use figure::{Estimator, PlanFigure, Statistic};
 pub use fold::Fold;
+pub use shard::{Shard, ShardError};
 pub use value::PlanValue;
+pub use words::Words;
 
 /// A plan as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -89,6 +111,9 @@ pub struct Plan {
     /// Where the numbers to compare with come from.
     #[serde(default)]
     pub source: Option<String>,
+    /// How guest and link were fitted to what was published, in words.
+    #[serde(default)]
+    pub calibration: Option<String>,
     /// Seeds 1 to that many.
     #[serde(default = "one")]
     pub repetitions: u32,
@@ -109,6 +134,9 @@ pub struct Plan {
     /// What is asked of the results.
     #[serde(default)]
     pub check: Vec<PlanCheck>,
+    /// What is drawn of the results.
+    #[serde(default)]
+    pub figure: Vec<PlanFigure>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -130,8 +158,7 @@ struct Sweep {
 pub struct Arm {
     /// As it is called in tables.
     pub name: String,
-    #[serde(deserialize_with = "strategy")]
-    strategy: ArmStrategy,
+    strategy: WayPart,
     /// Post-copy without a push, page after page.
     #[serde(default)]
     pull: bool,
@@ -139,25 +166,11 @@ pub struct Arm {
     profile: Option<Time>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum ArmStrategy {
-    Given(Strategy),
-    Auto,
-}
-
 /// How long `dunlin migrate --strategy auto` observes a guest unless told otherwise.
 const AUTO_OBSERVES: Nanos = Nanos::from_secs(2);
 
 const fn one() -> u32 {
     1
-}
-
-fn strategy<'de, D: Deserializer<'de>>(from: D) -> Result<ArmStrategy, D::Error> {
-    let text = String::deserialize(from)?;
-    if text == "auto" {
-        return Ok(ArmStrategy::Auto);
-    }
-    Strategy::parse(&text).map(ArmStrategy::Given).map_err(D::Error::custom)
 }
 
 fn goal<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Goal>, D::Error> {
@@ -254,6 +267,11 @@ impl Plan {
             plan.fits(check)
                 .map_err(|why| syntax(format!("[[check]] {:?}: {why}", check.name)))?;
         }
+        for figure in &plan.figure {
+            figure
+                .fits(&plan)
+                .map_err(|why| syntax(format!("[[figure]] {:?}: {why}", figure.title)))?;
+        }
         Ok(plan)
     }
 
@@ -343,13 +361,13 @@ impl Plan {
         let mut setup = SimSetup::new(
             self.guest.workload.value.clone(),
             self.guest.memory.value,
-            match arm.strategy {
-                ArmStrategy::Given(strategy) => strategy,
-                ArmStrategy::Auto => Strategy::with_switch(SwitchRule::Never),
+            match arm.strategy.value {
+                Way::Given(strategy) => strategy,
+                Way::Auto => Strategy::with_switch(SwitchRule::Never),
             },
             self.link.bandwidth.value,
         );
-        if let ArmStrategy::Auto = arm.strategy {
+        if let Way::Auto = arm.strategy.value {
             setup.goal = Some(self.goal.clone().unwrap_or(Goal::BALANCED));
             setup.learning = AUTO_OBSERVES;
         }
@@ -393,28 +411,8 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Point`]: the first that cannot be simulated.
     pub fn run(&self, path: &Path, done: &(dyn Fn() + Sync)) -> Result<Vec<PointResult>, PlanError> {
-        self.points()
-            .into_par_iter()
-            .map(|point| {
-                let each = (1..=u64::from(self.repetitions)).into_par_iter().map(|seed| {
-                    let setup = SimSetup {
-                        seed,
-                        ..point.setup.clone()
-                    };
-                    let result = simulate(&setup);
-                    done();
-                    result
-                });
-                match each.collect::<Result<Vec<_>, _>>() {
-                    Ok(results) => Ok(PointResult { point, results }),
-                    Err(source) => Err(PlanError::Point {
-                        path: path.into(),
-                        point: point.to_string(),
-                        source,
-                    }),
-                }
-            })
-            .collect()
+        let results = self.run_shard(Shard::WHOLE, path, &|_| done())?;
+        Ok(self.gather(results.into_iter().map(|(_, result)| result).collect()))
     }
 }
 

@@ -158,11 +158,9 @@ fn a_guest_that_is_slowed_down_converges() {
         result(&setup)
     };
     let (plain, slowed) = (run("precopy"), run("precopy,slow=auto-converge"));
-    assert_eq!(plain.rounds.len(), 30);
-    assert!(
-        slowed.rounds.len() < 30 && slowed.downtime_us < plain.downtime_us,
-        "{slowed:?}"
-    );
+    assert_eq!(plain.rounds.len(), 60);
+    assert!(slowed.rounds.len() < 60 && slowed.downtime_us <= 22_000, "{slowed:?}");
+    assert!(slowed.strategy.contains("slow=auto-converge"), "{}", slowed.strategy);
     let slowdown = |report: &MigrationReport| report.guest.slowdown_milli.expect("it ran");
     assert!(slowdown(&slowed) > slowdown(&plain) + 200, "{slowed:?}");
 }
@@ -176,10 +174,13 @@ fn a_target_that_pulls_asks_for_one_page_after_the_other() {
     let postcopy = report.postcopy.expect("post-copy");
     let page = (4096.0 + 40.0) / RATE.0 as f64 + 100e-6 + 2.0 * 50e-6;
     about(postcopy.duration_us, 4096.0 * page * 1e6);
-    assert_eq!(postcopy.pushed, 0);
+    assert_eq!((postcopy.faults, postcopy.pushed), (0, 4096), "nobody waited");
     setup.workload = "uniform,rate=2000".parse().expect("a workload");
-    let report = result(&setup);
-    assert_eq!(report.postcopy.expect("post-copy").pushed, 0);
+    let postcopy = result(&setup).postcopy.expect("post-copy");
+    assert!(postcopy.faults > 100, "{postcopy:?}");
+    // One that is on its way, and then its own.
+    let p99 = postcopy.p99_ns.expect("there were faults") as f64;
+    assert!(p99 <= 2.0 * page * 1e9 + 1e3, "{p99}");
 }
 
 #[test]

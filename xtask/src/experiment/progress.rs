@@ -8,38 +8,60 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// How often the bar is drawn, per second.
 const REFRESH_HZ: u8 = 4;
 
-/// Progress in seconds that runs were expected to take.
+/// Progress in seconds that runs were expected to take, or in work of any kind.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     total: f64,
     done: f64,
+    /// Seconds that a unit of work is expected to take before any is done; `None` if that is not known.
+    pace: Option<f64>,
+    /// What is done now.
+    what: String,
     started: Instant,
 }
 
 impl Progress {
     pub(super) fn new(total_seconds: f64) -> Self {
+        Self::with_pace(total_seconds, Some(1.0))
+    }
+
+    /// Of work that takes nobody knows how long.
+    pub(super) fn of_work(total: f64) -> Self {
+        Self::with_pace(total, None)
+    }
+
+    fn with_pace(total: f64, pace: Option<f64>) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(REFRESH_HZ);
-            let bar = ProgressBar::with_draw_target(Some(total_seconds as u64), target);
+            let bar = ProgressBar::with_draw_target(Some(total as u64), target);
             let style = ProgressStyle::with_template("{bar:24} {msg}").expect("a valid template");
             bar.set_style(style.progress_chars("█▌░"));
             bar
         });
         Self {
             bar,
-            total: total_seconds,
+            total,
             done: 0.0,
+            pace,
+            what: String::new(),
             started: Instant::now(),
         }
     }
 
     /// A run begins.
-    pub(super) fn begin(&self, what: &str) {
-        let left = left(self.total, self.done, self.started.elapsed());
-        let text = format!("{what}, {} left", minutes(left.as_secs_f64()));
+    pub(super) fn begin(&mut self, what: &str) {
+        self.what = what.to_owned();
+        let text = self.text();
         match &self.bar {
             Some(bar) => bar.set_message(text),
             None => eprintln!("{text}"),
+        }
+    }
+
+    fn text(&self) -> String {
+        match left(self.total, self.done, self.pace, self.started.elapsed()) {
+            Some(left) => format!("{}, {} left", self.what, minutes(left.as_secs_f64())),
+            None => self.what.clone(),
         }
     }
 
@@ -48,6 +70,7 @@ impl Progress {
         self.done += seconds;
         if let Some(bar) = &self.bar {
             bar.set_position(self.done as u64);
+            bar.set_message(self.text());
         }
     }
 
@@ -69,9 +92,13 @@ impl Drop for Progress {
 }
 
 /// The expected time of what is left, corrected by how long the past took against what was expected of it.
-fn left(total: f64, done: f64, elapsed: Duration) -> Duration {
-    let pace = if done > 0.0 { elapsed.as_secs_f64() / done } else { 1.0 };
-    Duration::from_secs_f64((total - done).max(0.0) * pace)
+fn left(total: f64, done: f64, pace: Option<f64>, elapsed: Duration) -> Option<Duration> {
+    let pace = if done > 0.0 {
+        elapsed.as_secs_f64() / done
+    } else {
+        pace?
+    };
+    Some(Duration::from_secs_f64((total - done).max(0.0) * pace))
 }
 
 /// A time for people.
@@ -89,8 +116,11 @@ mod tests {
 
     #[test]
     fn what_is_left_follows_the_pace_of_what_is_done() {
-        let after = |done, elapsed| left(100.0, done, Duration::from_secs(elapsed)).as_secs_f64();
+        let left = |done, pace, elapsed| left(100.0, done, pace, Duration::from_secs(elapsed));
+        let after = |done, elapsed| left(done, Some(1.0), elapsed).expect("known").as_secs_f64();
         assert_eq!((after(0.0, 0), after(50.0, 100), after(110.0, 10)), (100.0, 100.0, 0.0));
+        assert_eq!(left(0.0, None, 10), None, "nothing is known yet");
+        assert_eq!(left(50.0, None, 100), Some(Duration::from_secs(100)));
     }
 
     #[test]

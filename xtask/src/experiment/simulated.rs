@@ -5,20 +5,45 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use dunlin::sim::plan::{Numbers, Plan, PlanCheck, PointResult};
+use dunlin::report::chart::{Chart, charts_to_svg};
+use dunlin::sim::SimResult;
+use dunlin::sim::plan::{Numbers, Plan, PlanCheck, PointResult, Shard, Statistic};
 use dunlin::sim::plan_table;
-use serde_json::{Value, json};
 
 use super::check::Check;
-use super::statistics::{estimate, estimate_mean, estimate_ratio};
+use super::document::{ArmEntry, CheckEntry, Document, KIND, SCHEMA, to_csv};
+use super::progress::Progress;
+use super::report;
+use super::shards::{self, Origin};
+use super::statistics::{Estimate, estimate, estimate_mean, estimate_ratio};
 use crate::bench::figure::{Target, significant};
+
+/// What is simulated, and how it is told.
+pub(super) struct Order<'a> {
+    pub(super) ids: &'a [String],
+    /// In place of the plans' own.
+    pub(super) seeds: Option<u32>,
+    pub(super) as_json: bool,
+    /// Where results are kept.
+    pub(super) out: &'a Path,
+    /// Only this part, to be merged later.
+    pub(super) shard: Option<Shard>,
+}
+
+/// A plan as it is carried out.
+pub(super) struct Task {
+    pub(super) id: String,
+    path: PathBuf,
+    pub(super) plan: Plan,
+    pub(super) origin: Origin,
+    command: String,
+}
 
 /// A plan and all that came of it.
 pub(super) struct Simulated {
-    id: String,
-    plan: Plan,
+    task: Task,
     results: Vec<PointResult>,
 }
 
@@ -42,71 +67,157 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/plans")
 }
 
-/// Simulates the plans, prints what came of each, and keeps it as `<id>.json` and `<id>.csv` in `out`.
-pub(super) fn run(ids: &[String], seeds: Option<u32>, as_json: bool, out: &Path) -> anyhow::Result<ExitCode> {
-    std::fs::create_dir_all(out).with_context(|| format!("{} cannot be made", out.display()))?;
-    let mut met = Vec::new();
-    for id in ids {
-        let simulated = simulate(id, seeds)?;
-        let document = simulated.to_json();
-        std::fs::write(out.join(format!("{id}.json")), format!("{document:#}\n"))
-            .context("the result cannot be kept")?;
-        std::fs::write(out.join(format!("{id}.csv")), simulated.to_csv()).context("the result cannot be kept")?;
-        if as_json {
-            println!("{document}");
-        } else {
-            println!("{}", simulated.text());
+/// Simulates the plans and prints what came of each. Keeps it as `<id>.json`, `<id>.csv` and `<id>.svg`, and as a page for all that is kept
+/// there; of a part only what is to be merged.
+pub(super) fn run(order: &Order<'_>) -> anyhow::Result<ExitCode> {
+    std::fs::create_dir_all(order.out).with_context(|| format!("{} cannot be made", order.out.display()))?;
+    let tasks = order.ids.iter().map(|id| Task::read(&folder(), id, order.seeds));
+    let tasks = tasks.collect::<anyhow::Result<Vec<_>>>()?;
+    let shard = order.shard.unwrap_or(Shard::WHOLE);
+    let pages: u64 = tasks.iter().map(|task| task.plan.pages(shard)).sum();
+    let progress = Mutex::new(Progress::of_work(pages as f64));
+    let mut documents = Vec::new();
+    for task in tasks {
+        let results = task.simulate(shard, &progress)?;
+        if order.shard.is_some() {
+            shards::save(order.out, &task, shard, results)?;
+            continue;
         }
-        let of_this = simulated.checks().into_iter();
-        met.extend(of_this.filter_map(|(_, check)| Some((format!("{id}: {}", check.name), check.met()?))));
+        let simulated = task.with(results.into_iter().map(|(_, result)| result).collect());
+        documents.push(simulated.keep(order.out, order.as_json)?);
     }
-    let missed: Vec<&str> = met
-        .iter()
-        .filter(|(_, met)| !met)
-        .map(|(name, _)| name.as_str())
-        .collect();
-    eprintln!("{} checks, {} missed", met.len(), missed.len());
-    for name in missed {
+    drop(progress);
+    if order.shard.is_some() {
+        eprintln!(
+            "part {} of {} is kept in {}; when all are there, `cargo xtask experiment merge --out {0}` joins them",
+            shard.index,
+            shard.of,
+            order.out.display()
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    conclude(&documents, order.out)
+}
+
+/// Joins the parts that lie in `out`, as if one command had simulated all of them.
+pub(super) fn merge(as_json: bool, out: &Path) -> anyhow::Result<ExitCode> {
+    let found = shards::find(out)?;
+    ensure!(
+        !found.is_empty(),
+        "there is no part of an experiment in {}: `cargo xtask experiment all --shard 1/2 --out {0}` makes one",
+        out.display()
+    );
+    let known = ids()?;
+    let mut documents = Vec::new();
+    for (id, parts) in found {
+        ensure!(
+            known.contains(&id),
+            "{} is a part of {id}, which is no experiment; there are {}",
+            parts[0].display(),
+            known.join(", ")
+        );
+        documents.push(join(&folder(), &id, &parts)?.keep(out, as_json)?);
+    }
+    conclude(&documents, out)
+}
+
+fn join(folder: &Path, id: &str, parts: &[PathBuf]) -> anyhow::Result<Simulated> {
+    let (seeds, parts) = shards::read(parts)?;
+    let task = Task::read(folder, id, Some(seeds))?;
+    let results = shards::join(&task, parts)?;
+    Ok(task.with(results))
+}
+
+fn conclude(documents: &[Document], out: &Path) -> anyhow::Result<ExitCode> {
+    let page = report::write(out, &ids()?)?;
+    let missed: Vec<_> = documents.iter().map(Document::missed).collect();
+    let asked: usize = missed.iter().map(|(asked, _)| asked).sum();
+    let names: Vec<&String> = missed.iter().flat_map(|(_, names)| names).collect();
+    eprintln!("{asked} checks, {} missed", names.len());
+    for name in names {
         eprintln!("missed: {name}");
     }
-    eprintln!("results are kept in {}", out.display());
+    eprintln!(
+        "results are kept in {}; the report is {}",
+        out.display(),
+        page.display()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
-fn simulate(id: &str, seeds: Option<u32>) -> anyhow::Result<Simulated> {
-    let path = folder().join(format!("{id}.toml"));
-    let mut plan = Plan::read(&path)?;
-    plan.repetitions = seeds.unwrap_or(plan.repetitions);
-    ensure!(plan.repetitions > 0, "no repetition measures nothing");
-    let all = plan.points().len() as u64 * u64::from(plan.repetitions);
-    let progress = Mutex::new(super::progress::Progress::new(all as f64));
-    let done = || {
-        if let Ok(mut progress) = progress.lock() {
-            progress.end(1.0);
+impl Task {
+    fn read(folder: &Path, id: &str, seeds: Option<u32>) -> anyhow::Result<Self> {
+        let path = folder.join(format!("{id}.toml"));
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let mut plan = Plan::parse(&text, &path)?;
+        let mut command = format!("cargo xtask experiment {id}");
+        if let Some(seeds) = seeds.filter(|seeds| *seeds != plan.repetitions) {
+            let _ = write!(command, " --repetitions {seeds}");
+            plan.repetitions = seeds;
         }
-    };
-    eprintln!("{id}: {all} migrations are simulated");
-    let results = plan.run(&path, &done)?;
-    Ok(Simulated {
-        id: id.to_owned(),
-        plan,
-        results,
-    })
+        ensure!(plan.repetitions > 0, "no repetition measures nothing");
+        Ok(Self {
+            id: id.to_owned(),
+            path,
+            origin: Origin::of(&text, plan.repetitions),
+            plan,
+            command,
+        })
+    }
+
+    fn simulate(&self, shard: Shard, progress: &Mutex<Progress>) -> anyhow::Result<Vec<(usize, SimResult)>> {
+        let migrations = (0..self.plan.migrations()).filter(|&number| shard.has(number)).count();
+        if let Ok(mut progress) = progress.lock() {
+            progress.begin(&format!("{}: {migrations} migrations are simulated", self.id));
+        }
+        let done = |pages: u64| {
+            if let Ok(mut progress) = progress.lock() {
+                progress.end(pages as f64);
+            }
+        };
+        Ok(self.plan.run_shard(shard, &self.path, &done)?)
+    }
+
+    fn with(self, results: Vec<SimResult>) -> Simulated {
+        let results = self.plan.gather(results);
+        Simulated { task: self, results }
+    }
 }
 
 impl Simulated {
     fn checks(&self) -> Vec<(&PlanCheck, Check)> {
         let answer = |asked| (asked, answer(asked, &self.results));
-        self.plan.check.iter().map(answer).collect()
+        self.task.plan.check.iter().map(answer).collect()
+    }
+
+    /// Prints it, and keeps all of it.
+    fn keep(&self, out: &Path, as_json: bool) -> anyhow::Result<Document> {
+        let document = self.document()?;
+        let keep = |kind: &str, text: String| {
+            let path = out.join(format!("{}.{kind}", self.task.id));
+            std::fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))
+        };
+        keep("json", document.to_text()?)?;
+        keep("csv", to_csv(&self.results))?;
+        if !document.figures.is_empty() {
+            keep("svg", charts_to_svg(&document.figures))?;
+        }
+        if as_json {
+            println!("{}", serde_json::to_string(&document)?);
+        } else {
+            println!("{}", self.text());
+        }
+        Ok(document)
     }
 
     fn text(&self) -> String {
-        let source = self.plan.source.as_deref().unwrap_or("no published numbers");
+        let plan = &self.task.plan;
+        let source = plan.source.as_deref().unwrap_or("no published numbers");
         let mut text = format!(
             "{} {} ({source}), {}\n\n{}\n",
-            self.id,
-            self.plan.title,
-            match self.plan.repetitions {
+            self.task.id,
+            plan.title,
+            match plan.repetitions {
                 1 => "one seed".to_owned(),
                 seeds => format!("medians of {seeds} seeds"),
             },
@@ -138,79 +249,63 @@ impl Simulated {
             let _ = writeln!(text, "\n{table}");
         }
         for (asked, check) in &checks {
-            if let (Some(false), Some(why)) = (check.met(), &asked.why) {
+            if let Some(why) = &asked.why {
                 let _ = writeln!(text, "{}: {why}", check.name);
             }
         }
         text
     }
 
-    fn to_json(&self) -> Value {
-        let arm = |result: &PointResult| {
-            let axes: serde_json::Map<String, Value> = result
-                .point
-                .axes
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
-                .collect();
-            let values: Vec<_> = result.results.iter().map(|one| &one.report).collect();
-            json!({"name": result.point.arm, "point": axes, "values": values})
+    fn document(&self) -> anyhow::Result<Document> {
+        let plan = &self.task.plan;
+        let check = |(asked, check): (&PlanCheck, Check)| CheckEntry {
+            met: check.met(),
+            value: check.estimate.map(|estimate| estimate.value),
+            interval: check.estimate.map(|estimate| estimate.interval),
+            target: check.target.map(Target::text),
+            name: check.name,
+            paper: asked.paper,
+            why: asked.why.clone(),
         };
-        let checks: Vec<Value> = self
-            .checks()
-            .into_iter()
-            .map(|(asked, check)| {
-                let mut check = check.to_json();
-                check["paper"] = asked.paper.into();
-                check["why"] = asked.why.clone().into();
-                check
-            })
-            .collect();
-        json!({
-            "schema": "dunlin.experiment.v1",
-            "id": self.id,
-            "title": self.plan.title,
-            "source": self.plan.source,
-            "arms": self.results.iter().map(arm).collect::<Vec<_>>(),
-            "checks": checks,
+        let axes = self.results.first().map_or(&[][..], |result| &result.point.axes);
+        Ok(Document {
+            schema: SCHEMA.into(),
+            kind: KIND.into(),
+            id: self.task.id.clone(),
+            title: plan.title.clone(),
+            source: plan.source.clone(),
+            calibration: plan.calibration.clone(),
+            repetitions: plan.repetitions,
+            command: self.task.command.clone(),
+            setup: plan.words(),
+            sweep: axes.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            arms: self.results.iter().map(ArmEntry::of).collect(),
+            checks: self.checks().into_iter().map(check).collect(),
+            figures: self.figures()?,
         })
     }
 
-    /// A line for every migration.
-    fn to_csv(&self) -> String {
-        let axes = self.results.first().map_or(&[][..], |result| &result.point.axes);
-        let keys: String = axes.iter().map(|(name, _)| format!("{name},")).collect();
-        let mut text = format!(
-            "{keys}arm,seed,time_us,downtime_us,rounds,migration_bytes,storage_bytes,fault_bytes,control_bytes,postcopy_us,faults\n"
-        );
-        for result in &self.results {
-            let place: String = result
-                .point
-                .axes
-                .iter()
-                .map(|(_, value)| format!("\"{value}\","))
-                .collect();
-            for (seed, one) in (1..).zip(&result.results) {
-                let report = &one.report;
-                let postcopy = report.postcopy.clone().unwrap_or_default();
-                let _ = writeln!(
-                    text,
-                    "{place}\"{}\",{seed},{},{},{},{},{},{},{},{},{}",
-                    result.point.arm,
-                    report.total_time_us,
-                    report.downtime_us,
-                    report.rounds.len(),
-                    report.bytes.migration,
-                    report.bytes.storage,
-                    report.bytes.fault,
-                    report.bytes.control,
-                    postcopy.duration_us,
-                    postcopy.faults,
-                );
-            }
-        }
-        text
+    fn figures(&self) -> anyhow::Result<Vec<Chart>> {
+        let figures = self.task.plan.figure.iter();
+        let charts = figures.map(|figure| figure.chart(&self.results, &of_repetitions));
+        charts
+            .collect::<Result<_, _>>()
+            .map_err(|error| anyhow!("{}: {error}", self.task.id))
     }
+}
+
+/// A number of a figure.
+fn of_repetitions(statistic: Statistic, numbers: &[f64]) -> Option<(f64, [f64; 2])> {
+    let first = *numbers.first()?;
+    // Drawing anew from what is all the same would change nothing, ten thousand times.
+    if numbers.iter().all(|number| *number == first) {
+        return Some((first, [first; 2]));
+    }
+    let Estimate { value, interval } = match statistic {
+        Statistic::Median => estimate(numbers),
+        Statistic::Mean => estimate_mean(numbers),
+    }?;
+    Some((value, interval))
 }
 
 fn answer(asked: &PlanCheck, results: &[PointResult]) -> Check {
@@ -229,34 +324,4 @@ fn answer(asked: &PlanCheck, results: &[PointResult]) -> Check {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_plan_can_be_read() {
-        for id in ids().expect("there are plans") {
-            Plan::read(&folder().join(format!("{id}.toml"))).unwrap_or_else(|error| panic!("{error}"));
-        }
-    }
-
-    #[test]
-    fn the_comprehensive_comparison_comes_out_as_published() {
-        let simulated = simulate("T5", None).expect("it can be simulated");
-        let checks = simulated.checks();
-        let times: Vec<_> = checks
-            .iter()
-            .filter(|(_, check)| check.name.starts_with("R9"))
-            .collect();
-        assert_eq!(times.len(), 3);
-        for (asked, check) in times {
-            assert_eq!(check.met(), Some(true), "{}", asked.name);
-        }
-        let text = simulated.text();
-        assert!(
-            text.contains("R9 time, PA by 1-hybrid") && text.contains("0.768"),
-            "{text}"
-        );
-        assert_eq!(simulated.to_json()["checks"][0]["met"], true);
-        assert_eq!(simulated.to_csv().lines().count(), 9);
-    }
-}
+pub(super) mod tests;

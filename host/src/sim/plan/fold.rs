@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::cli::values;
+use super::axis;
 
 /// How numbers of several places become one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
@@ -44,7 +44,10 @@ impl Fold {
             Self::Spread => (most - least) / mean,
             Self::Rank => correlation(&ranks(values()), &ranks((0..numbers.len()).map(|at| at as f64))),
             Self::Linearity => {
-                let places: Option<Vec<f64>> = numbers.iter().map(|number| place_number(number.place)).collect();
+                let places: Option<Vec<f64>> = numbers
+                    .iter()
+                    .map(|number| axis::number(number.place).map(|(_, number)| number))
+                    .collect();
                 correlation(&values().collect::<Vec<_>>(), &places?).powi(2)
             }
             Self::Share => {
@@ -56,15 +59,6 @@ impl Fold {
         };
         folded.is_finite().then_some(folded)
     }
-}
-
-/// What a place is as a number: bytes, bytes per second, microseconds, or as it is written.
-pub(super) fn place_number(text: &str) -> Option<f64> {
-    let plain = text.parse().ok();
-    let size = || values::size(text).ok().map(|bytes| bytes.0 as f64);
-    let rate = || values::rate(text).ok().map(|rate| rate.0 as f64);
-    let time = || values::time(text).ok().map(|time| time.0 as f64);
-    plain.or_else(size).or_else(rate).or_else(time)
 }
 
 /// The place of each in their order; equal ones share the mean of theirs.
@@ -125,8 +119,6 @@ mod tests {
         );
         about(folded(Fold::Linearity, &[("1", 1.0), ("2", 3.0), ("3", 2.0)]), 0.25);
         assert_eq!(folded(Fold::Linearity, &[("seq", 1.0), ("uniform", 2.0)]), None);
-        assert_eq!(place_number("50MB/s"), Some(50e6));
-        assert_eq!(place_number("2ms"), Some(2000.0));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a plan is made of, as it is written.
 
+use dunlin_core::strategy::{Strategy, StrategyError};
 use dunlin_core::units::{Bytes, BytesPerSec, Nanos};
 use dunlin_core::workload::Spec;
 use serde::Deserialize;
@@ -98,7 +99,7 @@ macro_rules! written {
     ($name:ident, $value:ty, $parse:expr) => {
         #[derive(Clone, Debug)]
         pub(super) struct $name {
-            text: String,
+            pub(super) text: String,
             pub(super) value: $value,
         }
 
@@ -122,8 +123,25 @@ written!(Workload, Spec, str::parse::<Spec>);
 written!(Size, Bytes, values::size);
 written!(Rate, BytesPerSec, values::rate);
 written!(Time, Nanos, time);
+written!(WayPart, Way, way);
 
-fn time(text: &str) -> Result<Nanos, values::ValueError> {
+/// How an arm moves the guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// By this strategy.
+    Given(Strategy),
+    /// By one that is chosen then.
+    Auto,
+}
+
+fn way(text: &str) -> Result<Way, StrategyError> {
+    match text {
+        "auto" => Ok(Way::Auto),
+        text => Strategy::parse(text).map(Way::Given),
+    }
+}
+
+pub(super) fn time(text: &str) -> Result<Nanos, values::ValueError> {
     // Steps take less than a microsecond.
     match text.strip_suffix("ns").and_then(|number| number.parse().ok()) {
         Some(nanos) => Ok(Nanos(nanos)),

@@ -3,7 +3,7 @@
 use dunlin_core::choose::{Goal, Metric};
 use serde::Deserialize;
 
-use super::Point;
+use super::{Point, Statistic};
 use crate::report::RoundReport;
 use crate::sim::SimResult;
 
@@ -75,6 +75,46 @@ impl PlanValue {
     /// Whether it is 0 or 1, so that its mean says how often.
     pub(super) const fn is_share(self) -> bool {
         matches!(self, Self::Switched | Self::Survived | Self::Success)
+    }
+
+    pub(super) const fn statistic(self) -> Statistic {
+        match self.is_share() {
+            true => Statistic::Mean,
+            false => Statistic::Median,
+        }
+    }
+
+    /// What it is, its unit, and by what [`of`](Self::of) is to be multiplied for that unit.
+    pub(super) const fn shown(self) -> (&'static str, &'static str, f64) {
+        match self {
+            Self::Time => ("total time", "s", 1.0),
+            Self::TimeWithoutObserving => ("total time without observing", "s", 1.0),
+            Self::Downtime => ("downtime", "ms", 1.0),
+            Self::Network => ("data on the network", "MB", 1e-6),
+            Self::Storage => ("data in storage", "MB", 1e-6),
+            Self::Bytes => ("data on all channels", "MB", 1e-6),
+            Self::Postcopy => ("post-copy", "s", 1.0),
+            Self::PostcopyBytes => ("data in post-copy", "MB", 1e-6),
+            Self::Faults => ("page faults", "pages", 1.0),
+            Self::FaultsByMissing => ("page faults by missing pages", "", 1.0),
+            Self::FaultP99 => ("99th percentile of a page fault", "µs", 1.0),
+            Self::Stall => ("waiting for pages", "s", 1.0),
+            Self::Pages => ("pages sent", "pages", 1.0),
+            Self::Rounds => ("rounds of pre-copy", "", 1.0),
+            Self::DirtyAfterCopy => ("pages dirty after the copy", "pages", 1.0),
+            Self::Round2 => ("pages of the second round", "pages", 1.0),
+            Self::Round3 => ("pages of the third round", "pages", 1.0),
+            Self::Round4 => ("pages of the fourth round", "pages", 1.0),
+            Self::Round5 => ("pages of the fifth round", "pages", 1.0),
+            Self::PagesBesideCopy => ("pages sent beside the copy", "pages", 1.0),
+            Self::FinalDirty => ("pages dirty at the end", "pages", 1.0),
+            Self::StopCopy => ("data sent in stop-and-copy", "MB", 1e-6),
+            Self::Switched => ("share that goes to post-copy", "", 1.0),
+            Self::Survived => ("share that survives", "", 1.0),
+            Self::Success => ("share moved in time", "", 1.0),
+            Self::Lost => ("work lost", "s", 1.0),
+            Self::Cost => ("cost", "points", 1.0),
+        }
     }
 
     /// The number of one migration at that point; `None` if it has none.
