@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dunlin::report::chart::{Chart, number};
+use dunlin::report::chart::{Chart, exact, number};
 use dunlin::sim::Medians;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -61,6 +61,7 @@ fn header(documents: &[Document], known: &[String]) -> Markup {
                 Some(command) => p { "Made by " code { (command) } "." },
                 None => p { "Each experiment has the command that made it." },
             }
+            nav { @for document in documents { a href=(format!("#{}", document.id)) title=(document.title) { (document.id) } " " } }
         }
     }
 }
@@ -89,8 +90,8 @@ fn summary(documents: &[Document]) -> Markup {
                                 tr {
                                     td { a href=(format!("#{}", document.id)) { (document.id) } }
                                     td { (check.name) }
-                                    td.number { (optional(check.paper)) }
-                                    td.number { (optional(check.value)) }
+                                    td.number { (optional(check.paper, exact)) }
+                                    td.number { (optional(check.value, number)) }
                                     td.number { (interval(check)) }
                                     td.number { (target(check)) }
                                     td { (met_cell(check)) }
@@ -163,8 +164,8 @@ fn checks(checks: &[CheckEntry]) -> Markup {
                     @for check in checks {
                         tr {
                             td { (check.name) }
-                            td.number { (optional(check.paper)) }
-                            td.number { (optional(check.value)) }
+                            td.number { (optional(check.paper, exact)) }
+                            td.number { (optional(check.value, number)) }
                             td.number { (interval(check)) }
                             td.number { (difference(check)) }
                             td.number { (target(check)) }
@@ -200,8 +201,8 @@ fn points(document: &Document) -> Markup {
     }
 }
 
-fn optional(value: Option<f64>) -> String {
-    value.map_or_else(|| "—".into(), number)
+fn optional(value: Option<f64>, text: fn(f64) -> String) -> String {
+    value.map_or_else(|| "—".into(), text)
 }
 
 fn interval(check: &CheckEntry) -> String {
@@ -218,16 +219,10 @@ fn target(check: &CheckEntry) -> String {
 
 /// Of what was published, or from it where that is nothing.
 fn difference(check: &CheckEntry) -> String {
-    let signed = |value: f64| {
-        if value > 0.0 {
-            format!("+{}", number(value))
-        } else {
-            number(value)
-        }
-    };
+    let signed = |text: String| text.replace('-', "−");
     match (check.paper, check.value) {
-        (Some(0.0), Some(value)) => signed(value),
-        (Some(paper), Some(value)) => format!("{} %", signed((1000.0 * (value / paper - 1.0)).round() / 10.0)),
+        (Some(0.0), Some(value)) => signed(format!("{value:+.3}")),
+        (Some(paper), Some(value)) => signed(format!("{:+.1} %", 100.0 * (value / paper - 1.0))),
         _ => "—".into(),
     }
 }
@@ -268,7 +263,7 @@ mod tests {
             "pre takes longer",
             "It need not.",
             "missed &lt;by far&gt;",
-            "+50 %",
+            "+50.0 %",
             "≤ 1",
             "1 met",
             "1 missed",

@@ -1,6 +1,7 @@
 //! Where things are on a chart, and everything on it but the data.
 
 use plotters::coord::Shift;
+use plotters::element::DashedPathElement;
 use plotters::prelude::{
     Color as _, DrawingArea, DrawingAreaErrorKind, FontFamily, FontStyle, FontTransform, IntoFont as _, PathElement,
     Polygon, RGBColor, Rectangle, SVGBackend, ShapeStyle, Text, TextStyle,
@@ -78,7 +79,7 @@ impl Layout {
         let (x, x_ticks) = horizontal(chart, left, right);
         let lines = x_ticks.iter().map(|(_, lines)| lines.len()).max().unwrap_or(0) as i32;
         Self {
-            height: bottom + 8 + LINE * lines + LINE + MARGIN + 4,
+            height: bottom + 10 + LINE * lines + LINE + MARGIN + 4,
             title,
             legend,
             left,
@@ -164,7 +165,7 @@ fn horizontal(chart: &Chart, left: i32, right: i32) -> (Scale, Vec<(i32, Vec<Str
         _ => Scale::around(&values, chart.x.log, FREE, [left, right]),
     };
     let ticks = match values.len() {
-        1..=NUMBERS_MAX => values.iter().map(|&value| (value, super::number(value))).collect(),
+        1..=NUMBERS_MAX => values.iter().map(|&value| (value, super::exact(value))).collect(),
         _ => scale.ticks(),
     };
     let mut free_from = i32::MIN;
@@ -211,7 +212,7 @@ pub(super) fn draw(canvas: &Canvas<'_, '_>, chart: &Chart, layout: &Layout) -> D
     for (x, lines) in &layout.x_ticks {
         canvas.line(&[[*x, bottom], [*x, bottom + 4]], INK, 1)?;
         for (index, line) in (0..).zip(lines) {
-            let at = [*x, bottom + 8 + index * LINE];
+            let at = [*x, bottom + 10 + index * LINE];
             canvas.write(line, at, style(TEXT_PIXELS, HPos::Center, VPos::Top, false))?;
         }
     }
@@ -288,6 +289,13 @@ impl Canvas<'_, '_> {
     pub(super) fn line(&self, points: &[[i32; 2]], colour: RGBColor, width: u32) -> Drawn {
         let points: Vec<_> = points.iter().map(|point| self.at(*point)).collect();
         self.area.draw(&PathElement::new(points, colour.stroke_width(width)))
+    }
+
+    /// Broken after so many pixels, for as many as come second.
+    pub(super) fn dashed(&self, points: &[[i32; 2]], colour: RGBColor, width: u32, [on, off]: [u32; 2]) -> Drawn {
+        let points: Vec<_> = points.iter().map(|point| self.at(*point)).collect();
+        self.area
+            .draw(&DashedPathElement::new(points, on, off, colour.stroke_width(width)))
     }
 
     pub(super) fn rectangle(&self, from: [i32; 2], to: [i32; 2], colour: RGBColor) -> Drawn {

@@ -23,6 +23,8 @@ const BAR: i32 = 72;
 const BARS_PERCENT: i32 = 78;
 /// Points that are closer than that, in the mean, have no marks and a band instead of whiskers.
 const CLOSE: i32 = 10;
+/// How lines are broken, in turn.
+const DASHES: [Option<[u32; 2]>; 3] = [None, Some([8, 4]), Some([3, 3])];
 /// Half of a mark.
 const HALF: i32 = 4;
 
@@ -145,10 +147,10 @@ fn band(canvas: &Canvas<'_, '_>, kind: Kind, series: &Series, index: usize, layo
 
 fn line(canvas: &Canvas<'_, '_>, kind: Kind, series: &Series, index: usize, layout: &Layout) -> Drawn {
     let way = way(kind, layout, drawable(series).map(|point| (point.x, point.y)));
-    canvas.line(&way, colour(index), 2)?;
     if kind == Kind::Steps || is_close(series, layout) {
-        return Ok(());
+        return canvas.line(&way, colour(index), 2);
     }
+    stroke(canvas, index, &way)?;
     for point in drawable(series) {
         let x = layout.x.at(point.x);
         if let Some(interval) = point.whiskers() {
@@ -158,6 +160,14 @@ fn line(canvas: &Canvas<'_, '_>, kind: Kind, series: &Series, index: usize, layo
         mark(canvas, index, [x, layout.y.at(point.y)])?;
     }
     Ok(())
+}
+
+/// A line that others show through where they are the same.
+fn stroke(canvas: &Canvas<'_, '_>, index: usize, way: &[[i32; 2]]) -> Drawn {
+    match DASHES[index % DASHES.len()] {
+        None => canvas.line(way, colour(index), 2),
+        Some(dashes) => canvas.dashed(way, colour(index), 2, dashes),
+    }
 }
 
 /// A mark of a shape of its own.
@@ -200,7 +210,7 @@ pub(super) fn sign(canvas: &Canvas<'_, '_>, kind: Kind, index: usize, [x, y]: [i
         Kind::Bars => canvas.rectangle([x - 7, y - 6], [x + 7, y + 6], colour(index)),
         Kind::Steps => canvas.line(&[[x - 9, y], [x + 9, y]], colour(index), 2),
         Kind::Lines => {
-            canvas.line(&[[x - 9, y], [x + 9, y]], colour(index), 2)?;
+            stroke(canvas, index, &[[x - 11, y], [x + 11, y]])?;
             mark(canvas, index, [x, y])
         }
     }

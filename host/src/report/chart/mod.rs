@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use draw::{Canvas, Layout};
 
-pub use scale::number;
+pub use scale::{exact, number};
 
 /// Of titles, axes and outlines, as it stands in the SVG.
 pub const INK: &str = "#222222";

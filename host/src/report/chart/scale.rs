@@ -87,8 +87,13 @@ impl Scale {
         let exponents = self.low.log10().floor() as i32..=self.high.log10().ceil() as i32;
         let all = exponents.flat_map(|exponent| factors.iter().map(move |factor| factor * 10f64.powi(exponent)));
         let inside = |value: &f64| *value >= self.low * 0.999 && *value <= self.high * 1.001;
-        all.filter(inside).map(|value| (value, number(value))).collect()
+        all.filter(inside).map(|value| (value, exact(rounded(value)))).collect()
     }
+}
+
+/// Without what powers of ten leave behind the last digit.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.0e}").parse().unwrap_or(value)
 }
 
 /// Ends at round numbers.
@@ -126,17 +131,28 @@ fn step_below(value: f64) -> f64 {
     factor.unwrap_or(1.0) * power
 }
 
-/// A number for people: three significant digits, or all before the point, with separators.
+/// A number for people: three significant digits, or all before the point, with separators. A whole number has no decimals.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return "—".into();
     }
     let magnitude = if value == 0.0 { 0.0 } else { value.abs().log10().floor() };
-    let text = separated(value, (2.0 - magnitude).clamp(0.0, 9.0) as usize);
-    // 605.90 says no more than 605.9, and 1.00 no more than 1.
-    match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
+    let decimals = if value.fract() == 0.0 {
+        0.0
+    } else {
+        (2.0 - magnitude).clamp(0.0, 9.0)
+    };
+    separated(value, decimals as usize)
+}
+
+/// A number that somebody chose: all of its digits and no others.
+pub fn exact(value: f64) -> String {
+    let text = value.abs().to_string();
+    let decimals = text.split_once('.').map_or(0, |(_, rest)| rest.len());
+    if value.is_finite() {
+        separated(value, decimals)
+    } else {
+        "—".into()
     }
 }
 
@@ -205,15 +221,30 @@ mod tests {
     fn numbers_have_three_digits() {
         for (value, text) in [
             (605.9, "606"),
-            (30_720.0, "30,720"),
-            (0.768, "0.768"),
-            (0.7, "0.7"),
+            (30_720.4, "30,720"),
+            (0.7684, "0.768"),
+            (0.7, "0.700"),
+            (21.96, "22.0"),
+            (28.0, "28"),
             (0.0, "0"),
             (-12.34, "−12.3"),
-            (-0.000_000_000_01, "0"),
+            (-0.000_000_000_01, "0.000000000"),
             (f64::NAN, "—"),
         ] {
             assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn what_was_chosen_has_its_own_digits() {
+        for (value, text) in [
+            (1.004, "1.004"),
+            (1.0, "1"),
+            (-0.25, "−0.25"),
+            (30_720.5, "30,720.5"),
+            (f64::INFINITY, "—"),
+        ] {
+            assert_eq!(exact(value), text);
         }
     }
 }
