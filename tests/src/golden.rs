@@ -77,9 +77,14 @@ const CASES: &[Case] = &[
         "hybrid:3",
         |_| {},
     ),
-    case("phases:(uniform)*7+(idle)*1+(seq,rate=1M)*3", (16, 1, 16), "switch=optimal", |setup| {
-        setup.step_cost = Nanos(777);
-    }),
+    case(
+        "phases:(uniform)*7+(idle)*1+(seq,rate=1M)*3",
+        (16, 1, 16),
+        "switch=optimal",
+        |setup| {
+            setup.step_cost = Nanos(777);
+        },
+    ),
     case("uniform,rate=6000", (64, 1, 17), "hybrid:1", |setup| {
         (setup.jitter, setup.loss_ppm) = (Nanos(50_000), 500);
         setup.cut = Some(CutAt {
