@@ -86,6 +86,16 @@ impl Generator {
     /// A [`PlanError`] if there is no such vCPU, or if the working set or that of a phase is too small or too large.
     pub fn new(spec: &Spec, pages: Pages, vcpus: u32, vcpu: u32, seed: u64) -> Result<Self, PlanError> {
         check_vcpus(vcpus)?;
+        Self::simulated(spec, pages, vcpus, vcpu, seed)
+    }
+
+    /// The same for a guest that is only simulated: there is no limit to its vCPUs but that each needs a page, while the layout of
+    /// a real one has room for [`MAX_VCPUS`](super::layout::MAX_VCPUS).
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[inline(always)]
+    pub fn simulated(spec: &Spec, pages: Pages, vcpus: u32, vcpu: u32, seed: u64) -> Result<Self, PlanError> {
         if vcpu >= vcpus {
             return Err(PlanError::NoSuchVcpu { vcpu, vcpus });
         }
@@ -173,6 +183,27 @@ impl Generator {
     /// Whether the next step, and so the rest of the phase, touches no page.
     pub const fn is_idle(&self) -> bool {
         matches!(self.pattern, Pattern::Idle)
+    }
+
+    /// Steps until the phase of the next step ends; `u64::MAX` if it goes on for ever.
+    pub const fn left_in_phase(&self) -> u64 {
+        self.left
+    }
+
+    /// Does the next `steps` steps, at most [`left_in_phase`](Self::left_in_phase), as so many calls of
+    /// [`next`](Iterator::next) would, and some times faster: calls `each` with every one that touches a page. Stops at the first
+    /// error; the step that failed counts as done.
+    ///
+    /// # Errors
+    /// That of `each`.
+    pub fn run_steps<E>(&mut self, steps: u64, mut each: impl FnMut(Step) -> Result<(), E>) -> Result<(), E> {
+        let origin = self.origin();
+        self.run(steps.min(self.left), |page, write| {
+            each(Step {
+                page: origin + page,
+                kind: if write { Kind::Write } else { Kind::Read },
+            })
+        })
     }
 
     /// The page from which [`run`](Self::run) counts in this phase.

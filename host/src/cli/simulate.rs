@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     report::migration_table,
-    sim::{CutAt, SimSetup, simulate},
+    sim::{CutAt, SimSetup, VCPUS_MAX, simulate},
 };
 use dunlin_core::{
     strategy::{Strategy, StrategyError},
@@ -35,8 +35,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = values::size, required_unless_present = "plan")]
     memory: Option<Bytes>,
 
-    /// Number of vCPUs, 1 to 4
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4))]
+    /// Number of vCPUs, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(VCPUS_MAX)))]
     vcpus: u32,
 
     /// What the pages hold that the guest has not written

@@ -4,10 +4,8 @@ use dunlin_core::pageset::PageSet;
 use dunlin_core::units::{Gfn, Nanos};
 use dunlin_core::workload::{Fill, Generator, Kind, Spec, Step};
 
+use super::pace::Pace;
 use super::{SimError, SimSetup};
-
-/// How far behind its rate a vCPU may be and still catch up: that of [`dunlin_core::workload::Pacer`].
-const CATCH_UP: Nanos = Nanos::from_millis(50);
 
 /// A vCPU that waits for a page from `at` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,12 +19,10 @@ pub(super) struct Fault {
 pub(super) struct Guest {
     spec: Spec,
     vcpus: Vec<Vcpu>,
-    step_cost: Nanos,
     tracking: bool,
     dirty: Vec<u64>,
-    /// Pages that are not all zero.
+    /// Pages that are not all zero; empty if none is.
     filled: Vec<u64>,
-    fills: bool,
     /// Writes to each page, if contents are followed.
     pub(super) versions: Vec<u32>,
     stall: Nanos,
@@ -39,15 +35,8 @@ struct Vcpu {
     /// A step that could not be done.
     held_up: Option<Step>,
     waits_for: Option<Gfn>,
-    /// When it may do its next step by its rate, and with what is left of a nanosecond.
-    due: Nanos,
-    rest: u64,
-    /// When it is done with the last.
-    free: Nanos,
+    pace: Pace,
     phase: usize,
-    /// Nanoseconds from step to step: a fraction. 0 if there is no rate.
-    interval: (u64, u64),
-    last_step: Nanos,
 }
 
 impl Guest {
@@ -55,32 +44,25 @@ impl Guest {
         let pages = setup.pages();
         let working_set = setup.workload.ws().unwrap_or(pages).min(pages);
         let vcpus = (0..setup.vcpus).map(|vcpu| {
-            let generator = Generator::new(&setup.workload, working_set, setup.vcpus, vcpu, setup.seed)?;
+            let generator = Generator::simulated(&setup.workload, working_set, setup.vcpus, vcpu, setup.seed)?;
             let mut vcpu = Vcpu {
                 generator,
                 held_up: None,
                 waits_for: None,
-                due: Nanos::ZERO,
-                rest: 0,
-                free: Nanos::ZERO,
+                pace: Pace::new(setup.step_cost),
                 phase: usize::MAX,
-                interval: (0, 1),
-                last_step: Nanos::ZERO,
             };
-            vcpu.enter_phase(&setup.workload, setup.vcpus);
+            vcpu.follow_phase(&setup.workload, setup.vcpus);
             Ok(vcpu)
         });
         let words = pages.0.div_ceil(64) as usize;
-        let filled = if setup.fill == Fill::Zero { 0 } else { u64::MAX };
         Ok(Self {
             spec: setup.workload.clone(),
             vcpus: vcpus.collect::<Result<_, _>>().map_err(SimError::Plan)?,
-            step_cost: setup.step_cost,
             tracking: false,
             dirty: vec![0; words],
-            filled: vec![filled; words],
-            fills: setup.fill == Fill::Zero,
-            versions: if setup.check { vec![0; pages.0 as usize] } else { vec![] },
+            filled: vec![0; if setup.fill == Fill::Zero { words } else { 0 }],
+            versions: vec![0; if setup.check { pages.0 as usize } else { 0 }],
             stall: Nanos::ZERO,
             longest_gap: Nanos::ZERO,
         })
@@ -119,6 +101,9 @@ impl Guest {
 
     /// Pages of `first` and `count` more that are all zero.
     pub(super) fn zero_pages(&self, first: Gfn, count: u64) -> u64 {
+        if self.filled.is_empty() {
+            return 0;
+        }
         let filled =
             (first.0..first.0 + count).filter(|page| self.filled[(page / 64) as usize] >> (page % 64) & 1 == 1);
         count - filled.count() as u64
@@ -126,38 +111,82 @@ impl Guest {
 
     /// Runs at the source, where every page is, up to `until`.
     pub(super) fn run_to(&mut self, until: Nanos) {
-        for index in 0..self.vcpus.len() {
-            loop {
-                let vcpu = &mut self.vcpus[index];
-                let at = vcpu.next_at();
-                if at >= until {
-                    break;
-                }
-                let step = vcpu.take_step();
-                self.done(index, at, step);
-            }
+        for vcpu in &mut self.vcpus {
+            vcpu.waits_for = None;
+        }
+        self.run(until, |_| false, |_| {});
+    }
+
+    /// The same as far as anybody asks before the next [`run_to`](Self::run_to) what the guest has written: only contents and
+    /// zero pages are read page by page, and long stretches cost less than many short ones.
+    pub(super) fn run_if_read(&mut self, until: Nanos) {
+        if !self.filled.is_empty() || !self.versions.is_empty() {
+            self.run_to(until);
         }
     }
 
     /// Runs at the target up to `until`; a vCPU that touches a missing page waits, and is added to `faults`.
     pub(super) fn run_with_missing(&mut self, until: Nanos, missing: &PageSet<'_>, faults: &mut Vec<Fault>) {
-        for index in 0..self.vcpus.len() {
-            loop {
-                let vcpu = &mut self.vcpus[index];
-                let at = vcpu.next_at();
-                if vcpu.waits_for.is_some() || at >= until {
+        self.run(until, |gfn| missing.contains(gfn), |fault| faults.push(fault));
+    }
+
+    #[inline]
+    fn run(&mut self, until: Nanos, is_missing: impl Fn(Gfn) -> bool, mut fault: impl FnMut(Fault)) {
+        let vcpus = self.vcpus.len() as u32;
+        let tracking = self.tracking;
+        let (dirty, filled) = (self.dirty.as_mut_slice(), self.filled.as_mut_slice());
+        let (fills, versions) = (!filled.is_empty(), self.versions.as_mut_slice());
+        let mut touch = |step: Step| {
+            if is_missing(Gfn(step.page)) {
+                return Err(step);
+            }
+            if step.kind == Kind::Write {
+                let (word, bit) = ((step.page / 64) as usize, 1 << (step.page % 64));
+                if tracking {
+                    dirty[word] |= bit;
+                }
+                // A random access less where all pages are filled from the start.
+                if fills {
+                    filled[word] |= bit;
+                }
+                if let Some(version) = versions.get_mut(step.page as usize) {
+                    *version += 1;
+                }
+            }
+            Ok(())
+        };
+        for vcpu in &mut self.vcpus {
+            while vcpu.waits_for.is_none() {
+                let most = vcpu.pace.steps_before(until);
+                if most == 0 {
                     break;
                 }
-                let step = vcpu.take_step();
-                let gfn = Gfn(step.page);
-                if step.kind != Kind::Nothing && missing.contains(gfn) {
-                    vcpu.held_up = Some(step);
-                    vcpu.waits_for = Some(gfn);
-                    vcpu.free = at;
-                    faults.push(Fault { at, gfn });
-                    break;
+                let (done, missed) = match vcpu.held_up.take() {
+                    Some(step) => {
+                        let missed = touch(step).err();
+                        (u64::from(missed.is_none()), missed)
+                    }
+                    None => {
+                        let before = vcpu.generator.steps();
+                        let steps = most.min(vcpu.generator.left_in_phase());
+                        let missed = vcpu.generator.run_steps(steps, &mut touch).err();
+                        // The step that missed its page counts as done there.
+                        (vcpu.generator.steps() - before - u64::from(missed.is_some()), missed)
+                    }
+                };
+                self.longest_gap = self.longest_gap.max(vcpu.pace.advance(done));
+                match missed {
+                    Some(step) => {
+                        let at = vcpu.pace.next_at();
+                        vcpu.pace.wait_until(at);
+                        (vcpu.held_up, vcpu.waits_for) = (Some(step), Some(Gfn(step.page)));
+                        fault(Fault {
+                            at,
+                            gfn: Gfn(step.page),
+                        });
+                    }
+                    None => vcpu.follow_phase(&self.spec, vcpus),
                 }
-                self.done(index, at, step);
             }
         }
     }
@@ -170,76 +199,34 @@ impl Guest {
                 .is_some_and(|gfn| gfn >= first && gfn.0 < first.0 + count);
             if comes {
                 vcpu.waits_for = None;
-                self.stall = self.stall.saturating_add(now.saturating_sub(vcpu.free));
-                vcpu.free = now;
+                self.stall = self.stall.saturating_add(now.saturating_sub(vcpu.pace.free()));
+                vcpu.pace.wait_until(now);
             }
         }
     }
 
     /// What a step takes from now on.
-    pub(super) const fn set_step_cost(&mut self, cost: Nanos) {
-        self.step_cost = cost;
+    pub(super) fn set_step_cost(&mut self, cost: Nanos) {
+        for vcpu in &mut self.vcpus {
+            vcpu.pace.set_step_cost(cost);
+        }
     }
 
     /// It was paused, or has not run: goes on at `now`.
     pub(super) fn resume(&mut self, now: Nanos) {
         for vcpu in &mut self.vcpus {
-            vcpu.free = vcpu.free.max(now);
-        }
-    }
-
-    fn done(&mut self, index: usize, at: Nanos, step: Step) {
-        if step.kind == Kind::Write {
-            let (word, bit) = ((step.page / 64) as usize, 1 << (step.page % 64));
-            if self.tracking {
-                self.dirty[word] |= bit;
-            }
-            // A random access less where all pages are filled from the start.
-            if self.fills {
-                self.filled[word] |= bit;
-            }
-            if let Some(version) = self.versions.get_mut(step.page as usize) {
-                *version += 1;
-            }
-        }
-        let vcpus = self.vcpus.len() as u32;
-        let vcpu = &mut self.vcpus[index];
-        self.longest_gap = self.longest_gap.max(at.saturating_sub(vcpu.last_step));
-        vcpu.last_step = at;
-        vcpu.free = at.saturating_add(self.step_cost);
-        if vcpu.interval.0 == 0 {
-            vcpu.due = vcpu.free;
-        } else {
-            let nanos = vcpu.interval.0 + vcpu.rest;
-            let due = vcpu.due.saturating_add(Nanos(nanos / vcpu.interval.1));
-            vcpu.rest = nanos % vcpu.interval.1;
-            vcpu.due = due.max(at.saturating_sub(CATCH_UP));
-        }
-        if vcpu.generator.phase_index() != vcpu.phase {
-            vcpu.enter_phase(&self.spec, vcpus);
+            vcpu.pace.wait_until(now);
         }
     }
 }
 
 impl Vcpu {
-    fn enter_phase(&mut self, spec: &Spec, vcpus: u32) {
-        self.phase = self.generator.phase_index();
-        let rate = u64::from(spec.rate_at(self.generator.steps()));
-        self.interval = match rate {
-            0 => (0, 1),
-            rate => (u64::from(vcpus) * 1_000_000_000, rate),
-        };
-        self.rest = 0;
-    }
-
-    fn next_at(&self) -> Nanos {
-        self.due.max(self.free)
-    }
-
-    fn take_step(&mut self) -> Step {
-        match self.held_up.take() {
-            Some(step) => step,
-            None => self.generator.next().expect("it never ends"),
+    /// Takes the rate of the phase that the next step belongs to, if that is another one.
+    fn follow_phase(&mut self, spec: &Spec, vcpus: u32) {
+        let phase = self.generator.phase_index();
+        if phase != self.phase {
+            self.phase = phase;
+            self.pace.set_rate(spec.rate_at(self.generator.steps()), vcpus);
         }
     }
 }

@@ -20,6 +20,7 @@
 
 mod advice;
 mod guest;
+mod pace;
 pub mod plan;
 mod pull;
 mod report;
@@ -47,6 +48,9 @@ pub use wire::RETRANSMISSION;
 /// The largest guest: 4 TiB.
 pub const PAGES_MAX: Pages = Pages(1 << 30);
 
+/// The most vCPUs.
+pub const VCPUS_MAX: u32 = 64;
+
 /// What is simulated.
 #[derive(Clone, Debug)]
 pub struct SimSetup {
@@ -54,7 +58,7 @@ pub struct SimSetup {
     pub workload: Spec,
     /// All of its memory, whole pages.
     pub memory: Bytes,
-    /// 1 to 4.
+    /// 1 to [`VCPUS_MAX`], of which a live guest has 4 at most.
     pub vcpus: u32,
     /// Of the workload, and of what happens on the network.
     pub seed: u64,
@@ -174,6 +178,9 @@ pub enum SimError {
     /// No guest at all, one that is no whole number of pages, or one that is too large.
     #[error("a guest of {} B cannot be simulated: write whole pages of 4096 B, from 1 to 4 TiB in all, 512MiB for example", .0.0)]
     Memory(Bytes),
+    /// No vCPU, or too many.
+    #[error("a guest with {0} vCPUs cannot be simulated: write 1 to {VCPUS_MAX}")]
+    Vcpus(u32),
     /// The machines do not take the setup.
     #[error("this cannot be simulated: {0}")]
     Setup(String),
@@ -221,6 +228,9 @@ pub fn simulate(setup: &SimSetup) -> Result<SimResult, SimError> {
     {
         let words = "the rate varies between a share from 0.001 to 1 and the whole, for more than no time";
         return Err(SimError::Setup(words.into()));
+    }
+    if !(1..=VCPUS_MAX).contains(&setup.vcpus) {
+        return Err(SimError::Vcpus(setup.vcpus));
     }
     world::run(setup)
 }

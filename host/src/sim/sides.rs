@@ -100,6 +100,9 @@ impl World<'_, '_> {
                 self.start_pb_data();
             }
             SourceAction::ResumeGuest => {
+                if self.owner == Owner::Source {
+                    self.guest.run_to(now);
+                }
                 self.owner = Owner::Source;
                 self.guest.resume(now);
                 self.source.on(now, SourceEvent::Done);
@@ -166,7 +169,7 @@ impl World<'_, '_> {
     /// At the rate: the source goes on when the last byte has left.
     fn send_pages(&mut self, run: Run) {
         if self.owner == Owner::Source {
-            self.guest.run_to(self.now);
+            self.guest.run_if_read(self.now);
         }
         let (data, zero, bytes) = self.size_of(run);
         self.measured.migration_bytes += bytes;
@@ -212,10 +215,12 @@ impl World<'_, '_> {
         }
         let state_bytes = STATE_BYTES * self.setup.vcpus;
         let state = vec![0; state_bytes as usize];
-        self.say_to_target(&Message::State {
-            offset: 0,
-            bytes: &state,
-        });
+        for (index, bytes) in state.chunks(CHUNK_BYTES_MAX).enumerate() {
+            self.say_to_target(&Message::State {
+                offset: (index * CHUNK_BYTES_MAX) as u32,
+                bytes,
+            });
+        }
         self.say_to_target(&Message::HandOver {
             mode,
             state_bytes,

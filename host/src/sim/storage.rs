@@ -75,7 +75,7 @@ impl World<'_, '_> {
         let now = self.now;
         match self.source.next_static(now, LOOK_PAGES) {
             Some(run) => {
-                self.guest.run_to(now);
+                self.guest.run_if_read(now);
                 let data = run.count.0 - self.guest.zero_pages(run.first, run.count.0);
                 let left = self.write(data * PAGE_SIZE);
                 let contents = self.contents(run);

@@ -96,6 +96,20 @@ fn a_page_that_is_missing_stops_its_vcpu_alone() {
 }
 
 #[test]
+fn as_many_vcpus_as_a_large_guest_has_arrive_whole() {
+    for strategy in ["postcopy", "hybrid:1", "pa-hybrid"] {
+        let mut setup = setup("uniform,rate=64k", 64, strategy);
+        setup.vcpus = VCPUS_MAX;
+        let report = result(&setup);
+        assert_eq!(report.guest.steps_before, 64_000, "{strategy}");
+        if strategy == "postcopy" {
+            let faults = report.postcopy.expect("post-copy").faults;
+            assert!(faults > 5_000, "the others go on while one waits: {faults}");
+        }
+    }
+}
+
+#[test]
 fn zero_pages_go_as_a_few_bytes() {
     let mut setup = setup("uniform,rate=100,ws=8MiB", 256, "precopy");
     setup.fill = Fill::Zero;
@@ -221,6 +235,9 @@ fn what_cannot_be_simulated_is_named() {
     wrong.memory = Bytes(5000);
     assert!(matches!(simulate(&wrong), Err(SimError::Memory(Bytes(5000)))));
     let mut wrong = setup("seq", 64, "precopy");
+    wrong.vcpus = 65;
+    assert!(matches!(simulate(&wrong), Err(SimError::Vcpus(65))));
+    let mut wrong = setup("seq,ws=32KiB", 64, "precopy");
     wrong.vcpus = 9;
     assert!(matches!(simulate(&wrong), Err(SimError::Plan(_))));
     let mut endless = setup("uniform,rate=20000", 64, "switch=qemu");

@@ -308,6 +308,26 @@ proptest! {
     }
 
     #[test]
+    fn steps_at_once_are_those_of_the_iterator(spec in specs(2), turns in prop::collection::vec((1u64..900, 1u64..900), 1..20)) {
+        let mut single = Generator::new(&spec, Pages(400), 2, 1, 9).expect("fits");
+        let mut many = single.clone();
+        for (steps, fails_at) in turns {
+            let mut touched = vec![];
+            let before = many.steps();
+            prop_assert_eq!(many.left_in_phase(), many.phase().left);
+            let result = many.run_steps(steps, |step| {
+                touched.push(step);
+                if touched.len() as u64 == fails_at { Err(step) } else { Ok(()) }
+            });
+            prop_assert_eq!(result.err(), (touched.len() as u64 == fails_at).then(|| touched[touched.len() - 1]));
+            let done = usize::try_from(many.steps() - before).expect("a few");
+            let expected = single.by_ref().take(done).filter(|step| step.kind != Kind::Nothing);
+            prop_assert!(expected.eq(touched));
+            prop_assert_eq!((many.state(), many.phase_index()), (single.state(), single.phase_index()));
+        }
+    }
+
+    #[test]
     fn resuming_goes_on_as_if_nothing_had_happened(spec in specs(1), at in 0usize..3000) {
         let mut whole = Generator::new(&spec, Pages(400), 1, 0, 9).expect("fits");
         if at > 0 {
