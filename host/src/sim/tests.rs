@@ -168,12 +168,12 @@ fn a_guest_that_is_slowed_down_converges() {
     let run = |strategy: &str| {
         let mut setup = setup("uniform", 64, strategy);
         setup.step_cost = Nanos::from_micros(60);
-        (setup.downtime, setup.max_rounds) = (Nanos::from_millis(20), 60);
+        (setup.downtime, setup.max_rounds) = (Nanos::from_millis(100), 60);
         result(&setup)
     };
     let (plain, slowed) = (run("precopy"), run("precopy,slow=auto-converge"));
     assert_eq!(plain.rounds.len(), 60);
-    assert!(slowed.rounds.len() < 60 && slowed.downtime_us <= 22_000, "{slowed:?}");
+    assert!(slowed.rounds.len() < 60 && slowed.downtime_us <= 102_000, "{slowed:?}");
     assert!(slowed.strategy.contains("slow=auto-converge"), "{}", slowed.strategy);
     let slowdown = |report: &MigrationReport| report.guest.slowdown_milli.expect("it ran");
     assert!(slowdown(&slowed) > slowdown(&plain) + 200, "{slowed:?}");
