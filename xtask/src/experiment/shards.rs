@@ -147,12 +147,15 @@ pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<(u32, Vec<(PathBuf, Part
 
 /// All results of the task, in their order.
 pub(super) fn join(task: &Task, parts: Vec<(PathBuf, Part)>) -> anyhow::Result<Vec<SimResult>> {
-    let of = parts.first().map_or(1, |(_, part)| part.of);
+    let (path, first) = parts.first().context("there are no parts")?;
+    let (folder, of) = (path.parent().unwrap_or(Path::new(".")), first.of);
     for index in 1..=of {
         if !parts.iter().any(|(_, part)| part.index == index) {
             bail!(
-                "{id}.shard-{index}-of-{of}.json is missing: `cargo xtask experiment {id} --shard {index}/{of}` makes it",
-                id = task.id
+                "{id}.shard-{index}-of-{of}.json is missing: `{command} --shard {index}/{of} --out {folder}` makes it",
+                id = task.id,
+                command = task.command,
+                folder = folder.display()
             );
         }
     }

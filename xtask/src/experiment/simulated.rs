@@ -38,7 +38,8 @@ pub(super) struct Task {
     path: PathBuf,
     pub(super) plan: Plan,
     pub(super) origin: Origin,
-    command: String,
+    /// What gives the same again.
+    pub(super) command: String,
 }
 
 /// A plan and all that came of it.
@@ -89,10 +90,10 @@ pub(super) fn run(order: &Order<'_>) -> anyhow::Result<ExitCode> {
     drop(progress);
     if order.shard.is_some() {
         eprintln!(
-            "part {} of {} is kept in {}; when all are there, `cargo xtask experiment merge --out {0}` joins them",
+            "part {} of {} is kept in {out}; when all are there, `cargo xtask experiment merge --out {out}` joins them",
             shard.index,
             shard.of,
-            order.out.display()
+            out = order.out.display()
         );
         return Ok(ExitCode::SUCCESS);
     }

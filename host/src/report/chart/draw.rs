@@ -65,7 +65,7 @@ enum Sign {
 impl Layout {
     pub(super) fn of(chart: &Chart) -> Self {
         let right = WIDTH as i32 - MARGIN;
-        let title = wrapped(&chart.title, (right - MARGIN) / per_character(TITLE_PIXELS));
+        let title = wrapped(&chart.title, TITLE_PIXELS, right - MARGIN);
         let mut below = MARGIN + LINE * title.len() as i32 + 10;
         let legend = legend(chart, right, &mut below);
         let top = below + 8;
@@ -124,7 +124,7 @@ fn legend(chart: &Chart, right: i32, below: &mut i32) -> Vec<(Sign, String, i32,
     let mut across = MARGIN;
     let mut placed = Vec::new();
     for (sign, name) in entries {
-        let name = wrapped(&name, (right - MARGIN - SIGN) / per_character(TEXT_PIXELS)).swap_remove(0);
+        let name = wrapped(&name, TEXT_PIXELS, right - MARGIN - SIGN).swap_remove(0);
         let taken = SIGN + width(&name, TEXT_PIXELS);
         if across + taken > right && across > MARGIN {
             across = MARGIN;
@@ -147,7 +147,7 @@ fn horizontal(chart: &Chart, left: i32, right: i32) -> (Scale, Vec<(i32, Vec<Str
         let scale = Scale::around(&ends, false, 0.0, [left, right]);
         let band = (right - left) / words.len() as i32;
         let ticks = words.iter().enumerate().map(|(index, word)| {
-            let lines = wrapped(word, (band - 6) / per_character(TEXT_PIXELS));
+            let lines = wrapped(word, TEXT_PIXELS, band - 6);
             (scale.at(index as f64), lines)
         });
         let ticks = ticks.collect();
@@ -251,33 +251,36 @@ pub(super) fn style(pixels: i32, across: HPos, along: VPos, strong: bool) -> Tex
     TextStyle::from(font).color(colour).pos(Pos::new(across, along))
 }
 
-/// What a character takes of a line, on the safe side.
-fn per_character(pixels: i32) -> i32 {
-    (pixels * 58 + 50) / 100
-}
-
+/// What a text takes of a line, on the safe side: about as in the fonts that most machines have.
 pub(super) fn width(text: &str, pixels: i32) -> i32 {
-    per_character(pixels) * text.chars().count() as i32
+    let of_one = |character: char| match character {
+        'i' | 'j' | 'l' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' => 30,
+        ' ' | 'f' | 'r' | 't' | '(' | ')' | '[' | ']' | '-' | '/' => 36,
+        'm' | 'w' | 'M' | 'W' | '@' | '%' | '—' => 92,
+        'A'..='Z' | '+' | '=' | '<' | '>' | '−' => 72,
+        _ => 58,
+    };
+    let hundredths: i32 = text.chars().map(of_one).sum();
+    (hundredths * pixels + 99) / 100
 }
 
-/// Lines of at most so many characters, where possible between words.
-fn wrapped(text: &str, most: i32) -> Vec<String> {
-    let most = usize::try_from(most).unwrap_or(0).max(4);
-    let mut lines = vec![String::new()];
+/// Lines of at most so many pixels, where possible between words.
+fn wrapped(text: &str, pixels: i32, most: i32) -> Vec<String> {
+    let fits = |line: &str, more: &str| width(line, pixels) + width(more.trim_end(), pixels) <= most;
+    let mut lines = Vec::new();
+    let mut line = String::new();
     for part in text.split_inclusive([' ', ',', '+', '*', '(']) {
-        let last = lines.last().map_or(0, |line| line.chars().count());
-        if last > 0 && last + part.trim_end().chars().count() > most {
-            lines.push(String::new());
+        if !line.is_empty() && !fits(&line, part) {
+            lines.push(std::mem::take(&mut line));
         }
         for character in part.chars() {
-            if lines.last().is_some_and(|line| line.chars().count() >= most) && character != ' ' {
-                lines.push(String::new());
+            if !line.is_empty() && !fits(&line, character.encode_utf8(&mut [0; 4])) {
+                lines.push(std::mem::take(&mut line));
             }
-            if let Some(line) = lines.last_mut() {
-                line.push(character);
-            }
+            line.push(character);
         }
     }
+    lines.push(line);
     lines.iter().map(|line| line.trim().to_owned()).collect()
 }
 
@@ -319,9 +322,10 @@ mod tests {
 
     #[test]
     fn long_words_take_several_lines() {
-        assert_eq!(wrapped("Total time by α", 60), ["Total time by α"]);
-        assert_eq!(wrapped("zipf:0.99,rate=5910", 12), ["zipf:0.99,", "rate=5910"]);
-        assert_eq!(wrapped("abcdefghij", 4), ["abcd", "efgh", "ij"]);
-        assert_eq!(wrapped("", 4), [""]);
+        assert_eq!(wrapped("Total time by α", 13, 600), ["Total time by α"]);
+        assert_eq!(wrapped("zipf:0.99,rate=5910", 13, 90), ["zipf:0.99,", "rate=5910"]);
+        assert_eq!(wrapped("abcdeghkn", 10, 24), ["abcd", "eghk", "n"]);
+        assert_eq!(wrapped("", 13, 1), [""]);
+        assert_eq!(wrapped("ab", 13, 1), ["a", "b"]);
     }
 }

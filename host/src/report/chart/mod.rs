@@ -258,6 +258,29 @@ mod tests {
         numbers.map(|number| number.parse().unwrap()).collect()
     }
 
+    /// A bar is as high as its value, and what was published stands out.
+    #[test]
+    fn marks_are_where_their_values_are() {
+        let text = bars().to_svg();
+        let all = |colour: &str| {
+            let tags = text.split("<rect ").filter(|tag| tag.contains(colour));
+            let heights = tags.map(|tag| tag.split("height=\"").nth(1).unwrap().split('"').next().unwrap());
+            heights.map(|height| height.parse().unwrap()).collect::<Vec<f64>>()
+        };
+        let (first, second) = (all("#0072B2"), all("#E69F00"));
+        assert_eq!((first.len(), second.len()), (3, 3), "two bars and the legend: {text}");
+        assert!((first[0] / first[1] - 614.0 / 448.0).abs() < 0.02, "{first:?}");
+        assert!((first[0] - second[0]).abs() < 0.5 && second[1] < 10.0, "{second:?}");
+        let hollow = |text: &str| {
+            text.split("<polygon ")
+                .skip(1)
+                .filter(|tag| tag.split("/>").next().unwrap().contains(BACKGROUND))
+                .count()
+        };
+        assert_eq!(hollow(&text), 3, "two and the legend");
+        assert_eq!(hollow(&lines(Kind::Lines).to_svg()), 3);
+    }
+
     #[test]
     fn nothing_can_be_drawn() {
         let none = Chart {
