@@ -32,6 +32,8 @@ pub(crate) struct Stop {
     pub(crate) downtime_ms: f64,
     /// The longest time without progress.
     gap_ms: f64,
+    /// What the guest had written while its memory was copied once.
+    pub(crate) dirty_pages: f64,
 }
 
 /// Moves an idle guest from process to process.
@@ -42,6 +44,7 @@ pub(crate) fn measure(dunlin: &Dunlin, memory: &str, migrations: usize) -> anyho
         stops.push(Stop {
             downtime_ms: number(&report, "/downtime_us")? / 1e3,
             gap_ms: number(&report, "/guest_gap_us")? / 1e3,
+            dirty_pages: number(&report, "/rounds/0/dirty_pages")?,
         });
         Ok(())
     })?;

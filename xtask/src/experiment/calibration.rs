@@ -2,6 +2,7 @@
 //!
 //! Measured once for a program on a machine, always with other guests than those of the experiments.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -20,6 +21,7 @@ use dunlin_tests::scene::GuestOptions;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::catalogue;
 use super::measure::Stage;
 use super::record::replace;
 use super::statistics::median;
@@ -32,10 +34,14 @@ use crate::bench::{blackout, fault};
 pub(super) struct Calibration {
     /// Pausing, saving, restoring and starting a guest, beside the round trips.
     pub(super) handover_us: f64,
-    /// From an access to a missing page until the vCPU goes on, beside the way there and back.
+    /// Throwing a page away at the target that is missing when post-copy begins.
+    pub(super) discard_ns: f64,
+    /// Pages that a guest writes which has nothing to do.
+    pub(super) own_pages: f64,
+    /// From a fault to its page, beside the way there and back.
     pub(super) fault_service_us: f64,
-    /// A step of a guest that nothing holds up.
-    pub(super) step_ns: f64,
+    /// A step of a guest that nothing holds up, by what it does.
+    pub(super) step_ns: BTreeMap<String, f64>,
     /// Of a small message, one way.
     pub(super) latency_us: f64,
     /// Reading and checking a segment and putting its pages into fresh memory.
@@ -50,6 +56,9 @@ const HANDOVERS: usize = 15;
 /// One-way trips that a hand-over waits for: hand-over, ready, commit, running.
 const TRIPS_OF_A_HANDOVER: f64 = 4.0;
 const REPETITIONS: usize = 5;
+const FILLED: [&str; 2] = ["--fill", "random"];
+/// Of the guest that has written all of it when post-copy begins.
+const DISCARDED: &str = "64MiB";
 const ROUND_TRIPS: usize = 2000;
 /// How long steps are counted.
 const COUNTED: Duration = Duration::from_millis(500);
@@ -73,11 +82,21 @@ impl Calibration {
     fn measure(stage: &Stage) -> anyhow::Result<Self> {
         let dunlin = Dunlin::new(stage.program.clone(), stage.kind);
         let latency_us = round_trip()? / 2.0 * 1e6;
-        let step_ns = step(&dunlin)? * 1e9;
+        let idle = blackout::measure(&dunlin, MEMORY, HANDOVERS)?;
+        let of_idle = |value: fn(&blackout::Stop) -> f64| median_of(idle.iter().map(value).collect());
+        let drained = (0..REPETITIONS).map(|_| fault::drain(&dunlin));
+        let drained = drained.collect::<anyhow::Result<Vec<Value>>>()?;
+        let of_drained = |pointer: &str| {
+            let each = drained.iter().map(|report| number(report, pointer));
+            median_of(each.collect::<anyhow::Result<_>>()?)
+        };
+        let switch_us = of_drained("/downtime_us")?;
         Ok(Self {
-            handover_us: (handover(&dunlin)? - TRIPS_OF_A_HANDOVER * latency_us).max(0.0),
-            fault_service_us: (fault_time(&dunlin)? * 1e6 - 2.0 * latency_us - step_ns / 1e3).max(0.0),
-            step_ns,
+            handover_us: (of_idle(|stop| stop.downtime_ms)? * 1e3 - TRIPS_OF_A_HANDOVER * latency_us).max(0.0),
+            discard_ns: discard(&dunlin, switch_us)? * 1e3,
+            own_pages: of_idle(|stop| stop.dirty_pages)?,
+            fault_service_us: (of_drained("/postcopy/p50_ns")? / 1e3 - 2.0 * latency_us).max(0.0),
+            step_ns: steps(&dunlin)?,
             latency_us,
             merge_mb_per_second: merge(&stage.storage)? / 1e6,
         })
@@ -85,11 +104,16 @@ impl Calibration {
 
     /// For people.
     pub(super) fn text(&self) -> String {
+        let step = |(pattern, nanos): (&String, &f64)| format!("{} us ({pattern})", significant(nanos / 1e3));
+        let steps: Vec<String> = self.step_ns.iter().map(step).collect();
         format!(
-            "hand-over {} ms, fault {} us, step {} ns, one way of the network {} us, merging {} MB/s",
+            "hand-over {} ms, stale page {} ns, fault {} us, step {}, {} pages of the guest's own, one way of the network {} us, \
+             merging {} MB/s",
             significant(self.handover_us / 1e3),
+            significant(self.discard_ns),
             significant(self.fault_service_us),
-            significant(self.step_ns),
+            steps.join(", "),
+            self.own_pages,
             significant(self.latency_us),
             significant(self.merge_mb_per_second),
         )
@@ -101,10 +125,12 @@ impl Default for Calibration {
     /// Of a machine of 2026 with KVM.
     fn default() -> Self {
         Self {
-            handover_us: 2000.0,
-            fault_service_us: 100.0,
-            step_ns: 500.0,
-            latency_us: 20.0,
+            handover_us: 500.0,
+            discard_ns: 200.0,
+            own_pages: 4.0,
+            fault_service_us: 12.0,
+            step_ns: [("seq".to_owned(), 500.0)].into(),
+            latency_us: 10.0,
             merge_mb_per_second: 1000.0,
         }
     }
@@ -144,26 +170,42 @@ fn median_of(results: Vec<f64>) -> anyhow::Result<f64> {
     median(results).context("nothing was measured")
 }
 
-/// Microseconds that an idle guest stands still.
-fn handover(dunlin: &Dunlin) -> anyhow::Result<f64> {
-    let stops = blackout::measure(dunlin, MEMORY, HANDOVERS)?;
-    median_of(stops.into_iter().map(|stop| stop.downtime_ms * 1e3).collect())
-}
-
-/// Seconds from page to page of a guest that has to ask for each.
-fn fault_time(dunlin: &Dunlin) -> anyhow::Result<f64> {
+/// Microseconds for each stale page by which the switch to post-copy takes longer than one without any.
+fn discard(dunlin: &Dunlin, without_us: f64) -> anyhow::Result<f64> {
+    let guest = GuestOptions::new(dunlin.kind, "seq").memory(DISCARDED).with(FILLED);
     let each = (0..REPETITIONS).map(|_| {
-        let report = fault::drain(dunlin)?;
-        let faults = number(&report, "/postcopy/faults")?;
-        Ok(number(&report, "/postcopy/duration_us")? / 1e6 / faults)
+        let report = dunlin.migrate(&guest, &[], "hybrid:1", &["--bandwidth", "64MB/s"])?;
+        let pages = number(&report, "/rounds/0/dirty_pages")?;
+        ensure!(pages > 0.0, "a guest without a rate wrote nothing: {report}");
+        Ok((number(&report, "/downtime_us")? - without_us).max(0.0) / pages)
     });
     median_of(each.collect::<anyhow::Result<_>>()?)
 }
 
-/// Seconds that a step takes.
-fn step(dunlin: &Dunlin) -> anyhow::Result<f64> {
+/// Nanoseconds of a step, for all that the catalogue's guests do.
+fn steps(dunlin: &Dunlin) -> anyhow::Result<BTreeMap<String, f64>> {
+    let mut patterns: Vec<String> = catalogue::all()?
+        .iter()
+        .map(|experiment| pattern(&experiment.setup.workload).to_owned())
+        .collect();
+    patterns.sort_unstable();
+    patterns.dedup();
+    let each = patterns.into_iter().map(|pattern| {
+        let nanos = step(dunlin, &pattern)? * 1e9;
+        Ok((pattern, nanos))
+    });
+    each.collect()
+}
+
+/// What a workload does, without rate and size.
+pub(super) fn pattern(workload: &str) -> &str {
+    workload.split_once(',').map_or(workload, |(pattern, _)| pattern)
+}
+
+/// Seconds that a step takes of a guest that does as many as it can.
+fn step(dunlin: &Dunlin, pattern: &str) -> anyhow::Result<f64> {
     let scene = dunlin.scene()?;
-    let mut guest = scene.guest("steps", &GuestOptions::new(dunlin.kind, "seq"))?;
+    let mut guest = scene.guest("steps", &GuestOptions::new(dunlin.kind, pattern).with(FILLED))?;
     let mut times = Vec::new();
     for _ in 0..REPETITIONS {
         let mut look = || {
@@ -281,7 +323,8 @@ mod tests {
         let text = Calibration::default().text();
         assert_eq!(
             text,
-            "hand-over 2.00 ms, fault 100 us, step 500 ns, one way of the network 20.0 us, merging 1000 MB/s"
+            "hand-over 0.500 ms, stale page 200 ns, fault 12.0 us, step 0.500 us (seq), 4 pages of the guest's own, \
+             one way of the network 10.0 us, merging 1000 MB/s"
         );
     }
 }

@@ -3,12 +3,12 @@
 //! What the simulator cannot know of a machine it takes from a [`Calibration`], which was measured before and with other guests.
 
 use anyhow::Context as _;
-use dunlin::sim::{SimSetup, simulate};
+use dunlin::sim::{Bookkeeping, SimSetup, simulate};
 use dunlin_core::strategy::Strategy;
-use dunlin_core::units::{Bytes, BytesPerSec, Nanos, PAGE_SIZE};
+use dunlin_core::units::{BytesPerSec, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::workload::{Plan, Spec};
 
-use super::calibration::Calibration;
+use super::calibration::{Calibration, pattern};
 use super::catalogue::{Arm, MAX_ROUNDS};
 use super::measure::seed;
 use super::setup::Setup;
@@ -28,7 +28,8 @@ pub(super) fn run(setup: &Setup, arm: &Arm, repetition: usize, calibration: &Cal
     values::of_report(&result.report, setup)
 }
 
-/// What is simulated. Memory is what holds data: the zero pages in front of it, where program and ledger lie, travel as next to nothing.
+/// What is simulated. Memory is what holds data: the workload's pages and those that its program writes. What else lies in front of
+/// the workload is zero and travels as next to nothing.
 fn of(setup: &Setup, arm: &Arm, repetition: usize, calibration: &Calibration) -> anyhow::Result<SimSetup> {
     let spec: Result<Spec, _> = setup.workload.parse();
     let spec = spec.map_err(|error| anyhow::anyhow!("`{}` is no workload: {error}", setup.workload))?;
@@ -36,6 +37,12 @@ fn of(setup: &Setup, arm: &Arm, repetition: usize, calibration: &Calibration) ->
     let strategy = strategy.map_err(|error| anyhow::anyhow!("{error}"))?;
     let plan = Plan::new(&spec, setup.link().memory, VCPUS)?;
     let filled: u64 = plan.fill_frames().map(|range| range.end.0 - range.start.0).iter().sum();
+    let bookkeeping = Bookkeeping {
+        own: Pages(calibration.own_pages as u64),
+        entries: PAGE_SIZE / LEDGER_ENTRY_BYTES,
+    };
+    let pages = Pages(filled).saturating_add(bookkeeping.pages(plan.ws()));
+    let step = calibration.step_ns.get(pattern(&setup.workload));
     let rate = |megabytes: u64| BytesPerSec(megabytes * 1_000_000);
     let micros = |micros: f64| Nanos((micros * 1e3) as u64);
     Ok(SimSetup {
@@ -44,16 +51,18 @@ fn of(setup: &Setup, arm: &Arm, repetition: usize, calibration: &Calibration) ->
         storage_bandwidth: rate(setup.storage_mb),
         merge_bandwidth: BytesPerSec((calibration.merge_mb_per_second * 1e6) as u64),
         latency: micros(calibration.latency_us),
-        step_cost: Nanos(calibration.step_ns as u64),
+        step_cost: step.map_or(STEP_UNKNOWN, |nanos| Nanos(*nanos as u64)),
         fault_service: micros(calibration.fault_service_us),
         handover: micros(calibration.handover_us),
+        discard: Nanos(calibration.discard_ns as u64),
+        bookkeeping,
         warm_up: Nanos((setup.seconds_before(repetition) * 1e9) as u64),
         downtime: Nanos::from_micros(setup.downtime_us),
         max_rounds: MAX_ROUNDS,
         min_round: Nanos::from_micros(setup.min_round_us),
         ..SimSetup::new(
             spec.with_ws(Some(plan.ws())),
-            Bytes(filled * PAGE_SIZE),
+            pages.bytes(),
             strategy,
             rate(setup.bandwidth_mb),
         )
@@ -62,9 +71,35 @@ fn of(setup: &Setup, arm: &Arm, repetition: usize, calibration: &Calibration) ->
 
 /// Of the catalogue's guests.
 const VCPUS: u32 = 1;
+/// What the guest's program keeps of every page of the workload.
+const LEDGER_ENTRY_BYTES: u64 = 2;
+/// A step of which nothing was measured: none of the catalogue's.
+const STEP_UNKNOWN: Nanos = Nanos(500);
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn zz_print() {
+        let text = std::env::var("BESIDE_CAL").unwrap_or_default();
+        let Ok(calibration) = serde_json::from_str::<Calibration>(&text) else {
+            return;
+        };
+        for experiment in catalogue::all().expect("all") {
+            for arm in experiment.arms.iter().filter(|arm| missing(arm).is_none()) {
+                let mut all: Vec<Values> = (0..3)
+                    .map(|r| run(&experiment.setup, arm, r, &calibration).expect("runs"))
+                    .collect();
+                all.sort_by(|a, b| a[values::TIME].total_cmp(&b[values::TIME]));
+                println!(
+                    "ZZ {} {} {}",
+                    experiment.id,
+                    arm.name,
+                    serde_json::to_string(&all).expect("json")
+                );
+            }
+        }
+    }
+
     use super::super::catalogue;
     use super::*;
 
@@ -81,8 +116,10 @@ mod tests {
         let calibration = Calibration {
             handover_us: 1500.0,
             fault_service_us: 80.0,
-            step_ns: 250.0,
+            step_ns: [("seq".to_owned(), 250.0)].into(),
             latency_us: 12.5,
+            own_pages: 4.0,
+            discard_ns: 150.0,
             merge_mb_per_second: 900.0,
         };
         let twin = of(&r10.setup, &r10.arms[0], 3, &calibration).expect("possible");
@@ -101,7 +138,11 @@ mod tests {
         let ws = twin.workload.ws().expect("given");
         let h = ws.0 as f64 / r10.setup.link().pages() as f64;
         assert!((h - r10.setup.h).abs() < 1e-9);
-        assert!(ws.0 <= twin.memory.0 / PAGE_SIZE && twin.memory.0 < r10.setup.link().memory.0);
+        // The guest's own four pages, and a ledger of 16.
+        let (entries, books) = (twin.bookkeeping.entries, twin.bookkeeping.pages(ws));
+        assert_eq!((entries, books, twin.discard.0), (2048, Pages(20), 150));
+        assert_eq!(twin.memory.0 / PAGE_SIZE, ws.0 + books.0);
+        assert!(twin.memory.0 < r10.setup.link().memory.0);
     }
 
     #[test]
@@ -143,7 +184,7 @@ mod tests {
     /// The same workload over an eighth of its pages, at this rate.
     fn smaller(workload: &str, rate: u64) -> String {
         let spec: Spec = workload.parse().expect("a workload");
-        let ws = spec.ws().map(|ws| dunlin_core::units::Pages(ws.0 / 8));
+        let ws = spec.ws().map(|ws| Pages(ws.0 / 8));
         let rate = u32::try_from(rate).expect("few steps");
         spec.with_ws(ws).with_rate(rate).to_string()
     }
