@@ -4,26 +4,39 @@
 //! workload's hottest page, so that short rounds are made of them. They are derived from what the workload wrote whenever
 //! dirty bits are harvested, and cost the guest's steps nothing.
 
-use std::ops::Range;
+use dunlin_core::units::{Gfn, Pages};
 
-use dunlin_core::units::Pages;
-
-/// Pages at the end of memory, which no workload may reach.
+/// Pages before those of the workload: the guest's own, and behind them a ledger.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Bookkeeping {
-    /// Dirty whenever the guest has done a step; the last of memory.
+    /// Dirty whenever the guest has done a step.
     pub own: Pages,
-    /// How many pages one page of a ledger has entries for, which are written with the page; 0 if there is no ledger. It lies
-    /// before the others.
+    /// Of the ledger, of which one is touched with every page of the workload, and written if that is.
+    pub ledger: Pages,
+    /// Pages of the workload for which one of the ledger has entries: 64 or more, if there is a ledger.
     pub entries: u64,
 }
 
 impl Bookkeeping {
-    /// What it needs of a memory in which the workload has so many pages.
-    pub const fn pages(self, workload: Pages) -> Pages {
-        match workload.0.checked_div(self.entries) {
-            None => self.own,
-            Some(_) => Pages(self.own.0 + workload.0.div_ceil(self.entries)),
+    /// With a ledger for so many pages of the workload.
+    pub const fn new(own: Pages, workload: Pages, entries: u64) -> Self {
+        Self {
+            own,
+            ledger: Pages(workload.0.div_ceil(entries)),
+            entries,
+        }
+    }
+
+    /// All of it: the workload's pages come next.
+    pub const fn pages(self) -> Pages {
+        Pages(self.own.0 + self.ledger.0)
+    }
+
+    /// Where the entry of a page of the workload is.
+    pub(super) const fn entry_of(self, page: u64) -> Option<Gfn> {
+        match (page - self.pages().0).checked_div(self.entries) {
+            Some(entry) if entry < self.ledger.0 => Some(Gfn(self.own.0 + entry)),
+            _ => None,
         }
     }
 }
@@ -31,29 +44,14 @@ impl Bookkeeping {
 /// The dirty bits of it.
 #[derive(Debug)]
 pub(super) struct Books {
-    /// Pages of the workload, before it.
-    workload: u64,
-    entries: u64,
-    /// The guest's own pages: from one up to the end of memory.
-    own: Range<u64>,
+    kept: Bookkeeping,
     /// Steps of the guest when the bits were cleared.
     steps: u64,
 }
 
 impl Books {
-    pub(super) const fn new(kept: Bookkeeping, memory: Pages) -> Self {
-        let room = memory.0.saturating_sub(kept.own.0);
-        let workload = match kept.entries {
-            0 => room,
-            // So many that they fill it together with their entries.
-            entries => room * entries / (entries + 1),
-        };
-        Self {
-            workload,
-            entries: kept.entries,
-            own: room..memory.0,
-            steps: 0,
-        }
+    pub(super) const fn new(kept: Bookkeeping) -> Self {
+        Self { kept, steps: 0 }
     }
 
     /// Tracking begins.
@@ -66,20 +64,29 @@ impl Books {
         if std::mem::replace(&mut self.steps, steps) == steps {
             return;
         }
-        if self.entries > 0 {
-            for first in (0..self.workload).step_by(64) {
-                let bits =
-                    dirty[(first / 64) as usize] & (u64::MAX >> 64_u64.saturating_sub(self.workload - first).min(63));
+        if self.kept.ledger > Pages::ZERO {
+            for word in 0..dirty.len() {
+                let bits = self.of_workload(word, dirty[word]);
                 if bits != 0 {
-                    // Their entries lie in one page of the ledger, or in two.
+                    // The entries of a word's pages lie in one page of the ledger, or in two.
                     for bit in [bits.trailing_zeros(), bits.ilog2()] {
-                        set(dirty, self.workload + (first + u64::from(bit)) / self.entries);
+                        if let Some(entry) = self.kept.entry_of(word as u64 * 64 + u64::from(bit)) {
+                            set(dirty, entry.0);
+                        }
                     }
                 }
             }
         }
-        for page in self.own.clone() {
+        for page in 0..self.kept.own.0 {
             set(dirty, page);
+        }
+    }
+
+    /// What of a word's bits is no bookkeeping.
+    const fn of_workload(&self, word: usize, bits: u64) -> u64 {
+        match self.kept.pages().0.saturating_sub(word as u64 * 64) {
+            before @ 0..64 => bits & (u64::MAX << before),
+            _ => 0,
         }
     }
 }
@@ -101,18 +108,16 @@ mod tests {
 
     #[test]
     fn own_pages_are_dirty_when_something_was_done() {
-        let kept = Bookkeeping {
+        let mut books = Books::new(Bookkeeping {
             own: Pages(3),
-            entries: 0,
-        };
-        assert_eq!(kept.pages(Pages(1000)), Pages(3));
-        let mut books = Books::new(kept, Pages(128));
+            ..Bookkeeping::default()
+        });
         books.begin(7);
         let mut dirty = [0; 2];
         books.add_to(&mut dirty, 7);
         assert_eq!(dirty, [0; 2]);
         books.add_to(&mut dirty, 8);
-        assert_eq!(pages(&dirty), [125, 126, 127]);
+        assert_eq!(pages(&dirty), [0, 1, 2]);
         dirty = [0; 2];
         books.add_to(&mut dirty, 8);
         assert_eq!(dirty, [0; 2], "nothing since the last time");
@@ -120,22 +125,18 @@ mod tests {
 
     #[test]
     fn a_page_that_is_written_is_noted_in_the_ledger() {
-        let kept = Bookkeeping {
-            own: Pages(1),
-            entries: 100,
-        };
-        assert_eq!(kept.pages(Pages(250)), Pages(4));
-        // 3 pages of ledger for 256 of memory, and one more: 252 to 254, and 255.
-        let mut books = Books::new(kept, Pages(256));
+        let kept = Bookkeeping::new(Pages(1), Pages(250), 100);
+        assert_eq!((kept.ledger, kept.pages()), (Pages(3), Pages(4)));
+        let mut books = Books::new(kept);
         let mut dirty = [0; 4];
-        set(&mut dirty, 99);
+        set(&mut dirty, 103);
         books.add_to(&mut dirty, 1);
-        assert_eq!(pages(&dirty), [99, 252, 255]);
+        assert_eq!(pages(&dirty), [0, 1, 103]);
         dirty = [0; 4];
-        for page in [64, 127, 201] {
+        for page in [64, 127, 204] {
             set(&mut dirty, page);
         }
         books.add_to(&mut dirty, 2);
-        assert_eq!(pages(&dirty), [64, 127, 201, 252, 253, 254, 255]);
+        assert_eq!(pages(&dirty), [0, 1, 2, 3, 64, 127, 204]);
     }
 }

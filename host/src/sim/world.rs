@@ -185,7 +185,7 @@ pub(super) fn run(setup: &SimSetup) -> Result<SimResult, SimError> {
         is_cut: false,
         frame_pages: piece_pages(Some(setup.bandwidth)).0,
         harvest: vec![0; pages.0.div_ceil(64) as usize],
-        books: Books::new(setup.bookkeeping, pages),
+        books: Books::new(setup.bookkeeping),
         asked: std::collections::HashMap::new(),
         measured,
         copies: vec![0; if setup.check { pages.0 as usize } else { 0 }],

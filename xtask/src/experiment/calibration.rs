@@ -38,7 +38,7 @@ pub(super) struct Calibration {
     pub(super) discard_ns: f64,
     /// Pages that a guest writes which has nothing to do.
     pub(super) own_pages: f64,
-    /// From a fault to its page, beside the way there and back.
+    /// From an access to a missing page until the vCPU has it, beside the way there and back.
     pub(super) fault_service_us: f64,
     /// A step of a guest that nothing holds up, by what it does.
     pub(super) step_ns: BTreeMap<String, f64>,
@@ -57,8 +57,11 @@ const HANDOVERS: usize = 15;
 const TRIPS_OF_A_HANDOVER: f64 = 4.0;
 const REPETITIONS: usize = 5;
 const FILLED: [&str; 2] = ["--fill", "random"];
-/// Of the guest that has written all of it when post-copy begins.
-const DISCARDED: &str = "64MiB";
+/// Page after page, as fast as it can.
+const SEQUENCE: &str = "seq";
+const FAULTS: &str = "/postcopy/faults";
+/// Pages that were written while memory was copied.
+const DIRTY: &str = "/rounds/0/dirty_pages";
 const ROUND_TRIPS: usize = 2000;
 /// How long steps are counted.
 const COUNTED: Duration = Duration::from_millis(500);
@@ -84,19 +87,17 @@ impl Calibration {
         let latency_us = round_trip()? / 2.0 * 1e6;
         let idle = blackout::measure(&dunlin, MEMORY, HANDOVERS)?;
         let of_idle = |value: fn(&blackout::Stop) -> f64| median_of(idle.iter().map(value).collect());
-        let drained = (0..REPETITIONS).map(|_| fault::drain(&dunlin));
-        let drained = drained.collect::<anyhow::Result<Vec<Value>>>()?;
-        let of_drained = |pointer: &str| {
-            let each = drained.iter().map(|report| number(report, pointer));
-            median_of(each.collect::<anyhow::Result<_>>()?)
-        };
-        let switch_us = of_drained("/downtime_us")?;
+        let switch = (0..REPETITIONS).map(|_| number(&fault::drain(&dunlin)?, "/downtime_us"));
+        let switch_us = median_of(switch.collect::<anyhow::Result<_>>()?)?;
+        let step_ns = steps(&dunlin)?;
+        let rewritten = rewritten(&dunlin)?;
+        let beside_us = step_ns.get(SEQUENCE).map_or(0.0, |nanos| nanos / 1e3) + 2.0 * latency_us;
         Ok(Self {
             handover_us: (of_idle(|stop| stop.downtime_ms)? * 1e3 - TRIPS_OF_A_HANDOVER * latency_us).max(0.0),
-            discard_ns: discard(&dunlin, switch_us)? * 1e3,
+            discard_ns: rewritten.discard_ns(switch_us)?,
             own_pages: of_idle(|stop| stop.dirty_pages)?,
-            fault_service_us: (of_drained("/postcopy/p50_ns")? / 1e3 - 2.0 * latency_us).max(0.0),
-            step_ns: steps(&dunlin)?,
+            fault_service_us: (rewritten.page_us()? - beside_us).max(0.0),
+            step_ns,
             latency_us,
             merge_mb_per_second: merge(&stage.storage)? / 1e6,
         })
@@ -170,16 +171,41 @@ fn median_of(results: Vec<f64>) -> anyhow::Result<f64> {
     median(results).context("nothing was measured")
 }
 
-/// Microseconds for each stale page by which the switch to post-copy takes longer than one without any.
-fn discard(dunlin: &Dunlin, without_us: f64) -> anyhow::Result<f64> {
-    let guest = GuestOptions::new(dunlin.kind, "seq").memory(DISCARDED).with(FILLED);
+/// Reports of a guest that has written all of its pages when post-copy begins, and then asks for each: link and push are
+/// too slow for it.
+struct Rewritten(Vec<Value>);
+
+fn rewritten(dunlin: &Dunlin) -> anyhow::Result<Rewritten> {
+    let guest = GuestOptions::new(dunlin.kind, SEQUENCE).with(FILLED);
     let each = (0..REPETITIONS).map(|_| {
-        let report = dunlin.migrate(&guest, &[], "hybrid:1", &["--bandwidth", "64MB/s"])?;
-        let pages = number(&report, "/rounds/0/dirty_pages")?;
-        ensure!(pages > 0.0, "a guest without a rate wrote nothing: {report}");
-        Ok((number(&report, "/downtime_us")? - without_us).max(0.0) / pages)
+        let report = dunlin.migrate(&guest, &[], "hybrid:1", &["--bandwidth", "8MB/s"])?;
+        let (faults, pages) = (number(&report, FAULTS)?, number(&report, DIRTY)?);
+        ensure!(
+            faults > 0.0 && faults >= pages / 2.0,
+            "of {pages} pages the guest asked for {faults} only: {report}"
+        );
+        Ok(report)
     });
-    median_of(each.collect::<anyhow::Result<_>>()?)
+    Ok(Rewritten(each.collect::<anyhow::Result<_>>()?))
+}
+
+impl Rewritten {
+    fn median(&self, value: impl Fn(&Value) -> anyhow::Result<f64>) -> anyhow::Result<f64> {
+        median_of(self.0.iter().map(value).collect::<anyhow::Result<_>>()?)
+    }
+
+    /// By which the switch takes longer than one without a stale page, which takes so many microseconds, for each of them.
+    fn discard_ns(&self, without_us: f64) -> anyhow::Result<f64> {
+        self.median(|report| {
+            let more_us = number(report, "/downtime_us")? - without_us;
+            Ok(more_us.max(0.0) * 1e3 / number(report, DIRTY)?)
+        })
+    }
+
+    /// From one page that was asked for to the next.
+    fn page_us(&self) -> anyhow::Result<f64> {
+        self.median(|report| Ok(number(report, "/postcopy/duration_us")? / number(report, FAULTS)?))
+    }
 }
 
 /// Nanoseconds of a step, for all that the catalogue's guests do.
@@ -279,7 +305,14 @@ fn merge(storage: &Path) -> anyhow::Result<f64> {
         let segment = SegmentReader::open(&directory, Kind::Static, 0)?;
         let mut segment = segment.context("the segment is there")?;
         segment.each_run(|run, content| match content {
-            Content::Data(bytes) => Ok(memory.write_run(run, bytes)?),
+            Content::Data(bytes) => {
+                memory.write_run(run, bytes)?;
+                // As a target does that will be asked for them.
+                for gfn in run.first.0..run.end().0 {
+                    std::hint::black_box(memory.hash_page(Gfn(gfn))?);
+                }
+                Ok(())
+            }
             Content::Zero => Ok::<(), StorageError>(()),
         })?;
         Ok(SEGMENT.0 as f64 / began.elapsed().as_secs_f64())

@@ -37,11 +37,9 @@ fn of(setup: &Setup, arm: &Arm, repetition: usize, calibration: &Calibration) ->
     let strategy = strategy.map_err(|error| anyhow::anyhow!("{error}"))?;
     let plan = Plan::new(&spec, setup.link().memory, VCPUS)?;
     let filled: u64 = plan.fill_frames().map(|range| range.end.0 - range.start.0).iter().sum();
-    let bookkeeping = Bookkeeping {
-        own: Pages(calibration.own_pages as u64),
-        entries: PAGE_SIZE / LEDGER_ENTRY_BYTES,
-    };
-    let pages = Pages(filled).saturating_add(bookkeeping.pages(plan.ws()));
+    let own = Pages(calibration.own_pages as u64);
+    let bookkeeping = Bookkeeping::new(own, plan.ws(), PAGE_SIZE / LEDGER_ENTRY_BYTES);
+    let pages = Pages(filled).saturating_add(bookkeeping.pages());
     let step = calibration.step_ns.get(pattern(&setup.workload));
     let rate = |megabytes: u64| BytesPerSec(megabytes * 1_000_000);
     let micros = |micros: f64| Nanos((micros * 1e3) as u64);
@@ -78,28 +76,6 @@ const STEP_UNKNOWN: Nanos = Nanos(500);
 
 #[cfg(test)]
 mod tests {
-    #[test]
-    fn zz_print() {
-        let text = std::env::var("BESIDE_CAL").unwrap_or_default();
-        let Ok(calibration) = serde_json::from_str::<Calibration>(&text) else {
-            return;
-        };
-        for experiment in catalogue::all().expect("all") {
-            for arm in experiment.arms.iter().filter(|arm| missing(arm).is_none()) {
-                let mut all: Vec<Values> = (0..3)
-                    .map(|r| run(&experiment.setup, arm, r, &calibration).expect("runs"))
-                    .collect();
-                all.sort_by(|a, b| a[values::TIME].total_cmp(&b[values::TIME]));
-                println!(
-                    "ZZ {} {} {}",
-                    experiment.id,
-                    arm.name,
-                    serde_json::to_string(&all).expect("json")
-                );
-            }
-        }
-    }
-
     use super::super::catalogue;
     use super::*;
 
@@ -139,7 +115,7 @@ mod tests {
         let h = ws.0 as f64 / r10.setup.link().pages() as f64;
         assert!((h - r10.setup.h).abs() < 1e-9);
         // The guest's own four pages, and a ledger of 16.
-        let (entries, books) = (twin.bookkeeping.entries, twin.bookkeeping.pages(ws));
+        let (entries, books) = (twin.bookkeeping.entries, twin.bookkeeping.pages());
         assert_eq!((entries, books, twin.discard.0), (2048, Pages(20), 150));
         assert_eq!(twin.memory.0 / PAGE_SIZE, ws.0 + books.0);
         assert!(twin.memory.0 < r10.setup.link().memory.0);
