@@ -197,15 +197,16 @@ impl Deviations {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::chosen;
     use super::super::record::tests::run;
     use super::*;
 
     /// Of each arm: live and simulated time, bytes, downtime and faults.
-    fn measured(id: &str, arms: &[(&str, [(f64, f64); 4])]) -> Measured {
+    pub(in super::super) fn measured(id: &str, arms: &[(&str, [(f64, f64); 4])]) -> Measured {
         let experiment = chosen(&[id.into()], false).expect("there is one").remove(0);
         let mut measured = Measured::new(experiment, Runs::default());
+        measured.twins.calibration = Some(Calibration::default());
         let names = [
             values::TIME_WITHOUT_OBSERVING,
             values::TOTAL,

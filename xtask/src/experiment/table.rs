@@ -269,6 +269,36 @@ mod tests {
     }
 
     #[test]
+    fn twins_stand_beside_what_was_measured() {
+        let pairs = [(9000.0, 8910.0), (365e6, 368e6), (6.0, 5.0), (200.0, 190.0)];
+        let with_twins = beside::tests::measured("R9", &[("hybrid:1", pairs)]);
+        let rows: Vec<Vec<String>> = with_twins
+            .experiment
+            .arms
+            .iter()
+            .map(|arm| ratios(&with_twins, arm))
+            .collect();
+        assert_eq!(rows[0][..3], ["R9", "pa-hybrid", "-"]);
+        let expected = [
+            "R9",
+            "hybrid:1",
+            "8.91 s / 9.00 s = 0.990",
+            "368 MB / 365 MB = 1.01",
+            "5.00 ms / 6.00 ms = 0.833",
+            "190 / 200 = 0.950",
+            "-",
+        ];
+        assert_eq!(rows[1], expected);
+        let text = markdown(&[with_twins]);
+        assert!(
+            text.contains("simulated ÷ live, medians; calibrated before, with other guests: hand-over 0.500 ms")
+                && text.contains("| simulated ÷ live, time, median"),
+            "{text}"
+        );
+        assert!(!markdown(&[measured()]).contains("simulated"), "there are none");
+    }
+
+    #[test]
     fn markdown_has_all_setups_first() {
         let text = markdown(&[measured()]);
         assert!(text.starts_with("| setup | workload"), "{text}");
