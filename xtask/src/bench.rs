@@ -1,12 +1,12 @@
 //! `cargo xtask bench`: every figure beside the baseline it is compared with, both measured in the same run with their
 //! repetitions interleaved. Nothing here passes or fails by time alone: `met` says how a figure compares with its target.
 
-mod blackout;
+pub(crate) mod blackout;
 mod bucket;
 mod choose;
 mod dataplane;
-mod dunlin;
-mod fault;
+pub(crate) mod dunlin;
+pub(crate) mod fault;
 pub(crate) mod figure;
 mod live;
 mod pageset;

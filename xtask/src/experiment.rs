@@ -1,9 +1,12 @@
 //! `cargo xtask experiment`: the papers' claims, simulated at full scale, and, with `live`, measured with guests that are moved by the
 //! `dunlin` command.
 //!
-//! Of the live ones, the arms of an experiment take turns, so that a slow minute of the machine hits all alike; every migration is verified.
+//! Of the live ones, the arms of an experiment take turns, so that a slow minute of the machine hits all alike; every migration is verified,
+//! and set beside its simulated twin.
 //! Results are kept as they come: what was interrupted goes on where it stopped, as long as program and setup are the same.
 
+mod beside;
+mod calibration;
 mod catalogue;
 mod check;
 mod cut;
@@ -19,6 +22,7 @@ mod shards;
 mod simulated;
 mod statistics;
 mod table;
+mod twin;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +39,8 @@ use dunlin_tests::scene::Kind;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use beside::Twins;
+use calibration::Calibration;
 use catalogue::Experiment;
 pub(crate) use check::Check;
 use measure::Stage;
@@ -46,7 +52,7 @@ use record::{Record, Run, Runs};
 pub(crate) struct Options {
     /// A figure or table of the papers, such as T5, or all of them, simulated; merge: what was simulated in parts; or live: with real guests
     name: String,
-    /// With live, only these experiments, or those that say something about these claims: R9,R11
+    /// With live, only these experiments, or those that say something about these claims, figures or tables: R9,T5,003-F5
     #[arg(long, value_delimiter = ',')]
     id: Vec<String>,
     /// With live the main arms only; once each
@@ -93,6 +99,8 @@ struct Measured {
     failures: Vec<String>,
     /// Runs that failed once and were measured then: why.
     repeated: Vec<String>,
+    /// Its runs in virtual time, if they were asked for.
+    twins: Twins,
 }
 
 /// Measures and prints. Fails when a run did, twice.
@@ -111,7 +119,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         None if options.quick => process::target_folder()?.join("experiments/quick"),
         None => process::target_folder()?.join("experiments"),
     };
-    let measured = measure(experiments, repetitions as usize, &folder, options.fresh)?;
+    let measured = measure(experiments, repetitions as usize, &folder, options.fresh, true)?;
     if options.json {
         for measured in &measured {
             println!("{}", measured.to_json());
@@ -174,7 +182,7 @@ fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
 /// The checks of the short form, for the benchmarks.
 pub(crate) fn quick_checks() -> anyhow::Result<Vec<Check>> {
     let folder = tempfile::tempdir()?;
-    let measured = measure(chosen(&[], true)?, 1, folder.path(), true)?;
+    let measured = measure(chosen(&[], true)?, 1, folder.path(), true, false)?;
     let failures: Vec<&str> = measured
         .iter()
         .flat_map(|measured| measured.failures.iter().map(String::as_str))
@@ -188,7 +196,7 @@ fn chosen(ids: &[String], quick: bool) -> anyhow::Result<Vec<Experiment>> {
     for id in ids {
         ensure!(
             all.iter().any(|experiment| experiment.is_called(id)),
-            "there is no experiment or claim {id}; there are: {}",
+            "there is no experiment, claim or figure {id} of live guests; there are: {}",
             names(&all).join(", ")
         );
     }
@@ -212,12 +220,14 @@ fn names(experiments: &[Experiment]) -> Vec<&str> {
     names
 }
 
-/// Measures `experiments` one after the other; what `folder` has of them already is not measured again unless `fresh`.
+/// Measures `experiments` one after the other; what `folder` has of them already is not measured again unless `fresh`. If they
+/// are to have `twins`, these are simulated, too.
 fn measure(
     experiments: Vec<Experiment>,
     repetitions: usize,
     folder: &Path,
     fresh: bool,
+    twins: bool,
 ) -> anyhow::Result<Vec<Measured>> {
     let stage = Stage {
         program: process::build(true)?,
@@ -250,16 +260,15 @@ fn measure(
                 runs.0.len()
             );
         }
-        let (failures, repeated) = (vec![], vec![]);
-        work.push((
-            Measured {
-                experiment,
-                runs,
-                failures,
-                repeated,
-            },
-            record,
-        ));
+        work.push((Measured::new(experiment, runs), record));
+    }
+    if twins {
+        let calibration = Calibration::get(&stage, &program, folder, fresh)?;
+        eprintln!("calibration: {}", calibration.text());
+        for (measured, _) in &mut work {
+            let repetitions = repetitions.max(measured.runs.repetitions());
+            measured.twins = Twins::simulate(&measured.experiment, repetitions, &calibration)?;
+        }
     }
     let seconds: f64 = work
         .iter()
@@ -306,6 +315,16 @@ fn storage() -> PathBuf {
 }
 
 impl Measured {
+    fn new(experiment: Experiment, runs: Runs) -> Self {
+        Self {
+            experiment,
+            runs,
+            failures: vec![],
+            repeated: vec![],
+            twins: Twins::default(),
+        }
+    }
+
     /// What is left to measure, arm by arm within each repetition; another arm begins each time.
     fn left(&self, repetitions: usize) -> Vec<(usize, usize)> {
         let arms = self.experiment.arms.len();
@@ -405,8 +424,10 @@ impl Measured {
                 Some((name.clone(), json!(median)))
             });
             let medians: serde_json::Map<String, Value> = medians.collect();
-            json!({ "name": arm.name, "strategy": arm.strategy, "values": medians })
+            let beside = beside::to_json(self, arm);
+            json!({ "name": arm.name, "strategy": arm.strategy, "values": medians, "beside": beside })
         };
+        let checks = self.checks().into_iter().chain(beside::checks([self]));
         json!({
             "schema": "dunlin.experiment.v1",
             "id": self.experiment.id,
@@ -415,7 +436,8 @@ impl Measured {
             "setup": self.experiment.setup,
             "lambda_measured": self.measured_lambda(),
             "arms": self.experiment.arms.iter().map(arm).collect::<Vec<_>>(),
-            "checks": self.checks().iter().map(Check::to_json).collect::<Vec<_>>(),
+            "checks": checks.map(|check| check.to_json()).collect::<Vec<_>>(),
+            "calibration": self.twins.calibration,
             "runs": self.runs.0,
             "failures": self.failures,
             "repeated": self.repeated,
@@ -430,12 +452,7 @@ mod tests {
 
     fn measured(id: &str) -> Measured {
         let mut found = chosen(&[id.to_owned()], false).expect("there is one");
-        Measured {
-            experiment: found.remove(0),
-            runs: Runs::default(),
-            failures: vec![],
-            repeated: vec![],
-        }
+        Measured::new(found.remove(0), Runs::default())
     }
 
     #[test]
@@ -451,16 +468,8 @@ mod tests {
     fn the_whole_set_takes_less_than_45_minutes_and_the_short_form_less_than_5() {
         let minutes = |ids: &[String], quick, repetitions| {
             let experiments = chosen(ids, quick).expect("all").into_iter();
-            let seconds = experiments.map(|experiment| {
-                let (runs, failures, repeated) = (Runs::default(), vec![], vec![]);
-                let measured = Measured {
-                    experiment,
-                    runs,
-                    failures,
-                    repeated,
-                };
-                measured.seconds_left(repetitions)
-            });
+            let seconds =
+                experiments.map(|experiment| Measured::new(experiment, Runs::default()).seconds_left(repetitions));
             seconds.sum::<f64>() / 60.0
         };
         let (whole, short) = (minutes(&[], false, REPETITIONS as usize), minutes(&[], true, 1));

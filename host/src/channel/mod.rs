@@ -19,6 +19,7 @@ pub use connect::connect;
 pub use fault::{Direction, Fault, FaultKind, FaultProxy};
 pub use frames::{ByteCounts, Checksum, FrameError, FrameReceiver, FrameSender, classify, first_message, piece_pages};
 pub use listener::Listener;
+pub(crate) use shaping::{BURST, FRESH, PAUSE};
 pub use shaping::{Schedule, TokenBucket};
 pub use stream::Stream;
 pub use wait::{CANCEL_LATENCY, Cancel, Wait};

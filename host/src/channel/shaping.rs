@@ -14,13 +14,13 @@ use std::{
 };
 
 /// How long a busy sender may be occupied otherwise between two pieces and still catch up in full.
-const BURST: Duration = Duration::from_millis(5);
+pub(crate) const BURST: Duration = Duration::from_millis(5);
 
 /// A sender that asks for nothing that much longer was idle, between two rounds for example.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// How much of the rate an idle sender has saved up: a hundredth of the shortest round.
-const FRESH: Duration = Duration::from_millis(1);
+pub(crate) const FRESH: Duration = Duration::from_millis(1);
 
 /// How late a sender may wake and still catch up in full. Longer is not the scheduler's lateness but a stalled host.
 const CATCH_UP: Duration = Duration::from_millis(100);

@@ -5,7 +5,7 @@ use dunlin_core::units::{Gfn, Nanos};
 use dunlin_core::workload::{Fill, Generator, Kind, Spec, Step};
 
 use super::pace::Pace;
-use super::{SimError, SimSetup};
+use super::{Bookkeeping, SimError, SimSetup};
 
 /// A vCPU that waits for a page from `at` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +18,7 @@ pub(super) struct Fault {
 #[derive(Debug)]
 pub(super) struct Guest {
     spec: Spec,
+    books: Bookkeeping,
     vcpus: Vec<Vcpu>,
     tracking: bool,
     dirty: Vec<u64>,
@@ -42,7 +43,8 @@ struct Vcpu {
 impl Guest {
     pub(super) fn new(setup: &SimSetup) -> Result<Self, SimError> {
         let pages = setup.pages();
-        let working_set = setup.workload.ws().unwrap_or(pages).min(pages);
+        let room = pages.saturating_sub(setup.bookkeeping.pages());
+        let working_set = setup.workload.ws().unwrap_or(room).min(room);
         let vcpus = (0..setup.vcpus).map(|vcpu| {
             let generator = Generator::simulated(&setup.workload, working_set, setup.vcpus, vcpu, setup.seed)?;
             let mut vcpu = Vcpu {
@@ -58,6 +60,7 @@ impl Guest {
         let words = pages.0.div_ceil(64) as usize;
         Ok(Self {
             spec: setup.workload.clone(),
+            books: setup.bookkeeping,
             vcpus: vcpus.collect::<Result<_, _>>().map_err(SimError::Plan)?,
             tracking: false,
             dirty: vec![0; words],
@@ -114,7 +117,7 @@ impl Guest {
         for vcpu in &mut self.vcpus {
             vcpu.waits_for = None;
         }
-        self.run(until, |_| false, |_| {});
+        self.run(until, |_| None, |_| {});
     }
 
     /// The same as far as anybody asks before the next [`run_to`](Self::run_to) what the guest has written: only contents and
@@ -125,23 +128,32 @@ impl Guest {
         }
     }
 
-    /// Runs at the target up to `until`; a vCPU that touches a missing page waits, and is added to `faults`.
+    /// Runs at the target up to `until`; a vCPU that touches a missing page, or notes that it does on one, waits and is added to
+    /// `faults`.
     pub(super) fn run_with_missing(&mut self, until: Nanos, missing: &PageSet<'_>, faults: &mut Vec<Fault>) {
-        self.run(until, |gfn| missing.contains(gfn), |fault| faults.push(fault));
+        let books = self.books;
+        let lacks = |page| {
+            let mut needed = books.entry_of(page).into_iter().chain([Gfn(page)]);
+            needed.find(|gfn| missing.contains(*gfn))
+        };
+        self.run(until, lacks, |fault| faults.push(fault));
     }
 
     #[inline]
-    fn run(&mut self, until: Nanos, is_missing: impl Fn(Gfn) -> bool, mut fault: impl FnMut(Fault)) {
+    fn run(&mut self, until: Nanos, lacks: impl Fn(u64) -> Option<Gfn>, mut fault: impl FnMut(Fault)) {
         let vcpus = self.vcpus.len() as u32;
+        let first = self.books.pages().0;
         let tracking = self.tracking;
         let (dirty, filled) = (self.dirty.as_mut_slice(), self.filled.as_mut_slice());
         let (fills, versions) = (!filled.is_empty(), self.versions.as_mut_slice());
         let mut touch = |step: Step| {
-            if is_missing(Gfn(step.page)) {
-                return Err(step);
+            // The workload counts its pages from the first of its own.
+            let page = first + step.page;
+            if let Some(gfn) = lacks(page) {
+                return Err((step, gfn));
             }
             if step.kind == Kind::Write {
-                let (word, bit) = ((step.page / 64) as usize, 1 << (step.page % 64));
+                let (word, bit) = ((page / 64) as usize, 1 << (page % 64));
                 if tracking {
                     dirty[word] |= bit;
                 }
@@ -149,7 +161,7 @@ impl Guest {
                 if fills {
                     filled[word] |= bit;
                 }
-                if let Some(version) = versions.get_mut(step.page as usize) {
+                if let Some(version) = versions.get_mut(page as usize) {
                     *version += 1;
                 }
             }
@@ -176,14 +188,11 @@ impl Guest {
                 };
                 self.longest_gap = self.longest_gap.max(vcpu.pace.advance(done));
                 match missed {
-                    Some(step) => {
+                    Some((step, gfn)) => {
                         let at = vcpu.pace.next_at();
                         vcpu.pace.wait_until(at);
-                        (vcpu.held_up, vcpu.waits_for) = (Some(step), Some(Gfn(step.page)));
-                        fault(Fault {
-                            at,
-                            gfn: Gfn(step.page),
-                        });
+                        (vcpu.held_up, vcpu.waits_for) = (Some(step), Some(gfn));
+                        fault(Fault { at, gfn });
                     }
                     None => vcpu.follow_phase(&self.spec, vcpus),
                 }

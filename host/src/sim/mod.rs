@@ -12,13 +12,15 @@
 //! | page fault in post-copy | stops its vCPU from the access until the page is there: request, [`SimSetup::fault_service`], reply; the others go on |
 //! | network | a rate shared by both channels towards the target, which may vary, a latency each way, jitter, losses as stalls, one cut; faults never wait for the rate, but are charged |
 //! | storage | a rate to write at, segments that can be read when they are whole, a rate to read at |
-//! | hand-over | [`SimSetup::handover`] between the last page and the first step at the target, beside the round trips |
+//! | hand-over | [`SimSetup::handover`] between the last page and the first step at the target, beside the round trips; into post-copy also [`SimSetup::discard`] for every stale page |
+//! | the guest's program | what it writes beside the workload's pages is dirty, too: [`SimSetup::bookkeeping`] |
 //! | `slow=auto-converge` | a step takes longer, so that the vCPU gets as much less done; decided as QEMU does after each round that took a second. No live migration slows its guest down: this is for comparison |
 //! | `auto` | [`SimSetup::goal`]: observed, chosen and revised by the same [`Advisor`](dunlin_core::migrate::Advisor) as live |
 //!
 //! Memory: a dozen bits a page, and 8 bytes more with [`SimSetup::check`].
 
 mod advice;
+mod bookkeeping;
 mod guest;
 mod pace;
 pub mod plan;
@@ -42,6 +44,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::MigrationReport;
 
+pub use bookkeeping::Bookkeeping;
 pub use table::{Medians, plan_table};
 pub use wire::RETRANSMISSION;
 
@@ -64,6 +67,8 @@ pub struct SimSetup {
     pub seed: u64,
     /// What the pages hold that the guest has not written: zero pages travel as a few bytes.
     pub fill: Fill,
+    /// What its program writes beside the workload's pages.
+    pub bookkeeping: Bookkeeping,
     /// How it is moved.
     pub strategy: Strategy,
     /// What the strategy is chosen for: `strategy` is then only what is said until it is chosen.
@@ -93,6 +98,8 @@ pub struct SimSetup {
     pub fault_service: Nanos,
     /// Pausing, saving, restoring and starting, beside the round trips.
     pub handover: Nanos,
+    /// What the target takes to throw a page away that it has and that is missing all the same when post-copy begins.
+    pub discard: Nanos,
     /// How long the guest runs before it is moved.
     pub warm_up: Nanos,
     /// The longest pause that is aimed at.
@@ -139,6 +146,7 @@ impl SimSetup {
             vcpus: 1,
             seed: 1,
             fill: Fill::Random,
+            bookkeeping: Bookkeeping::default(),
             strategy,
             goal: None,
             bandwidth,
@@ -153,6 +161,7 @@ impl SimSetup {
             step_cost: Nanos(500),
             fault_service: Nanos(100_000),
             handover: Nanos::from_millis(2),
+            discard: Nanos::ZERO,
             warm_up: Nanos::from_secs(1),
             downtime: Nanos::from_millis(300),
             max_rounds: 30,

@@ -54,6 +54,7 @@ impl World<'_, '_> {
             SourceAction::StartTracking => {
                 self.guest.run_to(now);
                 self.guest.start_tracking();
+                self.books.begin(self.guest.steps());
                 self.source.on(now, SourceEvent::Done);
             }
             SourceAction::StopTracking => {
@@ -71,6 +72,7 @@ impl World<'_, '_> {
             SourceAction::Harvest | SourceAction::Sample => {
                 self.guest.run_to(now);
                 self.guest.harvest(&mut self.harvest);
+                self.books.add_to(&mut self.harvest, self.guest.steps());
                 let words = std::mem::take(&mut self.harvest);
                 self.source.on(
                     now,
@@ -294,9 +296,16 @@ impl World<'_, '_> {
                 pages: 0,
                 mismatches: 0,
             }),
+            TargetAction::PrepareMissing => {
+                let stale = target.missing().words().iter().zip(target.received().words());
+                let stale: u64 = stale
+                    .map(|(missing, received)| u64::from((missing & received).count_ones()))
+                    .sum();
+                let takes = Nanos(self.setup.discard.0.saturating_mul(stale));
+                self.at(now.saturating_add(takes), Happening::TargetDone);
+            }
             TargetAction::CreateGuest
             | TargetAction::Record(_)
-            | TargetAction::PrepareMissing
             | TargetAction::FinishPostCopy
             | TargetAction::Discard => self.tell_target(TargetEvent::Done),
         }

@@ -75,10 +75,10 @@ fn a_uniform_writer_dirties_what_chance_leaves() {
 
 #[test]
 fn post_copy_of_an_idle_guest_is_one_copy_without_faults() {
-    let report = result(&setup("idle", 64, "postcopy"));
+    let report = result(&setup("idle", 512, "postcopy"));
     let postcopy = report.postcopy.expect("post-copy");
-    assert_eq!((postcopy.faults, postcopy.pushed), (0, 16_384));
-    about(postcopy.duration_us, seconds(16_384.0) * 1e6);
+    assert_eq!((postcopy.faults, postcopy.pushed), (0, 131_072));
+    about(postcopy.duration_us, seconds(131_072.0) * 1e6);
 }
 
 #[test]
@@ -116,6 +116,35 @@ fn zero_pages_go_as_a_few_bytes() {
     let report = result(&setup);
     assert!(report.rounds[0].zero_pages > 60_000, "{:?}", report.rounds[0]);
     assert!(report.bytes.migration < 9 * MIB, "{:?}", report.bytes);
+}
+
+/// Four pages of its own and one of its ledger, in every round, however short.
+#[test]
+fn a_guest_that_writes_little_keeps_its_books_all_the_same() {
+    let mut setup = setup("seq,rate=1000,ws=8MiB", 16, "precopy");
+    setup.bookkeeping = Bookkeeping::new(Pages(4), Pages(2048), 2048);
+    (setup.min_round, setup.downtime, setup.max_rounds) = (Nanos::from_millis(2), Nanos::from_millis(2), 20);
+    let report = result(&setup);
+    assert_eq!(report.rounds.len(), 20);
+    for round in &report.rounds[5..] {
+        assert!((6..=8).contains(&round.dirty_pages), "{round:?}");
+    }
+}
+
+#[test]
+fn what_is_stale_at_the_target_is_thrown_away_while_the_guest_stands_still() {
+    let mut setup = setup("seq,rate=4000", 64, "hybrid:1");
+    let before = result(&setup);
+    setup.discard = Nanos::from_micros(2);
+    let after = result(&setup);
+    let stale = before.postcopy.map_or(0, |postcopy| postcopy.faults + postcopy.pushed);
+    assert!(stale >= before.rounds[0].dirty_pages, "{stale}");
+    assert_eq!(after.downtime_us, before.downtime_us + 2 * stale);
+    setup.strategy = "postcopy".parse().expect("a strategy");
+    assert!(
+        result(&setup).downtime_us < before.downtime_us + 100,
+        "nothing was there yet"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use dunlin_core::units::{BytesPerSec, Nanos};
 use dunlin_core::workload::Random;
 
 use super::Varies;
+use crate::channel::{BURST, FRESH, PAUSE};
 
 /// How long a lost chunk holds up what follows: the shortest retransmission timeout of Linux (`TCP_RTO_MIN`, net/tcp.h).
 pub const RETRANSMISSION: Nanos = Nanos::from_millis(200);
@@ -48,15 +49,19 @@ impl Wire {
         }
     }
 
-    /// Occupies the wire with `bytes` from `now` on, or from when it is free; returns when the last of them has left.
+    /// Occupies the wire with `bytes` from `now` on, or from when it is free; returns when the last of them has left. What a pause
+    /// leaves unused is made up for as far as a live rate limit does.
     pub(super) fn occupy(&mut self, bytes: u64, now: Nanos) -> Nanos {
-        let begins = self.free_at.max(now);
+        let [burst, pause, fresh] = [BURST, PAUSE, FRESH].map(|time| Nanos(time.as_nanos() as u64));
+        let was_idle = now.saturating_sub(self.free_at) > burst.saturating_add(pause);
+        let saved = if was_idle { fresh } else { burst };
+        let begins = self.free_at.max(now.saturating_sub(saved));
         self.free_at = match (self.rate, self.varies) {
             (None, _) => begins,
             (Some(rate), None) => begins.saturating_add(takes(u128::from(bytes), rate, 1000)),
             (Some(rate), Some((varies, from))) => self.leaves(u128::from(bytes), begins, rate, varies, from),
         };
-        self.free_at
+        self.free_at.max(now)
     }
 
     /// Span after span, until all has left.
@@ -76,7 +81,7 @@ impl Wire {
         }
     }
 
-    /// When the wire is free.
+    /// When the wire is free, or since when it has been.
     pub(super) const fn free_at(&self) -> Nanos {
         self.free_at
     }
@@ -132,12 +137,17 @@ mod tests {
     #[test]
     fn bytes_take_their_time_one_after_the_other() {
         let mut wire = wire(Nanos::ZERO, 0);
-        assert_eq!(wire.occupy(2_000, MS), Nanos::from_millis(3));
-        assert_eq!(wire.occupy(1_000, MS), Nanos::from_millis(4), "behind the first");
+        assert_eq!(wire.occupy(2_000, Nanos::ZERO), Nanos::from_millis(2));
+        assert_eq!(wire.occupy(1_000, MS), Nanos::from_millis(3), "behind the first");
         assert_eq!(
-            wire.occupy(1_000, Nanos::from_millis(9)),
-            Nanos::from_millis(10),
-            "idle time is lost"
+            wire.occupy(2_000, Nanos::from_millis(4)),
+            Nanos::from_millis(5),
+            "a short pause is made up for"
+        );
+        assert_eq!(
+            wire.occupy(3_000, Nanos::from_millis(90)),
+            Nanos::from_millis(92),
+            "a long one is lost but for a millisecond"
         );
         assert_eq!(wire.arrival(Nanos::from_millis(10)), Nanos::from_millis(11));
     }

@@ -12,6 +12,7 @@ use dunlin_core::strategy::{First, Slow, Strategy};
 use dunlin_core::units::{Gfn, Nanos, Pages};
 use dunlin_core::wire::{HEADER_BYTES, decode_message, encode_message};
 
+use super::bookkeeping::Books;
 use super::guest::{Fault, Guest};
 use super::pull::Pull;
 use super::report::Measured;
@@ -100,6 +101,7 @@ pub(super) struct World<'a, 'w> {
     pub(super) is_cut: bool,
     pub(super) frame_pages: u64,
     pub(super) harvest: Vec<u64>,
+    pub(super) books: Books,
     /// Pages asked for, and since when.
     pub(super) asked: std::collections::HashMap<Gfn, Nanos>,
     pub(super) measured: Measured,
@@ -128,7 +130,6 @@ pub(super) fn run(setup: &SimSetup) -> Result<SimResult, SimError> {
     };
     let config = SourceConfig {
         downtime: setup.downtime,
-        handover_cost: setup.handover,
         max_rounds: setup.max_rounds,
         min_round: setup.min_round,
         learning: setup.learning,
@@ -184,6 +185,7 @@ pub(super) fn run(setup: &SimSetup) -> Result<SimResult, SimError> {
         is_cut: false,
         frame_pages: piece_pages(Some(setup.bandwidth)).0,
         harvest: vec![0; pages.0.div_ceil(64) as usize],
+        books: Books::new(setup.bookkeeping),
         asked: std::collections::HashMap::new(),
         measured,
         copies: vec![0; if setup.check { pages.0 as usize } else { 0 }],

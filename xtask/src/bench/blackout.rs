@@ -3,7 +3,7 @@
 use dunlin_tests::scene::GuestOptions;
 
 use super::Setting;
-use super::dunlin::number;
+use super::dunlin::{Dunlin, number};
 use super::figure::{Figure, Target};
 use super::sampling::Samples;
 
@@ -11,16 +11,9 @@ use super::sampling::Samples;
 const MIGRATIONS: usize = 120;
 
 pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
-    let guest = GuestOptions::new(setting.dunlin.kind, "idle").memory("1GiB");
-    let (mut downtimes, mut gaps) = (vec![], vec![]);
-    setting
-        .dunlin
-        .migrate_on(&guest, "precopy", MIGRATIONS, |_, _, report| {
-            downtimes.push(number(&report, "/downtime_us")? / 1e3);
-            gaps.push(number(&report, "/guest_gap_us")? / 1e3);
-            Ok(())
-        })?;
-    let (downtimes, gaps) = (Samples::new(downtimes), Samples::new(gaps));
+    let stops = measure(&setting.dunlin, "1GiB", MIGRATIONS)?;
+    let samples = |of: fn(&Stop) -> f64| Samples::new(stops.iter().map(of).collect());
+    let (downtimes, gaps) = (samples(|stop| stop.downtime_ms), samples(|stop| stop.gap_ms));
     let beside = format!(
         "{MIGRATIONS} migrations in a row, a {} guest",
         setting.dunlin.kind.name()
@@ -31,4 +24,29 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
         figure("blackout, p99", downtimes.percentile(99)).target(Target::AtMost(5.0)),
         figure("longest gap in its progress, median", gaps.median()),
     ])
+}
+
+/// One migration of a guest that does nothing.
+pub(crate) struct Stop {
+    /// From the request to pause until the guest ran on the other side.
+    pub(crate) downtime_ms: f64,
+    /// The longest time without progress.
+    gap_ms: f64,
+    /// What the guest had written while its memory was copied once.
+    pub(crate) dirty_pages: f64,
+}
+
+/// Moves an idle guest from process to process.
+pub(crate) fn measure(dunlin: &Dunlin, memory: &str, migrations: usize) -> anyhow::Result<Vec<Stop>> {
+    let guest = GuestOptions::new(dunlin.kind, "idle").memory(memory);
+    let mut stops = Vec::with_capacity(migrations);
+    dunlin.migrate_on(&guest, "precopy", migrations, |_, _, report| {
+        stops.push(Stop {
+            downtime_ms: number(&report, "/downtime_us")? / 1e3,
+            gap_ms: number(&report, "/guest_gap_us")? / 1e3,
+            dirty_pages: number(&report, "/rounds/0/dirty_pages")?,
+        });
+        Ok(())
+    })?;
+    Ok(stops)
 }

@@ -9,14 +9,14 @@ use dunlin_tests::scene::{GuestOptions, Host, Kind, Scene};
 use serde_json::Value;
 
 /// A release build of `dunlin`, and the kind of guest this machine can run.
-pub(super) struct Dunlin {
+pub(crate) struct Dunlin {
     program: PathBuf,
     /// What executes the guests.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 impl Dunlin {
-    pub(super) fn build() -> anyhow::Result<Self> {
+    pub(crate) fn build() -> anyhow::Result<Self> {
         let kind = match Capability::Kvm.probe() {
             Ok(()) => Kind::Kvm,
             Err(why) => {
@@ -24,18 +24,20 @@ impl Dunlin {
                 Kind::Thread
             }
         };
-        Ok(Self {
-            program: process::build(true)?,
-            kind,
-        })
+        Ok(Self::new(process::build(true)?, kind))
     }
 
-    pub(super) fn scene(&self) -> anyhow::Result<Scene> {
+    /// One that was built already.
+    pub(crate) const fn new(program: PathBuf, kind: Kind) -> Self {
+        Self { program, kind }
+    }
+
+    pub(crate) fn scene(&self) -> anyhow::Result<Scene> {
         Scene::with_program(&self.program)
     }
 
     /// Starts `guest`, moves it once, and ends both sides; the migration's report.
-    pub(super) fn migrate(
+    pub(crate) fn migrate(
         &self,
         guest: &GuestOptions,
         receiver: &[&str],
@@ -49,7 +51,7 @@ impl Dunlin {
     }
 
     /// Moves `guest` from process to process, `times` times; a report for each.
-    pub(super) fn migrate_on(
+    pub(crate) fn migrate_on(
         &self,
         guest: &GuestOptions,
         strategy: &str,
@@ -70,7 +72,7 @@ impl Dunlin {
 }
 
 /// A number in a report.
-pub(super) fn number(report: &Value, pointer: &str) -> anyhow::Result<f64> {
+pub(crate) fn number(report: &Value, pointer: &str) -> anyhow::Result<f64> {
     let value = report.pointer(pointer).and_then(Value::as_f64);
     value.with_context(|| format!("the report has no number at {pointer}: {report}"))
 }

@@ -10,9 +10,10 @@ use anyhow::{Context as _, ensure};
 use dunlin::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
 use dunlin_core::units::{Bytes, Gfn, PAGE_SIZE};
 use dunlin_tests::scene::GuestOptions;
+use serde_json::Value;
 
 use super::Setting;
-use super::dunlin::number;
+use super::dunlin::{Dunlin, number};
 use super::figure::{Figure, Target};
 use super::sampling::{Arm, Samples, interleave, pinned};
 
@@ -24,7 +25,7 @@ const HEADER_BYTES: usize = dunlin_core::wire::HEADER_BYTES;
 
 pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     let bare = || Ok(pinned(bare_fault_times)??.median());
-    let dunlin = || pinned(|| post_copy_fault_time(setting))?;
+    let dunlin = || pinned(|| Ok(number(&drain(&setting.dunlin)?, "/postcopy/p50_ns")? / 1e9))?;
     let results = interleave(REPETITIONS, vec![Arm::new("bare", bare), Arm::new("dunlin", dunlin)])?;
     let (bare, dunlin) = (results.of("bare"), results.of("dunlin"));
     let beside = format!("all on one CPU, median of {} medians", bare.len());
@@ -46,21 +47,19 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// Median seconds from a fault to its page, of a guest that touches all its memory as fast as it can. Replies do not
-/// wait for the rate limit but count against it, so a low limit keeps the push away as long as there are faults.
-fn post_copy_fault_time(setting: &Setting) -> anyhow::Result<f64> {
-    let guest = GuestOptions::new(setting.dunlin.kind, "seq")
+/// The report of the post-copy of a guest that touches all its memory as fast as it can. Replies do not wait for the rate
+/// limit but count against it, so a low limit keeps the push away as long as there are faults.
+pub(crate) fn drain(dunlin: &Dunlin) -> anyhow::Result<Value> {
+    let guest = GuestOptions::new(dunlin.kind, "seq")
         .memory("16MiB")
         .with(["--fill", "random"]);
-    let report = setting
-        .dunlin
-        .migrate(&guest, &[], "postcopy", &["--bandwidth", "4MB/s"])?;
+    let report = dunlin.migrate(&guest, &[], "postcopy", &["--bandwidth", "4MB/s"])?;
     let faults = number(&report, "/postcopy/faults")?;
     ensure!(
         faults >= 1000.0,
         "only {faults} pages were asked for: the push was faster ({report})"
     );
-    Ok(number(&report, "/postcopy/p50_ns")? / 1e9)
+    Ok(report)
 }
 
 /// Seconds from a request for a page to its installation.

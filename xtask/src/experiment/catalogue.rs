@@ -17,7 +17,7 @@ use crate::bench::figure::Target;
 /// Arms that are compared under one setup.
 pub(super) struct Experiment {
     pub(super) id: &'static str,
-    /// The claims it says something about.
+    /// The claims it says something about, and the papers' figures and tables that these are from.
     pub(super) claims: &'static [&'static str],
     pub(super) title: &'static str,
     /// Where workload, rate and sizes come from.
@@ -164,7 +164,7 @@ fn median(name: impl Into<String>, value: &'static str, arm: &'static str) -> Qu
 }
 
 /// Dunlin's default, and what the 2023 paper allows.
-const MAX_ROUNDS: u32 = 30;
+pub(super) const MAX_ROUNDS: u32 = 30;
 
 /// R1 to R3.
 fn parallel(shape: &'static str) -> anyhow::Result<Experiment> {
@@ -218,7 +218,7 @@ fn parallel(shape: &'static str) -> anyhow::Result<Experiment> {
     let quick = shape == "kernel";
     Ok(Experiment {
         id,
-        claims: &["R1", "R2", "R3"],
+        claims: &["R1", "R2", "R3", "F5", "F7", "T3"],
         title: "par-migrate beside pre-copy, both channels of the same speed",
         chosen: format!(
             "The 2023 paper's pre-copy of {shape} ended after 30 rounds with {left_mb} MB of {:.0} to send (its table 3) \
@@ -247,7 +247,7 @@ fn comprehensive_converging() -> anyhow::Result<Experiment> {
     let questions = [(ONE, 0.77), (TWO, 0.68), (DYN, 0.67)];
     Ok(Experiment {
         id: "R9",
-        claims: &["R9"],
+        claims: &["R9", "T5"],
         title: "PA-hybrid beside the hybrids that copy first, storage as fast as the network",
         chosen: "The totals of the 2023 paper's comprehensive test (its table 5) fit a guest that writes page after page at 0.37 \
                  of the link's rate, and storage as fast as the network."
@@ -323,7 +323,7 @@ fn comprehensive_diverging() -> anyhow::Result<Experiment> {
 fn postcopy_duration() -> anyhow::Result<Experiment> {
     Ok(Experiment {
         id: "R11",
-        claims: &["R11"],
+        claims: &["R11", "F12"],
         title: "Time in post-copy, storage twice as fast as the network",
         chosen: "The writer of R10 at the same load.".into(),
         setup: diverging(FAST, 2)?,
@@ -348,7 +348,7 @@ fn network_cuts() -> anyhow::Result<Experiment> {
     };
     Ok(Experiment {
         id: "R12",
-        claims: &["R12"],
+        claims: &["R12", "F11"],
         title: "The network is cut at a random time of post-copy",
         chosen: format!(
             "The writer of R10 in an eighth of R11's memory: of interest is who survives. The cut falls into the first four \
@@ -429,7 +429,7 @@ const HAND_OVER: Duration = Duration::from_millis(2);
 fn filtered_writes() -> anyhow::Result<Experiment> {
     Ok(Experiment {
         id: "R13",
-        claims: &["R13", "R15"],
+        claims: &["R13", "R15", "003-F3", "003-F4", "003-F5"],
         title: "Half of the dirty pages held back, a write-intensive guest",
         chosen: "The 2017 paper's first workload wrote 35 420 of 262 144 pages while all were copied once: so does a guest that \
                  writes by Zipf's law, which stands for the many servers of that benchmark. hybrid:1 is its original hybrid \
@@ -459,7 +459,7 @@ fn filtered_writes() -> anyhow::Result<Experiment> {
 fn filtered_reads() -> anyhow::Result<Experiment> {
     Ok(Experiment {
         id: "R14",
-        claims: &["R14", "R15"],
+        claims: &["R14", "R15", "003-F3", "003-F4", "003-F5"],
         title: "Half of the dirty pages held back, a read-intensive guest",
         chosen: "Of its second workload, a compilation, the 2017 paper says only that it reads more and writes less than the first: \
                  the kernel-like guest writes half of that share."
@@ -550,6 +550,18 @@ mod tests {
         assert_eq!(ids.len(), all.len());
         let called = |name: &str| all.iter().filter(|experiment| experiment.is_called(name)).count();
         assert_eq!((called("R2"), called("r9"), called("R11"), called("R99")), (3, 1, 2, 0));
+        let of = |figure: &str| -> Vec<&str> {
+            let called = all.iter().filter(|experiment| experiment.is_called(figure));
+            called.map(|experiment| experiment.id).collect()
+        };
+        assert_eq!((of("T5"), of("t5")), (vec!["R9"], vec!["R9"]));
+        assert_eq!(of("F5"), ["R1-memcached", "R1-kernel", "R1-lmbench"]);
+        assert_eq!((of("F12"), of("F11")), (vec!["R11"], vec!["R12"]));
+        assert_eq!(of("003-F5"), ["R13", "R14"]);
+        // Their guests change what they do as they are moved, or are no guests of ours.
+        for figure in ["T4", "F9", "F13"] {
+            assert!(of(figure).is_empty(), "{figure}");
+        }
     }
 
     #[test]

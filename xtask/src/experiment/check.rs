@@ -91,6 +91,14 @@ impl Check {
         }
     }
 
+    /// Of numbers some of which could not be had: it is not met.
+    pub(super) fn incomplete(self) -> Self {
+        Self {
+            complete: false,
+            ..self
+        }
+    }
+
     /// Whether the whole interval meets the target, and every repetition is in it; `None` if there is none.
     pub(super) fn met(&self) -> Option<bool> {
         let target = self.target?;

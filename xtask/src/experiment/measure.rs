@@ -17,10 +17,14 @@ use super::cut;
 use super::setup::Setup;
 use super::values::{self, Values};
 
-/// Seeds of the guests: all arms of a repetition move the same guest.
 const FIRST_SEED: u64 = 7;
 /// How often a process is looked at that is waited for.
 const GLANCE: Duration = Duration::from_millis(10);
+
+/// Of the guest: all arms of a repetition move the same.
+pub(super) const fn seed(repetition: usize) -> u64 {
+    FIRST_SEED + repetition as u64
+}
 
 /// What all runs need.
 pub(super) struct Stage {
@@ -59,7 +63,7 @@ impl Stage {
         let mut guest = GuestOptions::new(self.kind, setup.workload.clone())
             .memory(&format!("{}MiB", setup.memory_mib))
             .with(["--fill", "random"]);
-        guest.seed = FIRST_SEED + repetition as u64;
+        guest.seed = seed(repetition);
         guest
     }
 

@@ -23,7 +23,7 @@ pub(super) struct Run {
 pub(super) struct Runs(pub(super) Vec<Run>);
 
 impl Runs {
-    fn find(&self, arm: &str, repetition: usize) -> Option<&Run> {
+    pub(super) fn find(&self, arm: &str, repetition: usize) -> Option<&Run> {
         self.0.iter().find(|run| run.arm == arm && run.repetition == repetition)
     }
 
@@ -114,7 +114,7 @@ impl Record {
 }
 
 /// Never leaves half a file.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let folder = path.parent().context("a file lies in a folder")?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::Measured;
+use super::beside::{self, COMPARED};
 use super::catalogue::Arm;
 use super::statistics::median;
 use super::values;
+use super::{Check, Measured};
 use crate::bench::figure::{Target, significant};
 
 /// For a terminal: experiment by experiment.
@@ -21,8 +22,11 @@ pub(super) fn terminal(measured: &[Measured]) -> String {
             one.experiment.title,
             render(presets::UTF8_HORIZONTAL_ONLY, 2, SETUP, [setup(one)]),
             render(presets::UTF8_HORIZONTAL_ONLY, 1, ARMS, arms(one)),
-            render(presets::UTF8_HORIZONTAL_ONLY, 1, CHECKS, checks(one)),
+            render(presets::UTF8_HORIZONTAL_ONLY, 1, CHECKS, checks(one.checks())),
         );
+    }
+    if let Some(section) = beside(presets::UTF8_HORIZONTAL_ONLY, measured) {
+        let _ = write!(text, "\n{section}");
     }
     text
 }
@@ -39,12 +43,64 @@ pub(super) fn markdown(measured: &[Measured]) -> String {
         "{}\n\n{}\n\n{}\n\n",
         table(2, SETUP, measured.iter().map(setup).collect()),
         table(2, &arms_header, arms.collect()),
-        table(1, CHECKS, measured.iter().flat_map(checks).collect()),
+        table(
+            1,
+            CHECKS,
+            measured.iter().flat_map(|one| checks(one.checks())).collect()
+        ),
     );
     for one in measured {
         let _ = writeln!(text, "- {}: {}", one.experiment.id, one.experiment.chosen);
     }
+    if let Some(section) = beside(presets::ASCII_MARKDOWN, measured) {
+        let _ = write!(text, "\n{section}");
+    }
     text
+}
+
+/// Every arm beside its twin, and what is asked of all of them; `None` if there are no twins.
+fn beside(preset: &str, measured: &[Measured]) -> Option<String> {
+    let calibration = measured.iter().find_map(|one| one.twins.calibration.as_ref())?;
+    let rows = measured.iter().flat_map(|one| {
+        let arms = one.experiment.arms.iter();
+        arms.map(|arm| ratios(one, arm))
+    });
+    let mut text = format!(
+        "simulated ÷ live, medians; calibrated before, with other guests: {}\n\n{}\n\n{}\n",
+        calibration.text(),
+        render(preset, 2, BESIDE, rows),
+        render(preset, 1, CHECKS, checks(beside::checks(measured))),
+    );
+    for one in measured {
+        for arm in &one.experiment.arms {
+            if let Some(why) = one.twins.why_missing(arm) {
+                let _ = writeln!(text, "{} {} is not simulated: {why}", one.experiment.id, arm.name);
+            }
+        }
+    }
+    Some(text)
+}
+
+const BESIDE: &[&str] = &["setup", "arm", "time", "bytes", "downtime", "faults", "post-copy"];
+
+/// A cell is simulated / live = ratio.
+fn ratios(measured: &Measured, arm: &Arm) -> Vec<String> {
+    let cell = |value: &str| {
+        let shown = |number: f64| match value {
+            values::TOTAL => format!("{} MB", significant(number / 1e6)),
+            values::FAULTS => number.to_string(),
+            values::DOWNTIME => format!("{} ms", significant(number)),
+            _ => format!("{} s", significant(number / 1e3)),
+        };
+        let pair = measured.twins.pair(arm, value, &measured.runs);
+        pair.and_then(|pair| {
+            let ratio = significant(pair.ratio()?);
+            Some(format!("{} / {} = {ratio}", shown(pair.simulated), shown(pair.live)))
+        })
+        .unwrap_or_else(|| "-".into())
+    };
+    let names = [measured.experiment.id.to_owned(), arm.name.to_owned()];
+    names.into_iter().chain(COMPARED.into_iter().map(cell)).collect()
 }
 
 /// The first `words` columns are no numbers.
@@ -142,8 +198,8 @@ fn arms(measured: &Measured) -> Vec<Vec<String>> {
 
 const CHECKS: &[&str] = &["claim", "value", "95 % interval", "target", "met"];
 
-fn checks(measured: &Measured) -> Vec<Vec<String>> {
-    let row = |check: super::Check| {
+fn checks(checks: Vec<Check>) -> Vec<Vec<String>> {
+    let row = |check: Check| {
         let (value, interval) = match check.estimate {
             Some(estimate) => {
                 let [low, high] = estimate.interval.map(significant);
@@ -155,7 +211,7 @@ fn checks(measured: &Measured) -> Vec<Vec<String>> {
         let target = check.target.map(Target::text).unwrap_or_default();
         vec![check.name, value, interval, target, met]
     };
-    measured.checks().into_iter().map(row).collect()
+    checks.into_iter().map(row).collect()
 }
 
 #[cfg(test)]
@@ -179,15 +235,12 @@ mod tests {
             repetition: 0,
             values,
         };
-        Measured {
-            experiment: chosen(&["R9".into()], false).expect("there is one").remove(0),
-            runs: Runs(vec![
-                run("pa-hybrid", values(7000.0, 100e6)),
-                run("hybrid:1", values(9200.0, 368e6)),
-            ]),
-            failures: vec![],
-            repeated: vec![],
-        }
+        let runs = vec![
+            run("pa-hybrid", values(7000.0, 100e6)),
+            run("hybrid:1", values(9200.0, 368e6)),
+        ];
+        let experiment = chosen(&["R9".into()], false).expect("there is one").remove(0);
+        Measured::new(experiment, Runs(runs))
     }
 
     #[test]
@@ -201,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_check_shows_value_interval_target_and_whether_it_is_met() {
-        let rows = checks(&measured());
+        let rows = checks(measured().checks());
         assert_eq!(
             rows[0],
             [
@@ -213,6 +266,36 @@ mod tests {
             ]
         );
         assert_eq!(rows[1][1..], ["not measured", "", "<= 0.68", "NO"]);
+    }
+
+    #[test]
+    fn twins_stand_beside_what_was_measured() {
+        let pairs = [(9000.0, 8910.0), (365e6, 368e6), (6.0, 5.0), (200.0, 190.0)];
+        let with_twins = beside::tests::measured("R9", &[("hybrid:1", pairs)]);
+        let rows: Vec<Vec<String>> = with_twins
+            .experiment
+            .arms
+            .iter()
+            .map(|arm| ratios(&with_twins, arm))
+            .collect();
+        assert_eq!(rows[0][..3], ["R9", "pa-hybrid", "-"]);
+        let expected = [
+            "R9",
+            "hybrid:1",
+            "8.91 s / 9.00 s = 0.990",
+            "368 MB / 365 MB = 1.01",
+            "5.00 ms / 6.00 ms = 0.833",
+            "190 / 200 = 0.950",
+            "-",
+        ];
+        assert_eq!(rows[1], expected);
+        let text = markdown(&[with_twins]);
+        assert!(
+            text.contains("simulated ÷ live, medians; calibrated before, with other guests: hand-over 0.500 ms")
+                && text.contains("| simulated ÷ live, time, median"),
+            "{text}"
+        );
+        assert!(!markdown(&[measured()]).contains("simulated"), "there are none");
     }
 
     #[test]
