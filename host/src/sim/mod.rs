@@ -80,6 +80,9 @@ pub struct SimSetup {
     /// Post-copy without a push: the target asks for one page after the other, and for the next when one has come, as Cloud Hypervisor
     /// does (pull request 8264). For comparison.
     pub pull: bool,
+    /// Whether these rates are limits that `dunlin migrate` sets, not what the link is: such a limit makes up for pauses of some
+    /// milliseconds.
+    pub limiter: bool,
     /// Rate at which the storage channel is written.
     pub storage_bandwidth: BytesPerSec,
     /// Rate at which the target reads and merges what is there.
@@ -152,6 +155,7 @@ impl SimSetup {
             bandwidth,
             varies: None,
             pull: false,
+            limiter: false,
             storage_bandwidth: bandwidth,
             merge_bandwidth: BytesPerSec(1 << 30),
             latency: Nanos(50_000),

@@ -40,7 +40,7 @@ impl Storage {
     pub(super) fn new(setup: &SimSetup) -> Self {
         let wire = |rate| Wire::new(Some(rate), Nanos::ZERO, Nanos::ZERO, 0, setup.seed);
         Self {
-            writes: wire(setup.storage_bandwidth),
+            writes: wire(setup.storage_bandwidth).limiter(setup.limiter),
             merges: wire(setup.merge_bandwidth),
             segment: Vec::new(),
             segment_pages: 0,

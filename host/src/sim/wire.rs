@@ -21,6 +21,7 @@ pub(super) struct Wire {
     /// How the rate varies, and since when.
     varies: Option<(Varies, Nanos)>,
     seed: u64,
+    makes_up: bool,
     /// When everything that was charged has left.
     free_at: Nanos,
     last_arrival: Nanos,
@@ -36,6 +37,7 @@ impl Wire {
             random: Random::new(seed, u64::from(rate.is_some()) + 100),
             varies: None,
             seed,
+            makes_up: false,
             free_at: Nanos::ZERO,
             last_arrival: Nanos::ZERO,
         }
@@ -49,13 +51,25 @@ impl Wire {
         }
     }
 
-    /// Occupies the wire with `bytes` from `now` on, or from when it is free; returns when the last of them has left. What a pause
-    /// leaves unused is made up for as far as a live rate limit does.
-    pub(super) fn occupy(&mut self, bytes: u64, now: Nanos) -> Nanos {
+    /// The same if it `is` the rate limit of a live migration: what a pause leaves unused is made up for as there.
+    pub(super) fn limiter(self, is: bool) -> Self {
+        Self { makes_up: is, ..self }
+    }
+
+    /// What of the time before is not lost yet.
+    fn saved(&self, now: Nanos) -> Nanos {
         let [burst, pause, fresh] = [BURST, PAUSE, FRESH].map(|time| Nanos(time.as_nanos() as u64));
         let was_idle = now.saturating_sub(self.free_at) > burst.saturating_add(pause);
-        let saved = if was_idle { fresh } else { burst };
-        let begins = self.free_at.max(now.saturating_sub(saved));
+        match (self.makes_up, was_idle) {
+            (false, _) => Nanos::ZERO,
+            (true, false) => burst,
+            (true, true) => fresh,
+        }
+    }
+
+    /// Occupies the wire with `bytes` from `now` on, or from when it is free; returns when the last of them has left.
+    pub(super) fn occupy(&mut self, bytes: u64, now: Nanos) -> Nanos {
+        let begins = self.free_at.max(now.saturating_sub(self.saved(now)));
         self.free_at = match (self.rate, self.varies) {
             (None, _) => begins,
             (Some(rate), None) => begins.saturating_add(takes(u128::from(bytes), rate, 1000)),
@@ -137,19 +151,37 @@ mod tests {
     #[test]
     fn bytes_take_their_time_one_after_the_other() {
         let mut wire = wire(Nanos::ZERO, 0);
-        assert_eq!(wire.occupy(2_000, Nanos::ZERO), Nanos::from_millis(2));
-        assert_eq!(wire.occupy(1_000, MS), Nanos::from_millis(3), "behind the first");
+        assert_eq!(wire.occupy(2_000, MS), Nanos::from_millis(3));
+        assert_eq!(wire.occupy(1_000, MS), Nanos::from_millis(4), "behind the first");
         assert_eq!(
-            wire.occupy(2_000, Nanos::from_millis(4)),
-            Nanos::from_millis(5),
-            "a short pause is made up for"
-        );
-        assert_eq!(
-            wire.occupy(3_000, Nanos::from_millis(90)),
-            Nanos::from_millis(92),
-            "a long one is lost but for a millisecond"
+            wire.occupy(1_000, Nanos::from_millis(9)),
+            Nanos::from_millis(10),
+            "idle time is lost"
         );
         assert_eq!(wire.arrival(Nanos::from_millis(10)), Nanos::from_millis(11));
+    }
+
+    #[test]
+    fn a_limiter_makes_up_for_a_pause_as_a_live_one_does() {
+        let live = |pauses: &[(u64, u64)]| {
+            let mut limit = crate::channel::Schedule::new(Some(RATE), Nanos::ZERO);
+            let each = pauses.iter().map(|&(at, bytes)| {
+                let at = Nanos::from_millis(at);
+                let reserved = limit.reserve(bytes, at);
+                let left = limit.time_until(reserved, at).unwrap_or_default();
+                at.saturating_add(Nanos(left.as_nanos() as u64))
+            });
+            each.collect::<Vec<_>>()
+        };
+        let pauses = [(0, 2_000), (1, 1_000), (4, 2_000), (15, 7_000), (90, 3_000), (91, 500)];
+        let mut wire = wire(Nanos::ZERO, 0).limiter(true);
+        let simulated: Vec<_> = pauses
+            .iter()
+            .map(|&(at, bytes)| wire.occupy(bytes, Nanos::from_millis(at)))
+            .collect();
+        assert_eq!(simulated, live(&pauses));
+        assert_eq!(simulated[2], Nanos::from_millis(5), "a short pause");
+        assert_eq!(simulated[4], Nanos::from_millis(92), "a long one");
     }
 
     #[test]

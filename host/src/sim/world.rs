@@ -176,7 +176,9 @@ pub(super) fn run(setup: &SimSetup) -> Result<SimResult, SimError> {
         source_outcome: None,
         target_outcome: None,
         owner: Owner::Source,
-        forth: wire(Some(setup.bandwidth)).varying(setup.varies, setup.warm_up),
+        forth: wire(Some(setup.bandwidth))
+            .varying(setup.varies, setup.warm_up)
+            .limiter(setup.limiter),
         back: wire(None),
         storage: Storage::new(setup),
         slowing: Slowing::new(&setup.strategy),

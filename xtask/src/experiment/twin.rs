@@ -45,6 +45,7 @@ fn of(setup: &Setup, arm: &Arm, repetition: usize, calibration: &Calibration) ->
     let micros = |micros: f64| Nanos((micros * 1e3) as u64);
     Ok(SimSetup {
         vcpus: VCPUS,
+        limiter: true,
         seed: seed(repetition),
         storage_bandwidth: rate(setup.storage_mb),
         merge_bandwidth: BytesPerSec((calibration.merge_mb_per_second * 1e6) as u64),
