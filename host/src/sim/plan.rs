@@ -54,8 +54,8 @@
 //!
 //! [[figure]]
 //! title = "Total time"
-//! x = "memory"                     # a key of the sweep; "arm": bars; "round": the rounds of pre-copy
-//! y = "time"                       # as `value` above; over rounds sent_pages or dirty_pages
+//! x = "memory"                     # a key of the sweep; "arm": bars; "round": the rounds of pre-copy; "seconds" since it began
+//! y = "time"                       # as `value` above; over rounds sent_pages or dirty_pages; over seconds steps_per_second
 //! arms = ["2-hybrid"]              # without it all
 //! at = { bandwidth = "50MB/s" }    # as in a check; what else differs is a line of its own
 //! pooled = ["workload"]            # but for these keys, whose points count as repetitions
@@ -74,6 +74,7 @@
 mod axis;
 mod case;
 mod check;
+mod course;
 mod figure;
 mod fold;
 mod parts;

@@ -73,7 +73,7 @@ impl Layout {
         let values = values(chart);
         // Above the highest bar stands its number.
         let room = if marks::has_numbers(chart) { 16 } else { 4 };
-        let y = Scale::over(&values, chart.y.log, chart.kind == Kind::Bars, [bottom, top + room]);
+        let y = Scale::over(&values, chart.y.log, chart.kind != Kind::Lines, [bottom, top + room]);
         let widest = y.ticks().iter().map(|(_, text)| width(text, TEXT_PIXELS)).max();
         let left = MARGIN + LINE + 6 + widest.unwrap_or(0) + 8;
         let (x, x_ticks) = horizontal(chart, left, right);

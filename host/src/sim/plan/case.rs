@@ -29,6 +29,25 @@ impl std::fmt::Display for Case {
 }
 
 impl Case {
+    /// Its name, and what it takes the place of.
+    pub(super) fn words(&self) -> String {
+        let text = |key: &str, value: Option<String>| value.map(|value| format!("{key} {value}"));
+        let parts = [
+            text("workload", self.workload.as_ref().map(ToString::to_string)),
+            text("memory", self.memory.as_ref().map(ToString::to_string)),
+            text("vCPUs", self.vcpus.map(|vcpus| vcpus.to_string())),
+            text("network", self.bandwidth.as_ref().map(ToString::to_string)),
+            text("storage", self.storage_bandwidth.as_ref().map(ToString::to_string)),
+            text("downtime", self.downtime.as_ref().map(ToString::to_string)),
+            text("latency", self.latency.as_ref().map(ToString::to_string)),
+            text("warm-up", self.warm_up.as_ref().map(ToString::to_string)),
+            text("step", self.step.as_ref().map(ToString::to_string)),
+            text("page fault", self.fault_service.as_ref().map(ToString::to_string)),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        format!("{} ({})", self.name, parts.join(", "))
+    }
+
     /// Takes the place of what it names; storage is as fast as the network if that is so elsewhere.
     pub(super) fn apply(&self, setup: &mut SimSetup, storage_follows: bool) {
         if let Some(workload) = &self.workload {

@@ -6,12 +6,11 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer as _;
 
 use super::axis;
+use super::course::{RoundValue, SecondValue, mark, rounds, seconds};
 use super::{Plan, PlanValue, Point, PointResult};
-use crate::report::chart::{Axis, Chart, Kind, Mark, Series};
+use crate::report::chart::{Axis, Chart, Kind, Series};
 use crate::sim::SimResult;
 
-/// Rounds that are shown of a migration at most; of more, every second or third one is.
-const ROUNDS_MAX: usize = 200;
 /// Between who and where in a published number's name.
 const AT: &str = " @ ";
 
@@ -21,9 +20,9 @@ const AT: &str = " @ ";
 pub struct PlanFigure {
     /// What it shows.
     pub title: String,
-    /// A key of the sweep, `arm`, or `round`.
+    /// A key of the sweep, `arm`, `round`, or `seconds` since the migration began.
     pub x: String,
-    /// A [`PlanValue`]; over rounds `sent_pages` or `dirty_pages`.
+    /// A [`PlanValue`]; over rounds `sent_pages` or `dirty_pages`, over seconds `steps_per_second`.
     pub y: String,
     /// Which arms; all, unless told otherwise.
     #[serde(default)]
@@ -34,7 +33,7 @@ pub struct PlanFigure {
     /// Keys of the sweep whose points count as repetitions.
     #[serde(default)]
     pooled: Vec<String>,
-    /// Bars over arms and lines over the rest, unless told otherwise.
+    /// Bars over arms, steps over seconds and lines over the rest, unless told otherwise.
     #[serde(default)]
     kind: Option<KindPart>,
     /// A logarithmic `y`.
@@ -64,18 +63,11 @@ pub enum Statistic {
 /// One number of repetitions, and the interval that holds it in 95 of 100 cases; `None` without any repetition.
 pub type Estimator<'a> = dyn Fn(Statistic, &[f64]) -> Option<(f64, [f64; 2])> + 'a;
 
-/// A number that a round gives.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RoundValue {
-    SentPages,
-    DirtyPages,
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Value {
     Migration(PlanValue),
     Round(RoundValue),
+    Second(SecondValue),
 }
 
 /// A chart without its data, and which points belong where.
@@ -85,7 +77,7 @@ struct Shape {
     cells: Vec<Cell>,
 }
 
-/// Points that give one mark, or, over rounds, one line.
+/// Points that give one mark, or, over rounds and seconds, one line.
 struct Cell {
     series: usize,
     x: f64,
@@ -126,6 +118,7 @@ impl PlanFigure {
                     let results: Vec<&SimResult> = places().flat_map(|place| &place.results).collect();
                     to.extend(rounds(value, &results, estimate));
                 }
+                Value::Second(SecondValue::StepsPerSecond) => to.extend(seconds(places(), estimate)),
             }
         }
         for series in &mut chart.series {
@@ -138,6 +131,7 @@ impl PlanFigure {
         let text = self.y.as_str();
         let value = match self.x.as_str() {
             "round" => RoundValue::deserialize(text.into_deserializer()).map(Value::Round),
+            "seconds" => SecondValue::deserialize(text.into_deserializer()).map(Value::Second),
             _ => PlanValue::deserialize(text.into_deserializer()).map(Value::Migration),
         };
         value.map_err(|error: serde::de::value::Error| format!("y: {error}"))
@@ -153,7 +147,7 @@ impl PlanFigure {
                 return Err(format!("there is no arm {arm:?}; there are {}", arms.join(", ")));
             }
         }
-        let over = (!["arm", "round"].contains(&self.x.as_str())).then_some(&self.x);
+        let over = (!["arm", "round", "seconds"].contains(&self.x.as_str())).then_some(&self.x);
         for key in self.pooled.iter().chain(over) {
             if !keys.contains(&key.as_str()) {
                 let some = if keys.is_empty() {
@@ -162,7 +156,7 @@ impl PlanFigure {
                     &keys.join(", ")
                 };
                 let also = if Some(key) == over {
-                    "; x may be arm or round too"
+                    "; x may be arm, round or seconds too"
                 } else {
                     ""
                 };
@@ -190,7 +184,10 @@ impl PlanFigure {
         let over_arms = self.x == "arm";
         let kind = match (self.kind, self.x.as_str()) {
             (Some(KindPart::Lines), "arm") => return Err("arms are in no order: write kind = \"bars\"".into()),
-            (Some(KindPart::Bars), "round") => return Err("there may be many rounds: write kind = \"lines\"".into()),
+            (Some(KindPart::Bars), "round" | "seconds") => {
+                return Err("there may be many of them: write kind = \"lines\"".into());
+            }
+            (None, "seconds") => Kind::Steps,
             (Some(KindPart::Bars), _) | (None, "arm") => Kind::Bars,
             _ => Kind::Lines,
         };
@@ -226,6 +223,7 @@ impl PlanFigure {
         let (x, values) = match self.x.as_str() {
             "arm" => axis::words("strategy", &texts),
             "round" => (Axis::of_numbers("round", ""), vec![0.0]),
+            "seconds" => (Axis::of_numbers("time since the migration began", "s"), vec![0.0]),
             key if kind == Kind::Bars => axis::words(key, &texts),
             key => axis::of(key, &texts),
         };
@@ -233,6 +231,7 @@ impl PlanFigure {
             Value::Migration(value) => (value.shown().0, value.shown().1),
             Value::Round(RoundValue::SentPages) => ("pages sent in the round", "pages"),
             Value::Round(RoundValue::DirtyPages) => ("pages dirty after the round", "pages"),
+            Value::Second(SecondValue::StepsPerSecond) => ("speed of the guest", "steps/s"),
         };
         let y = Axis {
             log: self.log,
@@ -291,7 +290,7 @@ impl PlanFigure {
         }
         let series = position(names, who).ok_or_else(|| none(&format!("line {who:?}"), names))?;
         let x = match at {
-            Some(at) if self.x == "round" => at.parse().ok().filter(|round: &f64| *round >= 1.0),
+            Some(at) if ["round", "seconds"].contains(&self.x.as_str()) => at.parse().ok().filter(|x: &f64| *x >= 0.0),
             Some(at) => position(texts, at).map(|at| values[at]),
             None => None,
         };
@@ -313,39 +312,6 @@ pub(super) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
         }
     }
     found
-}
-
-fn mark(x: f64, statistic: Statistic, numbers: &[f64], estimate: &Estimator<'_>) -> Option<Mark> {
-    let (y, interval) = estimate(statistic, numbers)?;
-    Some(Mark {
-        x,
-        y,
-        interval: Some(interval),
-    })
-}
-
-/// A mark for each round that at least half of the migrations had, in the median of those that had it.
-fn rounds(value: RoundValue, results: &[&SimResult], estimate: &Estimator<'_>) -> Vec<Mark> {
-    let longest = results
-        .iter()
-        .map(|result| result.report.rounds.len())
-        .max()
-        .unwrap_or(0);
-    let of_round = |round: usize| -> Vec<f64> {
-        let reports = results.iter().filter_map(|result| result.report.rounds.get(round));
-        let numbers = reports.map(|report| match value {
-            RoundValue::SentPages => report.sent_pages as f64,
-            RoundValue::DirtyPages => report.dirty_pages as f64,
-        });
-        numbers.collect()
-    };
-    let common = (0..longest)
-        .take_while(|&round| 2 * of_round(round).len() >= results.len())
-        .count();
-    let shown = (0..common).step_by(common.div_ceil(ROUNDS_MAX).max(1));
-    shown
-        .filter_map(|round| mark((round + 1) as f64, Statistic::Median, &of_round(round), estimate))
-        .collect()
 }
 
 #[cfg(test)]
@@ -483,6 +449,38 @@ paper = { "pre @ 2" = 100 }
     }
 
     #[test]
+    fn a_step_for_each_second() {
+        let figure = r#"
+x = "seconds"
+y = "steps_per_second"
+arms = ["1-hybrid"]
+at = { bandwidth = "2MB/s" }
+paper = { "1-hybrid @ 2.5" = 2000 }
+"#;
+        let text = format!("{}{figure}", PLAN.replace("\"20MB/s\", \"40MB/s\"", "\"2MB/s\""))
+            .replace("\"8MiB\", \"16MiB\"", "\"16MiB\"");
+        let plan = Plan::parse(&text, Path::new("x.toml")).expect("a plan");
+        let results = plan.run(Path::new("x.toml"), &|| ()).expect("all can be simulated");
+        let chart = plan.figure[0].chart(&results, &least).expect("of this plan");
+        assert_eq!(
+            (chart.kind, chart.y.label()),
+            (Kind::Steps, "speed of the guest (steps/s)".into())
+        );
+        let (points, line) = (&chart.series[0].points, &results[0].results[0].timeline);
+        assert_eq!(points.len(), line.len() + 1, "a mark for each second, and the end");
+        let places: Vec<f64> = points.iter().map(|point| point.x).collect();
+        assert_eq!(places, (0..=line.len()).map(|second| second as f64).collect::<Vec<_>>());
+        assert!(
+            points[..7].iter().all(|point| (point.y - 2000.0).abs() < 10.0),
+            "{points:?}"
+        );
+        let second = (line[1] - line[0]) as f64;
+        let [low, high] = points[1].interval.expect("some");
+        assert!(low <= second && second <= high, "{points:?}");
+        assert_eq!(chart.series[0].published, [[2.5, 2000.0]]);
+    }
+
+    #[test]
     fn what_there_is_not_is_named() {
         for (figure, words) in [
             (
@@ -490,9 +488,10 @@ paper = { "pre @ 2" = 100 }
                 "unknown variant `tme`, expected one of `time`",
             ),
             ("x = \"round\"\ny = \"time\"", "`sent_pages` or `dirty_pages`"),
+            ("x = \"seconds\"\ny = \"time\"", "`steps_per_second`"),
             (
                 "x = \"memry\"\ny = \"time\"",
-                "\"memry\" is no key of the sweep: memory, bandwidth; x may be arm or round too",
+                "\"memry\" is no key of the sweep: memory, bandwidth; x may be arm, round or seconds too",
             ),
             (
                 "x = \"arm\"\ny = \"time\"\narms = [\"post\"]",

@@ -1,9 +1,9 @@
 //! What a plan simulates, in words.
 
+use super::case::Case;
 use super::figure::distinct;
 use super::{FillPart, Plan};
 use crate::report::{count, duration};
-use crate::sim::SimSetup;
 use dunlin_core::units::Nanos;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -21,10 +21,13 @@ impl Plan {
     /// Guest, link, limits, sweep and arms, as they were simulated. What is swept says so in place of its value.
     pub fn words(&self) -> Vec<Words> {
         let points = self.points();
-        let Some(first) = points.first() else { return Vec::new() };
+        let (Some(first), Some(arm)) = (points.first(), self.arm.first()) else {
+            return Vec::new();
+        };
         let is_swept = |key: &str| first.axes.iter().any(|(name, _)| *name == key);
         let or_swept = |key: &str, text: String| if is_swept(key) { "as below".to_owned() } else { text };
-        let setup: &SimSetup = &first.setup;
+        // Not a point's: what a case changes stands with the case.
+        let setup = self.setup(arm);
         let (guest, link) = (&self.guest, &self.link);
         let time = |nanos: Nanos| duration(Duration::from_nanos(nanos.0));
         let fill = match guest.fill {
@@ -50,25 +53,23 @@ impl Plan {
             Words {
                 what: "link".into(),
                 text: format!(
-                    "network {}, {} each way{}{}; storage {storage}",
+                    "network {}, {} each way{}; storage {storage}",
                     or_swept("bandwidth", link.bandwidth.text.clone()),
                     or_swept("latency", time(setup.latency)),
-                    link.jitter
-                        .as_ref()
-                        .map_or_else(String::new, |jitter| format!(", jitter up to {}", jitter.text)),
-                    match link.loss_ppm {
-                        None | Some(0) => String::new(),
-                        Some(lost) => format!(", {lost} of a million chunks lost"),
-                    },
+                    self.disturbances(),
                 ),
             },
             Words {
                 what: "limits".into(),
                 text: format!(
-                    "downtime {}, at most {} rounds of at least {}",
+                    "downtime {}, at most {} rounds of at least {}{}",
                     or_swept("downtime", time(setup.downtime)),
                     or_swept("max_rounds", count(u64::from(setup.max_rounds))),
                     time(setup.min_round),
+                    match &self.limits.within {
+                        Some(within) => format!("; a success within {within}"),
+                        None => String::new(),
+                    },
                 ),
             },
             Words {
@@ -86,20 +87,52 @@ impl Plan {
                 .iter()
                 .flat_map(|point| &point.axes)
                 .filter(|(name, _)| name == key);
+            let text = match *key {
+                "case" => self.case.iter().map(Case::words).collect::<Vec<_>>().join("; "),
+                _ => distinct(values.map(|(_, value)| value.as_str())).join("; "),
+            };
             words.push(Words {
                 what: key.replace('_', " "),
-                text: distinct(values.map(|(_, value)| value.as_str())).join("; "),
+                text,
             });
         }
-        let arms = self.arm.iter().map(|arm| match &arm.strategy.text {
-            strategy if *strategy == arm.name => strategy.clone(),
-            strategy => format!("{}: {strategy}", arm.name),
+        let arms = self.arm.iter().map(|arm| {
+            let pull = if arm.pull { ", nothing pushed" } else { "" };
+            let profile = arm.profile.as_ref();
+            let profile = profile.map_or_else(String::new, |time| format!(", observed for {time}"));
+            match &arm.strategy.text {
+                strategy if *strategy == arm.name => format!("{strategy}{pull}{profile}"),
+                strategy => format!("{}: {strategy}{pull}{profile}", arm.name),
+            }
         });
         words.push(Words {
             what: "strategies".into(),
             text: arms.collect::<Vec<_>>().join("; "),
         });
         words
+    }
+
+    /// What happens to the link, each after a comma.
+    fn disturbances(&self) -> String {
+        let link = &self.link;
+        let parts = [
+            link.jitter.as_ref().map(|jitter| format!("jitter up to {jitter}")),
+            link.loss_ppm
+                .filter(|lost| *lost > 0)
+                .map(|lost| format!("{lost} of a million chunks lost")),
+            link.varies.as_ref().map(|varies| {
+                format!(
+                    "from {} % of that rate to all of it, changing every {}",
+                    100.0 * varies.least,
+                    varies.every
+                )
+            }),
+            link.cut.as_ref().map(|cut| match &cut.lasts {
+                Some(lasts) => format!("cut {} into post-copy for {lasts}", cut.after),
+                None => format!("cut {} into post-copy for good", cut.after),
+            }),
+        ];
+        parts.into_iter().flatten().map(|part| format!(", {part}")).collect()
     }
 }
 
@@ -120,14 +153,22 @@ fill = "zero"
 [link]
 bandwidth = "40MB/s"
 jitter = "1ms"
+varies = { least = 0.3, every = "2s" }
+cut = { after = "1s" }
 [limits]
 downtime = "5ms"
 max_rounds = 7
+within = "60s"
 [sweep]
 memory = ["8MiB", "16MiB"]
+[[case]]
+name = "slow"
+bandwidth = "20MB/s"
+latency = "5ms"
 [[arm]]
 name = "once"
 strategy = "hybrid:1"
+pull = true
 "#;
         let plan = Plan::parse(text, Path::new("x.toml")).expect("a plan");
         let words = plan.words();
@@ -144,15 +185,19 @@ strategy = "hybrid:1"
                 ),
                 (
                     "link",
-                    "network 40MB/s, 50 µs each way, jitter up to 1ms; storage as fast"
+                    "network 40MB/s, 50 µs each way, jitter up to 1ms, from 30 % of that rate to all of it, changing every 2s, cut 1s into post-copy for good; storage as fast"
                 ),
-                ("limits", "downtime 5.00 ms, at most 7 rounds of at least 100 ms"),
+                (
+                    "limits",
+                    "downtime 5.00 ms, at most 7 rounds of at least 100 ms; a success within 60s"
+                ),
                 (
                     "machine",
                     "500 ns a step, 100 µs a page fault, 2.00 ms the hand-over, beside the way there and back"
                 ),
+                ("case", "slow (network 20MB/s, latency 5ms)"),
                 ("memory", "8MiB; 16MiB"),
-                ("strategies", "once: hybrid:1"),
+                ("strategies", "once: hybrid:1, nothing pushed"),
             ]
         );
     }
