@@ -14,6 +14,8 @@ mod predict;
 mod push;
 mod qemu;
 pub(crate) mod sampling;
+mod scale;
+mod sim;
 mod switch;
 mod tracking;
 
@@ -74,6 +76,14 @@ const GROUPS: &[Group] = &[
     Group {
         name: "choose",
         run: choose::run,
+    },
+    Group {
+        name: "sim",
+        run: sim::run,
+    },
+    Group {
+        name: "scale",
+        run: scale::run,
     },
     Group {
         name: "blackout",

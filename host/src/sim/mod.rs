@@ -17,7 +17,8 @@
 //! | `slow=auto-converge` | a step takes longer, so that the vCPU gets as much less done; decided as QEMU does after each round that took a second. No live migration slows its guest down: this is for comparison |
 //! | `auto` | [`SimSetup::goal`]: observed, chosen and revised by the same [`Advisor`](dunlin_core::migrate::Advisor) as live |
 //!
-//! Memory: a dozen bits a page, and 8 bytes more with [`SimSetup::check`].
+//! Memory: a dozen bits a page, 8 bytes more with [`SimSetup::check`], and what the strategy remembers of a page, which is most with a filter;
+//! `cargo xtask bench sim` measures it, and how many writes of pages there are in a second.
 
 mod advice;
 mod bookkeeping;

@@ -1,6 +1,6 @@
 //! Migrations by the `dunlin` command, as the groups need them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use dunlin_tests::Capability;
@@ -30,6 +30,11 @@ impl Dunlin {
     /// One that was built already.
     pub(crate) const fn new(program: PathBuf, kind: Kind) -> Self {
         Self { program, kind }
+    }
+
+    /// Where it is.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
     }
 
     pub(crate) fn scene(&self) -> anyhow::Result<Scene> {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Something measured repeatedly.
 pub(crate) struct Arm<'a> {
@@ -100,6 +101,17 @@ pub(crate) fn seconds(work: impl FnOnce()) -> f64 {
     let started = Instant::now();
     work();
     started.elapsed().as_secs_f64()
+}
+
+/// Seconds of the processor that `work` takes of this thread, whatever else the machine does.
+pub(crate) fn cpu_seconds(work: impl FnOnce()) -> f64 {
+    let now = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    let started = now();
+    work();
+    now() - started
 }
 
 /// Bytes per second.

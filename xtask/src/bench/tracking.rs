@@ -66,7 +66,8 @@ fn peaks(setting: &Setting, gib: u64) -> anyhow::Result<(u64, u64)> {
     Ok((source_peak.into_inner(), peak_bytes(target.process.id())?))
 }
 
-fn peak_bytes(process: u32) -> anyhow::Result<u64> {
+/// The most memory that a process has held.
+pub(super) fn peak_bytes(process: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status
         .lines()
