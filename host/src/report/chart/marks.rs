@@ -147,10 +147,10 @@ fn band(canvas: &Canvas<'_, '_>, kind: Kind, series: &Series, index: usize, layo
 
 fn line(canvas: &Canvas<'_, '_>, kind: Kind, series: &Series, index: usize, layout: &Layout) -> Drawn {
     let way = way(kind, layout, drawable(series).map(|point| (point.x, point.y)));
-    if kind == Kind::Steps || is_close(series, layout) {
-        return canvas.line(&way, colour(index), 2);
-    }
     stroke(canvas, index, &way)?;
+    if kind == Kind::Steps || is_close(series, layout) {
+        return Ok(());
+    }
     for point in drawable(series) {
         let x = layout.x.at(point.x);
         if let Some(interval) = point.whiskers() {
@@ -208,7 +208,7 @@ fn mark(canvas: &Canvas<'_, '_>, index: usize, [x, y]: [i32; 2]) -> Drawn {
 pub(super) fn sign(canvas: &Canvas<'_, '_>, kind: Kind, index: usize, [x, y]: [i32; 2]) -> Drawn {
     match kind {
         Kind::Bars => canvas.rectangle([x - 7, y - 6], [x + 7, y + 6], colour(index)),
-        Kind::Steps => canvas.line(&[[x - 9, y], [x + 9, y]], colour(index), 2),
+        Kind::Steps => stroke(canvas, index, &[[x - 11, y], [x + 11, y]]),
         Kind::Lines => {
             stroke(canvas, index, &[[x - 11, y], [x + 11, y]])?;
             mark(canvas, index, [x, y])
