@@ -199,3 +199,29 @@ fn parts_that_do_not_fit_are_named() {
     let error = join_all().expect_err("another plan");
     assert!(error.contains("another plan"), "{error}");
 }
+
+/// The short form of all experiments, at full scale: every question gets an answer, every figure its marks.
+#[test]
+fn every_experiment_answers_all_its_questions() {
+    let mut claims = Vec::new();
+    for id in ids().expect("there are plans") {
+        let simulated = simulated(&folder(), &id, Some(1));
+        for (asked, check) in simulated.checks() {
+            assert!(check.estimate.is_some(), "{id}: {}", asked.name);
+            claims.extend(asked.name.split(' ').next().map(str::to_owned));
+        }
+        let document = simulated.document().expect("a document");
+        assert!(!document.figures.is_empty(), "{id} draws nothing");
+        for figure in &document.figures {
+            assert!(
+                figure.series.iter().any(|series| !series.points.is_empty()),
+                "{id}: {}",
+                figure.title
+            );
+        }
+    }
+    // R12 is asked of real processes as well, see `experiment live`.
+    for claim in 1..=18 {
+        assert!(claims.contains(&format!("R{claim}")), "nothing is asked about R{claim}");
+    }
+}
