@@ -126,7 +126,7 @@ fn experiment(document: &Document) -> Markup {
                 @for words in &document.setup { dt { (words.what) } dd { (words.text) } }
             }
             @if let Some(calibration) = &document.calibration {
-                h3 { "Calibration" }
+                h3 { "How it was set up" }
                 @for paragraph in calibration.trim().split("\n\n") { p { (paragraph) } }
             }
             @for chart in &document.figures { (figure(chart)) }

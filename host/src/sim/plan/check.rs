@@ -185,13 +185,13 @@ impl PlanCheck {
         }
     }
 
-    /// Its value of one migration; `None` if that has none.
+    /// Its value of one migration, in the unit that figures have; `None` if that has none.
     fn of(&self, place: &PointResult, seed: usize) -> Option<f64> {
         let result = place.results.get(seed)?;
         let value = self.value.of(result, &place.point)?;
         Some(match self.per {
             Some(per) => value / per.of(result, &place.point)?,
-            None => value,
+            None => self.value.shown().2 * value,
         })
     }
 
