@@ -17,7 +17,7 @@ use super::document::{ArmEntry, CheckEntry, Document, KIND, SCHEMA, to_csv};
 use super::progress::Progress;
 use super::report;
 use super::shards::{self, Origin};
-use super::statistics::{Estimate, estimate, estimate_mean, estimate_ratio};
+use super::statistics::{Estimate, estimate, estimate_mean, estimate_mean_ratio, estimate_ratio};
 use crate::bench::figure::{Target, significant};
 
 /// What is simulated, and how it is told.
@@ -312,6 +312,7 @@ fn of_repetitions(statistic: Statistic, numbers: &[f64]) -> Option<(f64, [f64; 2
 fn answer(asked: &PlanCheck, results: &[PointResult]) -> Check {
     let estimate = match asked.numbers(results) {
         Numbers::Ratios(pairs) => estimate_ratio(&pairs),
+        Numbers::ShareRatios(pairs) => estimate_mean_ratio(&pairs),
         Numbers::Shares(shares) => estimate_mean(&shares),
         Numbers::Values(values) => estimate(&values),
     };

@@ -44,6 +44,16 @@ pub(super) fn estimate_ratio(pairs: &[(f64, f64)]) -> Option<Estimate> {
     })
 }
 
+/// The same of means: of ones and zeros, how much more often the first are ones.
+pub(super) fn estimate_mean_ratio(pairs: &[(f64, f64)]) -> Option<Estimate> {
+    bootstrap(pairs.len(), |drawn| {
+        let above: f64 = drawn.iter().map(|&at| pairs[at].0).sum();
+        let below: f64 = drawn.iter().map(|&at| pairs[at].1).sum();
+        let ratio = above / below;
+        ratio.is_finite().then_some(ratio)
+    })
+}
+
 /// The percentile bootstrap (Efron 1979): the statistic over repetitions drawn with replacement, again and again, and what
 /// the middle 95 % of the results span. Whole repetitions are drawn, so that arms measured in the same minute stay together.
 ///
@@ -109,6 +119,15 @@ mod tests {
         );
         assert_eq!(estimate_mean(&[1.0; 5]).expect("values").interval, [1.0, 1.0]);
         assert_eq!(estimate_mean(&[]), None);
+    }
+
+    #[test]
+    fn shares_are_compared_by_their_means() {
+        let pairs = [(1.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 0.0)];
+        let found = estimate_mean_ratio(&pairs).expect("pairs");
+        assert!((found.value - 0.25).abs() < 1e-12, "{found:?}");
+        assert_eq!(found.interval[0], 0.0);
+        assert_eq!(estimate_mean_ratio(&[(1.0, 0.0)]), None);
     }
 
     #[test]

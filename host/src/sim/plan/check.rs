@@ -81,6 +81,8 @@ pub enum Numbers {
     Shares(Vec<f64>),
     /// The median of the first over that of the second.
     Ratios(Vec<(f64, f64)>),
+    /// The mean of the first over that of the second: of shares.
+    ShareRatios(Vec<(f64, f64)>),
 }
 
 impl PlanCheck {
@@ -170,6 +172,11 @@ impl PlanCheck {
             .flat_map(|place| (0..seeds).filter_map(|seed| number(place, seed)));
         let each: Vec<(f64, Option<f64>)> = each.collect();
         match (&self.by, self.difference) {
+            (Some(_), false) if self.value.is_share() => Numbers::ShareRatios(
+                each.into_iter()
+                    .filter_map(|(value, base)| Some((value, base?)))
+                    .collect(),
+            ),
             (Some(_), false) => Numbers::Ratios(
                 each.into_iter()
                     .filter_map(|(value, base)| Some((value, base?)))

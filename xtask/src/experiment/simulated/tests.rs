@@ -76,7 +76,7 @@ fn every_plan_can_be_read() {
 
 #[test]
 fn the_comprehensive_comparison_comes_out_as_published() {
-    let simulated = simulated(&folder(), "T5", None);
+    let simulated = simulated(&folder(), "T5", Some(1));
     let checks = simulated.checks();
     let times: Vec<_> = checks
         .iter()
