@@ -3,7 +3,7 @@
 use heapless::Vec;
 
 use super::check_strategy;
-use crate::choose::{CANDIDATES, Choice, Goal, Limits, Link, Reviser, Revision, Uncertainty, choose};
+use crate::choose::{CANDIDATES, Choice, Goal, Limits, Link, Reviser, Revision, Uncertainty, candidates, choose};
 use crate::message::Regions;
 use crate::pageset::{PageSet, PageSetError, words_needed};
 use crate::pattern::{Profile, Samples};
@@ -30,7 +30,7 @@ pub struct AdvisorSetting {
 /// while it is observed makes its [`Profile`], [`choose`] picks the best candidate for the goal, and a [`Reviser`] looks again
 /// after every round.
 ///
-/// Candidates are those of [`CANDIDATES`] that a live migration carries out without storage. Which way pages are written in, a
+/// Candidates are those [for the goal](candidates) that a live migration carries out without storage. Which way pages are written in, a
 /// dirty bitmap does not tell: the class of the profile is unknown.
 ///
 /// Memory: the caller's table, a word and a bit for each page, and about 20 kB. A sample costs O(pages written), the choice
@@ -100,11 +100,11 @@ impl<'w> Advisor<'w> {
         // What it has written since they were counted is used, too.
         let used = setting.used.max(self.samples.distinct());
         let profile = Profile::new(total, used, self.samples.curve(span), span, setting.vcpus);
-        let candidates: Vec<Strategy, { CANDIDATES.len() }> = CANDIDATES
+        let (link, limits, goal) = (&setting.link, &setting.limits, &setting.goal);
+        let candidates: Vec<Strategy, { CANDIDATES.len() }> = candidates(goal)
             .into_iter()
             .filter(|strategy| strategy.first == First::Serial && check_strategy(strategy).is_ok())
             .collect();
-        let (link, limits, goal) = (&setting.link, &setting.limits, &setting.goal);
         let choice = choose(&candidates, &profile, link, limits, goal, Uncertainty::DEFAULT).ok()?;
         let strategy = choice.best.strategy;
         self.reviser = Reviser::new(strategy, &profile, *link, *limits, goal)

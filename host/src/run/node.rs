@@ -143,7 +143,7 @@ impl Node {
         let goal = goal(request)?;
         let strategy = match &goal {
             // Until one is chosen: one that can enter post-copy, so that whatever is chosen can.
-            Some(_) => Strategy::with_switch(SwitchRule::Optimal),
+            Some(_) => Strategy::with_switch(SwitchRule::OPTIMAL),
             None => Strategy::parse_for(&request.strategy, request.storage.is_some())
                 .map_err(|error| ControlError::refused(error.to_string()))?,
         };
