@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `first` | `serial`, `parallel` | `serial` |
 //! | `filter` | `none`, `markov:half`, `markov`, `hazard`, `ppm`, `frequency` | `none` |
-//! | `switch` | `never`, `rounds:N`, `lambda`, `sdf:A`, `sdf:auto`, `dyn`, `heuristic`, `optimal`, `xen`, `qemu`, `kubevirt-stall[:40s]`, `nova10`, `ovirt`, `libvirt` (= `rounds:1`) | `never` |
+//! | `switch` | `never`, `rounds:N`, `lambda`, `sdf:A`, `sdf:auto`, `dyn`, `heuristic`, `optimal[:128]`, `xen`, `qemu`, `kubevirt-stall[:40s]`, `nova10`, `ovirt`, `libvirt` (= `rounds:1`) | `never` |
 //! | `push` | `sequential`, `bubble[:1\|3\|7]`, `forecast`, `recorded` | `sequential` |
 //! | `cut` | `fail`, `pbdata`, `reconnect`, `both` | `fail` if the strategy cannot enter post-copy; otherwise `both` with shared storage, which `first=parallel` has and others may have, else `reconnect` |
 //! | `slow` | `none`, `auto-converge`, `dirty-limit` | `none` |
@@ -50,7 +50,7 @@ mod tests;
 mod values;
 
 pub use error::{Excerpt, Key, StrategyError};
-pub use rule::{Alpha, SwitchRule};
+pub use rule::{Alpha, StallWeight, SwitchRule};
 pub use values::{Clear, Cut, Filter, First, Hold, Pivots, Push, Slow, Split};
 
 use core::fmt;

@@ -141,7 +141,7 @@ pub enum AnyRule {
     Dyn(Dyn),
     /// `heuristic`.
     Heuristic(Heuristic),
-    /// `optimal`.
+    /// `optimal[:W]`.
     Optimal(Optimal),
     /// `xen`.
     Xen(Xen),
@@ -160,7 +160,7 @@ impl AnyRule {
             SwitchRule::Never | SwitchRule::Qemu => Self::Never(Never),
             SwitchRule::Rounds(count) => Self::Rounds(Rounds::new(count)),
             SwitchRule::Lambda => Self::Lambda(Lambda::new()),
-            SwitchRule::Optimal => Self::Optimal(Optimal::new(setting)),
+            SwitchRule::Optimal(weight) => Self::Optimal(Optimal::new(weight, setting)),
             SwitchRule::Sdf(alpha) => Self::Sdf(Sdf::new(alpha)),
             SwitchRule::SdfAuto => Self::Sdf(Sdf::auto(setting.fault_stall)),
             SwitchRule::Dyn => Self::Dyn(Dyn::new(setting)),

@@ -6,7 +6,7 @@ use dunlin_core::migrate::{
     Advisor, AdvisorSetting, RoundReport, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage,
 };
 use dunlin_core::pageset::PageSetError;
-use dunlin_core::strategy::SwitchRule;
+use dunlin_core::strategy::{StallWeight, SwitchRule};
 use dunlin_core::switch::Decision;
 use dunlin_core::units::{BytesPerSec, Gfn, Nanos, Pages};
 
@@ -198,4 +198,14 @@ fn a_table_that_is_too_small_is_named() {
         })
     );
     assert_eq!(Advisor::words_needed(Pages(u64::MAX)), usize::MAX);
+}
+
+#[test]
+fn optimal_is_considered_with_the_weight_of_the_goal() {
+    let mut host = Host::observed("weighted:stall=1,downtime=10", BytesPerSec(BANDWIDTH.0 * 15 / 8), 55);
+    host.source.poll(host.now);
+    let choice = host.source.advisor().and_then(Advisor::choice).expect("chosen");
+    let rules = [Some(choice.best), choice.next].map(|candidate| candidate.map(|candidate| candidate.strategy.switch));
+    let most = SwitchRule::Optimal(StallWeight::MAX);
+    assert!(rules.contains(&Some(most)), "time costs nothing: {rules:?}");
 }

@@ -198,6 +198,9 @@ fn every_other_rule_decides_as_computed_by_hand() {
         // Falling loads are waited for, noisy ones too; a plateau shows in two equal steps. That loads grow is believed after round 6 of
         // one, and beside the static copy at once: these two are not computed by hand, but as they were.
         ("optimal", [(4, stop), (6, post), (18, stop), (3, post), (4, post)]),
+        // The less a guest that waits counts, the sooner the noisy load is given up.
+        ("optimal:10", [(4, stop), (6, post), (18, stop), (3, post), (4, post)]),
+        ("optimal:2", [(4, stop), (6, post), (7, post), (3, post), (4, post)]),
     ];
     for (rule, expected) in cases {
         for (log, (round, decision)) in LOGS.into_iter().zip(expected) {

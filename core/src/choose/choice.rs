@@ -21,7 +21,7 @@ pub const CANDIDATES: [Strategy; 11] = [
     Strategy::with_switch(SwitchRule::Rounds(3)),
     Strategy::with_switch(SwitchRule::Heuristic),
     Strategy::with_switch(SwitchRule::SdfAuto),
-    Strategy::with_switch(SwitchRule::Optimal),
+    Strategy::with_switch(SwitchRule::OPTIMAL),
     Strategy {
         slow: Slow::AutoConverge,
         ..Strategy::with_switch(SwitchRule::Never)
@@ -38,6 +38,17 @@ const fn parallel(switch: SwitchRule) -> Strategy {
         cut: if switch.can_post_copy() { Cut::Both } else { serial.cut },
         ..serial
     }
+}
+
+/// [`CANDIDATES`] for a goal: `optimal` weighs the guest's time as the goal does ([`Goal::stall_weight`]).
+pub fn candidates(goal: &Goal) -> [Strategy; CANDIDATES.len()] {
+    CANDIDATES.map(|strategy| match strategy.switch {
+        SwitchRule::Optimal(_) => Strategy {
+            switch: SwitchRule::Optimal(goal.stall_weight()),
+            ..strategy
+        },
+        _ => strategy,
+    })
 }
 
 /// How well a strategy keeps the goal's bounds, best first.

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use crate::strategy::Excerpt;
+use crate::strategy::{Excerpt, StallWeight};
 
 /// Most bounds of one goal.
 pub const BOUNDS_MAX: usize = 4;
@@ -198,6 +198,20 @@ impl Goal {
     /// What a point of this metric costs, in thousandths.
     pub fn weight_milli(&self, metric: Metric) -> u32 {
         self.weights().0[metric as usize]
+    }
+
+    /// What a second in which the guest waits costs in seconds of total time, rounded, for `optimal:W`: 10 by balanced weights. The
+    /// largest if time costs nothing, and the least if waiting does not.
+    pub fn stall_weight(&self) -> StallWeight {
+        let (time, stall) = (self.weight_milli(Metric::Time), self.weight_milli(Metric::Stall));
+        let (least, most) = (StallWeight::MIN, StallWeight::MAX);
+        if stall == 0 {
+            return least;
+        }
+        // Weights are at most 10^9, so that this does not overflow.
+        let rounded = (stall + time / 2).checked_div(time);
+        let weight = rounded.map_or(u32::from(most.get()), |ratio| ratio.clamp(1, most.get().into()));
+        StallWeight::new(weight).unwrap_or(most)
     }
 }
 
@@ -418,6 +432,22 @@ mod tests {
             goal("time<1h,weighted:faults=1000000").weights(),
             Weights([0, 0, 0, 1_000_000_000, 0])
         );
+    }
+
+    #[test]
+    fn waiting_weighs_against_time_as_the_goal_says() {
+        for (text, weight) in [
+            ("downtime<1s", 10),
+            ("time<1h,weighted:time=1,stall=128", 128),
+            ("weighted:time=0.4,stall=1", 3),
+            ("weighted:time=1000000,stall=0.001", 1),
+            ("weighted:time=0.001,stall=1000000", 1000),
+            ("weighted:stall=0.001", 1000),
+            ("weighted:time=1", 1),
+            ("weighted:bytes=1", 1),
+        ] {
+            assert_eq!(u32::from(goal(text).stall_weight().get()), weight, "{text}");
+        }
     }
 
     #[test]

@@ -229,6 +229,24 @@ fn chosen(guest: &Profile, link: &Link, goal: &str) -> Choice {
 }
 
 #[test]
+fn optimal_weighs_the_guests_time_as_the_goal_does() {
+    for (goal, rule) in [
+        ("downtime<1s", "optimal:10"),
+        ("weighted:time=2,stall=256", "optimal"),
+        ("weighted:stall=1", "optimal:1000"),
+    ] {
+        let of_goal = candidates(&goal.parse().expect("a goal"));
+        let rule = SwitchRule::parse(rule).expect("a rule");
+        let expected = CANDIDATES.map(|candidate| match candidate.switch {
+            SwitchRule::OPTIMAL => Strategy::with_switch(rule),
+            _ => candidate,
+        });
+        assert_eq!(of_goal, expected, "{goal}");
+        assert!(of_goal.contains(&Strategy::with_switch(rule)));
+    }
+}
+
+#[test]
 fn each_goal_gets_what_it_asks_for() {
     // On a plateau of 5000 pages that are dirtied within a second.
     let guest = profile(10_000, &[(1000, 5000), (5000, 5000), (10_000, 5000)]);

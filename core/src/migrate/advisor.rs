@@ -3,13 +3,13 @@
 use heapless::Vec;
 
 use super::check_strategy;
-use crate::choose::{CANDIDATES, Choice, Goal, Limits, Link, Reviser, Revision, Uncertainty, choose};
+use crate::choose::{CANDIDATES, Choice, Goal, Limits, Link, Reviser, Revision, Uncertainty, candidates, choose};
 use crate::message::Regions;
 use crate::pageset::{PageSet, PageSetError, words_needed};
 use crate::pattern::{Profile, Samples};
 use crate::strategy::{First, Strategy};
 use crate::switch::RoundEnd;
-use crate::units::{Nanos, Pages};
+use crate::units::{Bytes, BytesPerSec, Nanos, Pages};
 
 /// What a strategy is chosen by, besides the guest's writes.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct AdvisorSetting {
 /// while it is observed makes its [`Profile`], [`choose`] picks the best candidate for the goal, and a [`Reviser`] looks again
 /// after every round.
 ///
-/// Candidates are those of [`CANDIDATES`] that a live migration carries out without storage. Which way pages are written in, a
+/// Candidates are those [for the goal](candidates) that a live migration carries out without storage. Which way pages are written in, a
 /// dirty bitmap does not tell: the class of the profile is unknown.
 ///
 /// Memory: the caller's table, a word and a bit for each page, and about 20 kB. A sample costs O(pages written), the choice
@@ -46,6 +46,21 @@ pub struct Advisor<'w> {
 }
 
 impl<'w> Advisor<'w> {
+    /// The shortest and the longest observation where nobody says how long.
+    const OBSERVATION: (Nanos, Nanos) = (Nanos::from_secs(2), Nanos::from_secs(8));
+
+    /// How long to observe a guest with this much memory before a choice where nobody says otherwise: as long as one copy of it takes,
+    /// from 2 to 8 s. What is asked is how much a round leaves dirty; the first takes that long, and the curve is a guess beyond what
+    /// was seen. But all the while nothing moves, so that it ends at 8 s, as the 2017 paper's observation does.
+    pub const fn observation(memory: Bytes, bandwidth: BytesPerSec) -> Nanos {
+        let (least, most) = Self::OBSERVATION;
+        match bandwidth.time_to_send(memory) {
+            copy if copy.0 < least.0 => least,
+            copy if copy.0 > most.0 => most,
+            copy => copy,
+        }
+    }
+
     /// Words of its table for a guest whose last page is the one before `end`; `usize::MAX` if they cannot be counted.
     pub const fn words_needed(end: Pages) -> usize {
         if end.0 > usize::MAX as u64 / 2 {
@@ -100,11 +115,11 @@ impl<'w> Advisor<'w> {
         // What it has written since they were counted is used, too.
         let used = setting.used.max(self.samples.distinct());
         let profile = Profile::new(total, used, self.samples.curve(span), span, setting.vcpus);
-        let candidates: Vec<Strategy, { CANDIDATES.len() }> = CANDIDATES
+        let (link, limits, goal) = (&setting.link, &setting.limits, &setting.goal);
+        let candidates: Vec<Strategy, { CANDIDATES.len() }> = candidates(goal)
             .into_iter()
             .filter(|strategy| strategy.first == First::Serial && check_strategy(strategy).is_ok())
             .collect();
-        let (link, limits, goal) = (&setting.link, &setting.limits, &setting.goal);
         let choice = choose(&candidates, &profile, link, limits, goal, Uncertainty::DEFAULT).ok()?;
         let strategy = choice.best.strategy;
         self.reviser = Reviser::new(strategy, &profile, *link, *limits, goal)
@@ -122,5 +137,23 @@ impl<'w> Advisor<'w> {
         }
         self.revised = Some((end.round, revision));
         Some(revision.strategy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_observed_as_long_as_a_copy_takes_within_bounds() {
+        let observation = |mebibytes: u64, rate| Advisor::observation(Bytes(mebibytes << 20), BytesPerSec(rate));
+        let secs = Nanos::from_secs;
+        assert_eq!(observation(256, 50 << 20), Nanos::from_millis(5120));
+        assert_eq!(observation(100, 50 << 20), secs(2));
+        assert_eq!(observation(101, 50 << 20), Nanos::from_millis(2020));
+        assert_eq!(observation(399, 50 << 20), Nanos::from_millis(7980));
+        assert_eq!(observation(401, 50 << 20), secs(8));
+        assert_eq!((observation(0, 0), observation(1, 0)), (secs(2), secs(8)));
+        assert_eq!(observation(u64::MAX >> 20, u64::MAX), secs(2));
     }
 }

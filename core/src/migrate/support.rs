@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn every_filter_switch_rule_and_push_is_carried_out() {
         for value in SwitchRule::AVAILABLE {
-            let value = value.replace(":N", ":2").replace(":A", ":0.5").replace("[:40s]", ":1s");
+            let value = value.replace(":N", ":2").replace(":A", ":0.5");
+            let value = value.replace("[:40s]", ":1s").replace("[:128]", ":10");
             let value = value.split(' ').next().unwrap_or_default();
             assert_eq!(checked(&std::format!("switch={value}")), Ok(()), "{value}");
         }

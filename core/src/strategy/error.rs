@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::preset::PRESETS;
-use super::rule::SwitchRule;
+use super::rule::{StallWeight, SwitchRule};
 use super::values::{Clear, Cut, Filter, First, Hold, Push, Slow, Split};
 
 /// Most bytes of a wrong input that an error message repeats.
@@ -155,6 +155,11 @@ pub enum StrategyError {
         /// The value it belongs to.
         item: Excerpt,
     },
+    /// A weight that is none.
+    BadWeight {
+        /// The value it belongs to.
+        item: Excerpt,
+    },
     /// A key that was given twice.
     Repeated {
         /// The key.
@@ -200,6 +205,12 @@ impl fmt::Display for StrategyError {
                 "{item} needs a number from 0 to 1 with at most three decimals after the colon"
             ),
             Self::BadWindow { item } => write!(f, "{item} needs a time after the colon: 40s or 500ms for example"),
+            Self::BadWeight { item } => write!(
+                f,
+                "{item} needs a whole number from {} to {} after the colon, what a second in which the guest waits costs in seconds of the link",
+                StallWeight::MIN,
+                StallWeight::MAX
+            ),
             Self::Repeated { key } => write!(f, "{} is given more than once: leave one", key.name()),
         }
     }

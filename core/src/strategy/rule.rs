@@ -28,8 +28,8 @@ pub enum SwitchRule {
     Dyn,
     /// `heuristic`: post-copy when a round leaves as much as it sent (after Li et al. 2019).
     Heuristic,
-    /// `optimal`: post-copy or stop-and-copy where waiting longer costs more than it saves, as predicted.
-    Optimal,
+    /// `optimal[:W]`: post-copy or stop-and-copy where waiting longer costs more than it saves, as predicted.
+    Optimal(StallWeight),
     /// `xen`: stop-and-copy below 50 pages or after five rounds; no post-copy.
     Xen,
     /// `qemu`: stop-and-copy when the rest fits the downtime, however many rounds that takes; no post-copy.
@@ -52,7 +52,7 @@ impl SwitchRule {
         "sdf:auto",
         "dyn",
         "heuristic",
-        "optimal",
+        "optimal[:128]",
         "xen",
         "qemu",
         "kubevirt-stall[:40s]",
@@ -62,12 +62,14 @@ impl SwitchRule {
     ];
     /// The window of `kubevirt-stall` written without one: KubeVirt's own.
     pub const STALL_WINDOW: Nanos = Nanos::from_secs(40);
+    /// `optimal` written without a weight.
+    pub const OPTIMAL: Self = Self::Optimal(StallWeight::DEFAULT);
 
     /// Reads a rule.
     ///
     /// # Errors
     /// [`StrategyError::UnknownValue`] lists the rules there are; [`StrategyError::BadCount`],
-    /// [`StrategyError::BadAlpha`] and [`StrategyError::BadWindow`].
+    /// [`StrategyError::BadAlpha`], [`StrategyError::BadWindow`] and [`StrategyError::BadWeight`].
     pub fn parse(value: &str) -> Result<Self, StrategyError> {
         Ok(match value {
             "never" => Self::Never,
@@ -75,7 +77,7 @@ impl SwitchRule {
             "sdf:auto" => Self::SdfAuto,
             "dyn" => Self::Dyn,
             "heuristic" => Self::Heuristic,
-            "optimal" => Self::Optimal,
+            "optimal" => Self::OPTIMAL,
             "xen" => Self::Xen,
             "qemu" => Self::Qemu,
             "kubevirt-stall" => Self::KubevirtStall(Self::STALL_WINDOW),
@@ -99,6 +101,9 @@ impl SwitchRule {
             Some(("kubevirt-stall", text)) => window(text)
                 .map(Self::KubevirtStall)
                 .ok_or_else(|| StrategyError::BadWindow { item: item() }),
+            Some(("optimal", text)) => StallWeight::parse(text)
+                .map(Self::Optimal)
+                .ok_or_else(|| StrategyError::BadWeight { item: item() }),
             _ => Err(StrategyError::UnknownValue {
                 key: Key::Switch,
                 value: item(),
@@ -135,7 +140,8 @@ impl fmt::Display for SwitchRule {
             Self::SdfAuto => f.write_str("sdf:auto"),
             Self::Dyn => f.write_str("dyn"),
             Self::Heuristic => f.write_str("heuristic"),
-            Self::Optimal => f.write_str("optimal"),
+            Self::Optimal(StallWeight::DEFAULT) => f.write_str("optimal"),
+            Self::Optimal(weight) => write!(f, "optimal:{weight}"),
             Self::Xen => f.write_str("xen"),
             Self::Qemu => f.write_str("qemu"),
             Self::KubevirtStall(window) => {
@@ -192,6 +198,45 @@ impl fmt::Display for Alpha {
             _ if decimals % 10 == 0 => write!(f, "{whole}.{:02}", decimals / 10),
             _ => write!(f, "{whole}.{decimals:03}"),
         }
+    }
+}
+
+/// The W of `optimal:W`: what a second in which the guest waits for pages costs, in seconds of the link; a whole number from 1 to 1000.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct StallWeight(u16);
+
+impl StallWeight {
+    /// The least: the guest's time is worth no more than the link's.
+    pub const MIN: Self = Self(1);
+    /// What `optimal` goes by. A page left to post-copy then costs at the least 1 + 128·0.21 = 27.9 page times, which makes a load that
+    /// falls by 10 % per round worth waiting for on every link.
+    pub const DEFAULT: Self = Self(128);
+    /// The largest.
+    pub const MAX: Self = Self(1000);
+
+    /// This weight, if it is from 1 to 1000.
+    pub const fn new(weight: u32) -> Option<Self> {
+        match weight {
+            // Far below 2^16.
+            1..=1000 => Some(Self(weight as u16)),
+            _ => None,
+        }
+    }
+
+    /// From 1 to 1000.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::new(count(text)?)
+    }
+}
+
+impl fmt::Display for StallWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

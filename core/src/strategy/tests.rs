@@ -1,6 +1,6 @@
 use super::{
-    Alpha, Clear, Cut, Excerpt, Filter, First, Hold, Key, Pivots, Push, Slow, Split, Strategy, StrategyError,
-    SwitchRule,
+    Alpha, Clear, Cut, Excerpt, Filter, First, Hold, Key, Pivots, Push, Slow, Split, StallWeight, Strategy,
+    StrategyError, SwitchRule,
 };
 use crate::units::Nanos;
 use proptest::prelude::{Just, Strategy as Values, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -14,6 +14,7 @@ fn any_rule() -> impl Values<Value = SwitchRule> {
         any::<u32>().prop_map(SwitchRule::Rounds),
         alpha.prop_map(SwitchRule::Sdf),
         any::<u64>().prop_map(|window| SwitchRule::KubevirtStall(Nanos(window))),
+        (1..=1000u32).prop_map(|weight| SwitchRule::Optimal(StallWeight::new(weight).expect("in range"))),
         (0..1000u64).prop_map(|window| SwitchRule::KubevirtStall(Nanos::from_millis(window * 100))),
         select(&[
             SwitchRule::Never,
@@ -21,7 +22,7 @@ fn any_rule() -> impl Values<Value = SwitchRule> {
             SwitchRule::SdfAuto,
             SwitchRule::Dyn,
             SwitchRule::Heuristic,
-            SwitchRule::Optimal,
+            SwitchRule::OPTIMAL,
             SwitchRule::Xen,
             SwitchRule::Qemu,
             SwitchRule::Nova10,
@@ -106,6 +107,8 @@ fn almost_a_strategy() -> impl Values<Value = String> {
         "markov-sdf:",
         "kubevirt-stall",
         ":40s",
+        "optimal",
+        ":10",
         "ms",
         "bubble",
         ":7",
@@ -202,6 +205,11 @@ fn numbers_are_read_and_written_short() {
         ("kubevirt-stall:1500ms", "kubevirt-stall:1500ms"),
         ("kubevirt-stall:7us", "kubevirt-stall:7us"),
         ("kubevirt-stall:0s", "kubevirt-stall:0s"),
+        ("optimal", "optimal"),
+        ("optimal:128", "optimal"),
+        ("optimal:0010", "optimal:10"),
+        ("optimal:1", "optimal:1"),
+        ("optimal:1000", "optimal:1000"),
     ] {
         let rule = SwitchRule::parse(written).unwrap_or_else(|error| panic!("{written}: {error}"));
         assert_eq!(rule.to_string(), short, "{written}");
@@ -245,6 +253,7 @@ fn only_pre_copy_cannot_enter_post_copy() {
         "switch=libvirt",
         "switch=sdf:auto",
         "switch=optimal",
+        "switch=optimal:10",
         "switch=kubevirt-stall",
         "switch=nova10",
         "switch=ovirt",
@@ -306,6 +315,30 @@ fn numbers_that_are_none_are_refused() {
         assert_eq!(SwitchRule::parse(&item), Err(expected), "{item}");
     }
     assert!(refusal("markov-sdf:2").contains("from 0 to 1"));
+    for text in [
+        "",
+        "0",
+        "1001",
+        "65537",
+        "99999999999",
+        "-1",
+        "+1",
+        "1.5",
+        "x",
+        "10 ",
+        "auto",
+    ] {
+        let item = std::format!("optimal:{text}");
+        let expected = StrategyError::BadWeight {
+            item: Excerpt::of(&item),
+        };
+        assert_eq!(SwitchRule::parse(&item), Err(expected), "{item}");
+    }
+    for text in ["optimal:0", "optimal:x"] {
+        let message = refusal(&std::format!("switch={text}"));
+        let named = message.contains(text) && message.contains("a whole number from 1 to 1000");
+        assert!(named, "{message}");
+    }
     for text in ["", "s", "40", "-1s", "1.5s", "40 s", "1h", "99999999999999s", "+1s"] {
         let item = std::format!("kubevirt-stall:{text}");
         let expected = StrategyError::BadWindow {

@@ -4,11 +4,9 @@ use super::bandwidth::Smoothed;
 use super::fixed::{FACTOR_PLACES, exp2};
 use super::trend::Trend;
 use super::{Decision, FAULTS_PERCENT, Reason, RoundEnd, SwitchSetting, Verdict};
+use crate::strategy::StallWeight;
 use crate::units::{Nanos, Pages};
 
-/// A second in which the guest waits counts as much as so many seconds of the link. At the least a page left to post-copy then costs
-/// 1 + 128·0.21 = 27.9 page times, which makes a load that falls by 10 % per round worth waiting for on every link.
-const STALL_WEIGHT: u128 = 128;
 /// How many rounds ahead are considered: a prediction holds no longer.
 const HORIZON: u32 = 8;
 /// Waiting must save more than this part of what switching costs now: it is predicted, the other is known.
@@ -23,16 +21,17 @@ const STALL_MAX: u128 = 1 << 40;
 // The largest product: a guest left to post-copy.
 const _: () = assert!(
     (COUNT_MAX as u128)
-        .checked_mul(PARTS * STALL_MAX * STALL_WEIGHT * SAVING)
+        .checked_mul(PARTS * STALL_MAX * StallWeight::MAX.get() as u128 * SAVING)
         .is_some()
 );
 
-/// `optimal`: post-copy when no number of further rounds is predicted to cost less than switching now.
+/// `optimal[:W]`: post-copy when no number of further rounds is predicted to cost less than switching now.
 ///
 /// **Costs**, in time of the link. A page sent in a round costs its time on the link once more. A page left to post-copy costs that, too,
 /// and holds the guest up if it is waited for, which one in five is (Hines & Gopalan 2009: faults within 21 % of the working
-/// set): for [`fault_stall`](SwitchSetting::fault_stall), at least the page's own time. A second of that counts as 128 of the link. A rest that fits the
-/// downtime costs only its time on the link: the caller has agreed to that pause.
+/// set): for [`fault_stall`](SwitchSetting::fault_stall), at least the page's own time. A second of that counts as W seconds of the link,
+/// 128 where nobody says otherwise: the larger W, the longer it waits for progress. A rest that fits the
+/// downtime costs only its time on the link, whatever W: the caller has agreed to that pause.
 ///
 /// **Prediction.** The bandwidth is smoothed (the newest round weighs 0.4). What the guest dirties in a round is, by the points
 /// (T(i), V(i)) measured so far, in proportion to the round's length, V(i+1) = f·V(i), up to the largest V seen, where the curve
@@ -60,16 +59,18 @@ const _: () = assert!(
 pub struct Optimal {
     downtime: Nanos,
     fault_stall: Nanos,
+    weight: StallWeight,
     bandwidth: Smoothed,
     trend: Trend,
 }
 
 impl Optimal {
     /// Before round 1.
-    pub const fn new(setting: &SwitchSetting) -> Self {
+    pub const fn new(weight: StallWeight, setting: &SwitchSetting) -> Self {
         Self {
             downtime: setting.downtime,
             fault_stall: setting.fault_stall,
+            weight,
             bandwidth: Smoothed::new(),
             trend: Trend::new(),
         }
@@ -91,7 +92,7 @@ impl Optimal {
         // At most 2^48 / 2^32 · 1000.
         let factor_milli = ((u128::from(factor) * 1000) >> FACTOR_PLACES) as i64;
         let stall_parts = stall_parts.clamp(PARTS, PARTS * STALL_MAX);
-        let left_parts = PARTS + STALL_WEIGHT * FAULTS_PERCENT * stall_parts / 100;
+        let left_parts = PARTS + u128::from(self.weight.get()) * FAULTS_PERCENT * stall_parts / 100;
         let (decision, reason) = match self.pays_after(end.dirty, factor, left_parts) {
             Some(rounds) => (Decision::Continue, Reason::OptimalWaits { rounds, factor_milli }),
             None => (Decision::PostCopy, Reason::OptimalSwitches { factor_milli, evidence }),
@@ -128,7 +129,7 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    /// 1000 pages a second, faults of a page time: a page left to post-copy costs 27.88 page times.
+    /// 1000 pages a second, faults of a page time: a page left to post-copy costs 27.88 page times by the default weight.
     const SETTING: SwitchSetting = SwitchSetting {
         downtime: Nanos::from_millis(300),
         fault_stall: Nanos::from_millis(1),
@@ -137,7 +138,11 @@ mod tests {
 
     /// Everything dirty is sent, at 1000 pages a second.
     fn verdicts(setting: &SwitchSetting, dirty: &[u64]) -> Vec<Verdict> {
-        let mut rule = Optimal::new(setting);
+        weighted(StallWeight::DEFAULT, setting, dirty)
+    }
+
+    fn weighted(weight: StallWeight, setting: &SwitchSetting, dirty: &[u64]) -> Vec<Verdict> {
+        let mut rule = Optimal::new(weight, setting);
         let sent = core::iter::once(setting.total.0).chain(dirty.iter().copied());
         let ends = sent.zip(dirty).zip(1..);
         ends.map(|((sent, &dirty), number)| rule.on_round(&round(number, sent, dirty, sent)))
@@ -204,6 +209,19 @@ mod tests {
     }
 
     #[test]
+    fn the_less_waiting_guests_count_the_sooner_progress_is_left() {
+        // 15 % a round: eight rounds send 4.85 times what is left and leave 0.27 of it, which pays from 1 + 0.21·W = 10.2 on: 43.
+        let dirty: Vec<u64> = (0..4).map(|n| (1e9 * 0.85f64.powi(n)) as u64).collect();
+        let decision = |weight| {
+            let weight = StallWeight::new(weight).expect("in range");
+            weighted(weight, &SETTING, &dirty)[3].decision
+        };
+        let decisions = [1, 10, 43, 44, 128, 1000].map(decision);
+        let (wait, leave) = (Decision::Continue, Decision::PostCopy);
+        assert_eq!(decisions, [leave, leave, leave, wait, wait, wait]);
+    }
+
+    #[test]
     fn a_rest_that_comes_to_fit_is_waited_for() {
         // 2 % a round again, but 306 pages are 300 after one round.
         assert_eq!(first_switch(&[326, 319, 313, 306]), None);
@@ -226,14 +244,15 @@ mod tests {
     #[test]
     fn extremes_are_decided_without_overflow() {
         let all = u64::MAX;
-        let mut rule = Optimal::new(&SwitchSetting {
+        let setting = SwitchSetting {
             fault_stall: Nanos(all),
             ..SwitchSetting::new(Pages(all))
-        });
+        };
+        let mut rule = Optimal::new(StallWeight::MAX, &setting);
         for number in 1..40 {
             rule.on_round(&round(number, all, all, 1));
         }
-        let mut rule = Optimal::new(&SETTING);
+        let mut rule = Optimal::new(StallWeight::MAX, &SETTING);
         for number in 1..40 {
             assert_eq!(
                 rule.on_round(&round(number, 0, 7, 0)).reason,
@@ -252,10 +271,10 @@ mod tests {
     }
 
     /// The costs again, in floating point and without the ring of steps: the best of waiting by switching now.
-    fn ratio(dirty: u64, highest: u64, factor: f64, setting: &SwitchSetting) -> f64 {
+    fn ratio(dirty: u64, highest: u64, factor: f64, weight: u32, setting: &SwitchSetting) -> f64 {
         let page = 1e6;
         let stall = (setting.fault_stall.0 as f64).max(page);
-        let left_cost = page + 128.0 * 0.21 * stall;
+        let left_cost = page + f64::from(weight) * 0.21 * stall;
         let (mut left, mut sent, mut best) = (dirty as f64, 0.0, f64::INFINITY);
         for _ in 0..8 {
             sent += left * page;
@@ -274,6 +293,7 @@ mod tests {
             noise in prop_oneof![Just(0.0), Just(0.005), Just(0.1)],
             draws in proptest::collection::vec(-1.0..1.0f64, 3..25),
             stall in 0..100_000_000u64,
+            weight in prop_oneof![Just(1u32), Just(10), Just(128), Just(1000), 1..=1000u32],
         ) {
             let mut level = start as f64;
             let dirty: Vec<u64> = draws
@@ -286,14 +306,15 @@ mod tests {
             let setting = SwitchSetting { fault_stall: Nanos(stall), total: Pages(start), ..SETTING };
             let mut trend = Trend::new();
             let mut highest = 0;
-            for (verdict, &dirty) in verdicts(&setting, &dirty).iter().zip(&dirty) {
+            let by = StallWeight::new(weight).expect("in range");
+            for (verdict, &dirty) in weighted(by, &setting, &dirty).iter().zip(&dirty) {
                 highest = highest.max(dirty);
                 let Some((log, _)) = trend.update(Pages(dirty)) else {
                     prop_assert_eq!(verdict.reason, Reason::OptimalUnknown);
                     continue;
                 };
                 let factor = exp2(log) as f64 / (1u64 << 32) as f64;
-                let ratio = ratio(dirty, highest, factor, &setting);
+                let ratio = ratio(dirty, highest, factor, weight, &setting);
                 if (ratio - 0.75).abs() > 0.01 {
                     prop_assert_eq!(verdict.decision == Decision::Continue, ratio < 0.75, "{}", ratio);
                 }

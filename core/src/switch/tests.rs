@@ -7,7 +7,7 @@ mod optimal;
 pub(super) use optimal::quantiles;
 
 use super::{Decision, Reason, RoundEnd, SwitchSetting, Switcher, Verdict};
-use crate::strategy::{Alpha, SwitchRule};
+use crate::strategy::{Alpha, StallWeight, SwitchRule};
 use crate::units::{BytesPerSec, Nanos, Pages, Ratio};
 use core::cell::Cell;
 use proptest::collection::vec;
@@ -316,14 +316,17 @@ fn optimal_decides_like_its_model() {
     let (asked, unsure) = (Cell::new(0), Cell::new(0));
     let mut runner = TestRunner::new(ProptestConfig::with_cases(6000));
     let histories = prop_oneof![1 => history(), 4 => optimal::developments()];
-    let done = runner.run(&(histories, setting()), |(history, setting)| {
-        let mut switcher = Switcher::new(SwitchRule::Optimal, setting);
+    let weights = prop_oneof![2 => Just(128), 1 => Just(10), 1 => 1..=1000u32]
+        .prop_map(|weight| StallWeight::new(weight).expect("in range"));
+    let done = runner.run(&(histories, setting(), weights), |(history, setting, weight)| {
+        let rule = SwitchRule::Optimal(weight);
+        let mut switcher = Switcher::new(rule, setting);
         for (end, count) in history.iter().zip(1..) {
             let (verdict, history) = (switcher.on_round(end), &history[..count]);
-            let possible = optimal::possible(&setting, history);
+            let possible = optimal::possible(weight, &setting, history);
             asked.set(asked.get() + 1);
             unsure.set(unsure.get() + u32::from(possible.len() > 1));
-            let decide = |&says: &Decision| model::decide_by(says, SwitchRule::Optimal, &setting, history);
+            let decide = |&says: &Decision| model::decide_by(says, rule, &setting, history);
             let decisions: Vec<Decision> = possible.iter().map(decide).collect();
             prop_assert!(
                 decisions.contains(&verdict.decision),

@@ -125,7 +125,7 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         ranking: vec![Scored::default(); need.ranking].leak(),
     };
     let storage = vec![0; Source::words_needed(&config)].leak();
-    let advised = config.strategy.switch == SwitchRule::Optimal;
+    let advised = config.strategy.switch == SwitchRule::OPTIMAL;
     let source = Source::looking_ahead(config, storage, foresight, Nanos(1)).expect("storage fits");
     if !advised {
         return source;

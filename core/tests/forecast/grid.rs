@@ -1,7 +1,7 @@
 //! A grid of loads, every candidate forecast and played on each of them.
 
 use dunlin_core::choose::{
-    CANDIDATES, Candidate, End, Forecast, Goal, Limits, Link, Metric, Uncertainty, choose, forecast, shah_2015,
+    Candidate, End, Forecast, Goal, Limits, Link, Metric, Uncertainty, candidates, choose, forecast, shah_2015,
     small_for,
 };
 use dunlin_core::strategy::{Alpha, First, Slow, Strategy, SwitchRule};
@@ -56,9 +56,9 @@ pub(crate) struct Pair {
 }
 
 /// The candidates that need no throttled guest, which the player has not.
-fn candidates() -> Vec<Strategy> {
-    let unslowed = CANDIDATES.iter().filter(|strategy| strategy.slow == Slow::None);
-    unslowed.copied().collect()
+fn unslowed(goal: &Goal) -> Vec<Strategy> {
+    let all = candidates(goal).into_iter();
+    all.filter(|strategy| strategy.slow == Slow::None).collect()
 }
 
 /// Every candidate on one cell, and what was chosen, by Shah's rule, too.
@@ -82,7 +82,7 @@ pub(crate) fn play(cell: &Cell, goal: &Goal, runs: u64) -> Played {
     let Cell { load, link } = cell;
     let profile = load.profile(link.bandwidth.time_to_send(Pages(load.total).bytes()));
     let (limits, uncertainty) = (Limits::DEFAULT, Uncertainty::DEFAULT);
-    let mut candidates = candidates();
+    let mut candidates = unslowed(goal);
     candidates.retain(|strategy| strategy.first == First::Serial || link.storage_bandwidth.is_some());
     let pairs = candidates.iter().map(|strategy| {
         let forecast = forecast(strategy, &profile, link, &limits, uncertainty).expect("a link with storage");

@@ -14,7 +14,7 @@ pub(crate) fn drive(_scratch: &mut [u64]) {
         SwitchRule::SdfAuto,
         SwitchRule::Dyn,
         SwitchRule::Heuristic,
-        SwitchRule::Optimal,
+        SwitchRule::OPTIMAL,
         SwitchRule::Xen,
         SwitchRule::Qemu,
         SwitchRule::KubevirtStall(Nanos::from_secs(20)),

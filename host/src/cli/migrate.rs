@@ -84,7 +84,8 @@ pub(super) struct Args {
 
     /// How long to observe the guest before anything is copied, for strategies that look ahead [default: 8s]
     ///
-    /// These are the ones with a filter or push=forecast, and auto [default: 2s]. More than 8 s is of no use to markov, which remembers as much.
+    /// These are the ones with a filter or push=forecast, and auto [default: as long as one copy of all memory takes at --bandwidth, at
+    /// least 2s and at most 8s]. More than 8 s is of no use to markov, which remembers as much.
     #[arg(long, value_name = "TIME", value_parser = values::time, allow_hyphen_values = true)]
     profile: Option<Micros>,
 

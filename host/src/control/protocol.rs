@@ -66,8 +66,8 @@ pub struct MigrateRequest {
     /// The shortest round of pre-copy, in microseconds: a round that is done earlier waits.
     #[serde(default = "MigrateRequest::default_min_round_us")]
     pub min_round_us: u64,
-    /// How long to observe the guest before anything is copied, in microseconds, by a strategy that looks ahead; `None` for 8 s, or 2 s
-    /// with `auto`.
+    /// How long to observe the guest before anything is copied, in microseconds, by a strategy that looks ahead; `None` for 8 s, or
+    /// with `auto` as long as one copy takes, from 2 to 8 s.
     #[serde(default)]
     pub profile_us: Option<u64>,
     /// How long the network may be silent before it counts as cut, in microseconds.

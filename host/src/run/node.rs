@@ -28,11 +28,6 @@ const SPEED_WINDOW: Duration = Duration::from_secs(1);
 /// How often it is looked at.
 const SPEED_EVERY: Duration = Duration::from_millis(50);
 
-/// How long a guest is observed for a forecast where nobody says otherwise: as long as the 2017 paper does.
-const LEARNING: Duration = Duration::from_secs(8);
-
-/// The same for a choice: what is asked is how much it writes, not where.
-const PROFILE: Duration = Duration::from_secs(2);
 /// The strategy that is to be chosen.
 const AUTO: &str = "auto";
 
@@ -143,7 +138,7 @@ impl Node {
         let goal = goal(request)?;
         let strategy = match &goal {
             // Until one is chosen: one that can enter post-copy, so that whatever is chosen can.
-            Some(_) => Strategy::with_switch(SwitchRule::Optimal),
+            Some(_) => Strategy::with_switch(SwitchRule::OPTIMAL),
             None => Strategy::parse_for(&request.strategy, request.storage.is_some())
                 .map_err(|error| ControlError::refused(error.to_string()))?,
         };
@@ -205,11 +200,7 @@ impl Node {
             downtime: Duration::from_micros(request.downtime_us),
             max_rounds: request.max_rounds.max(1),
             min_round: Duration::from_micros(request.min_round_us),
-            learning: match (request.profile_us, &goal) {
-                (Some(profile), _) => Duration::from_micros(profile),
-                (None, Some(_)) => PROFILE,
-                (None, None) => LEARNING,
-            },
+            learning: request.profile_us.map(Duration::from_micros),
             goal,
             network_timeout: Duration::from_micros(request.network_timeout_us.max(1)),
             verify: request.verify,

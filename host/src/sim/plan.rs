@@ -85,6 +85,7 @@ mod words;
 use std::path::{Path, PathBuf};
 
 use dunlin_core::choose::Goal;
+use dunlin_core::migrate::Advisor;
 use dunlin_core::strategy::{Strategy, SwitchRule};
 use dunlin_core::units::Nanos;
 use dunlin_core::workload::Fill;
@@ -163,12 +164,9 @@ pub struct Arm {
     /// Post-copy without a push, page after page.
     #[serde(default)]
     pull: bool,
-    /// Another than the plan's, for what looks ahead.
+    /// How long the guest is observed by what looks ahead; another time than the plan's.
     profile: Option<Time>,
 }
-
-/// How long `dunlin migrate --strategy auto` observes a guest unless told otherwise.
-const AUTO_OBSERVES: Nanos = Nanos::from_secs(2);
 
 const fn one() -> u32 {
     1
@@ -355,7 +353,20 @@ impl Plan {
         vary(&mut points, "case", &self.case, |setup, case| {
             case.apply(setup, storage_follows);
         });
+        for point in &mut points {
+            if self.observes_by_rule(point) {
+                let Point { setup, .. } = point;
+                setup.learning = Advisor::observation(setup.memory, setup.bandwidth);
+            }
+        }
         points
+    }
+
+    /// Whether it is not said how long `auto` observes the guest: then as long as `dunlin migrate` does, which the swept keys have a say in.
+    fn observes_by_rule(&self, point: &Point) -> bool {
+        let arm = &self.arm[point.arm_index];
+        let given = arm.profile.as_ref().or(self.limits.profile.as_ref());
+        matches!(arm.strategy.value, Way::Auto) && given.is_none()
     }
 
     fn setup(&self, arm: &Arm) -> SimSetup {
@@ -370,7 +381,6 @@ impl Plan {
         );
         if let Way::Auto = arm.strategy.value {
             setup.goal = Some(self.goal.clone().unwrap_or(Goal::BALANCED));
-            setup.learning = AUTO_OBSERVES;
         }
         setup.pull = arm.pull;
         setup.varies = self.link.varies.as_ref().map(Varies::from);

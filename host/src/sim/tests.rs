@@ -258,6 +258,19 @@ fn a_rate_that_varies_takes_longer() {
     assert!(matches!(simulate(&setup), Err(SimError::Setup(_))));
 }
 
+/// A load that falls by less with every round, until it stays.
+#[test]
+fn the_less_waiting_counts_the_sooner_the_rounds_end() {
+    let rounds = |rule: &str| {
+        let mut setup = setup("uniform,rate=14648", 64, rule);
+        setup.downtime = Nanos::from_millis(5);
+        result(&setup).rounds.len()
+    };
+    let (patient, balanced) = (rounds("switch=optimal"), rounds("switch=optimal:10"));
+    assert_eq!(patient, rounds("switch=optimal:128"), "the default");
+    assert!(2 < balanced && balanced < patient, "{balanced} {patient}");
+}
+
 #[test]
 fn what_cannot_be_simulated_is_named() {
     let mut wrong = setup("seq", 64, "precopy");
@@ -290,6 +303,7 @@ fn strategies() -> impl proptest::strategy::Strategy<Value = &'static str> {
         "hybrid:1,push=forecast",
         "postcopy,push=bubble:3",
         "switch=optimal",
+        "switch=optimal:10",
         "switch=kubevirt-stall:5s",
     ])
 }

@@ -216,7 +216,7 @@ fn says(rule: SwitchRule, setting: &SwitchSetting, history: &[RoundEnd]) -> Deci
         SwitchRule::Rounds(count) => rounds >= count,
         SwitchRule::Lambda => lambda_says_switch(history),
         // Its model knows no exact answer where it is on the edge.
-        SwitchRule::Optimal => unreachable!("decided beside this"),
+        SwitchRule::Optimal(_) => unreachable!("decided beside this"),
         SwitchRule::Sdf(alpha) => return sdf_says(end, Fraction::new(alpha.milli().into(), 1000)),
         SwitchRule::SdfAuto => return sdf_says(end, auto_alpha(end, setting.fault_stall)),
         SwitchRule::Dyn => rounds >= dynamic_rounds(&history[0], setting),

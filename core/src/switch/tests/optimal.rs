@@ -10,6 +10,7 @@ use proptest::prelude::{Just, Strategy, prop_oneof};
 
 use super::model::smoothed_bandwidth;
 use super::{Decision, RoundEnd, SwitchSetting};
+use crate::strategy::StallWeight;
 use crate::units::{Nanos, Pages};
 
 /// How often chance may exceed the bound of a mean.
@@ -103,13 +104,13 @@ fn factor(history: &[RoundEnd]) -> Option<RangeInclusive<f64>> {
 }
 
 /// Whether waiting up to eight rounds is cheaper by a quarter than switching now. `lean` tips the scales towards that.
-fn pays(setting: &SwitchSetting, history: &[RoundEnd], rate: f64, log: f64, lean: f64) -> bool {
+fn pays(weight: StallWeight, setting: &SwitchSetting, history: &[RoundEnd], rate: f64, log: f64, lean: f64) -> bool {
     let dirty = |end: &RoundEnd| end.dirty.0 as f64;
     let largest = history.iter().map(dirty).fold(0.0, f64::max);
     let now = dirty(&history[history.len() - 1]);
     // In page times.
     let stall = (setting.fault_stall.0 as f64 * rate / 1e9).clamp(1.0, (1u64 << 40) as f64);
-    let left_behind = 1.0 + 128.0 * 0.21 * stall;
+    let left_behind = 1.0 + f64::from(weight.get()) * 0.21 * stall;
     let room = setting.downtime.0 as f64 * rate / 1e9 * (1.0 + lean * 1e-9);
     let (mut sent, mut left) = (0.0, now);
     (0..8).any(|_| {
@@ -122,16 +123,16 @@ fn pays(setting: &SwitchSetting, history: &[RoundEnd], rate: f64, log: f64, lean
 }
 
 /// What the rule can say at the end of the last round: one decision but for those on the edge.
-pub(super) fn possible(setting: &SwitchSetting, history: &[RoundEnd]) -> Vec<Decision> {
+pub(super) fn possible(weight: StallWeight, setting: &SwitchSetting, history: &[RoundEnd]) -> Vec<Decision> {
     let Some((factor, rate)) = factor(history).zip(smoothed_bandwidth(history)) else {
         return Vec::from([Decision::Continue]);
     };
     let rate = rate as f64 / 65_536.0;
     let mut possible = Vec::new();
-    if pays(setting, history, rate, *factor.start(), 1.0) {
+    if pays(weight, setting, history, rate, *factor.start(), 1.0) {
         possible.push(Decision::Continue);
     }
-    if !pays(setting, history, rate, *factor.end(), -1.0) {
+    if !pays(weight, setting, history, rate, *factor.end(), -1.0) {
         possible.push(Decision::PostCopy);
     }
     possible

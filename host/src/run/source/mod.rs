@@ -62,6 +62,8 @@ const SMALL_BACKLOG: usize = 128 * 1024;
 const ANNOUNCED_PAGES: Pages = Pages(16);
 /// Shortest time between two looks at the progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// How long a guest is observed for a forecast where nobody says otherwise: as long as the 2017 paper does.
+const LEARNING: Nanos = Nanos::from_secs(8);
 /// Longest wait for the storage directory to take a word back.
 const TAKE_BACK: Duration = Duration::from_secs(2);
 /// Longest wait for the target to close its side in the end.
@@ -98,8 +100,9 @@ pub struct SourceOptions {
     pub max_rounds: u32,
     /// Shortest round.
     pub min_round: Duration,
-    /// How long the guest is observed before anything is copied, by a strategy that looks ahead.
-    pub learning: Duration,
+    /// How long the guest is observed before anything is copied, by a strategy that looks ahead; if absent, 8 s, and for a goal as
+    /// long as [`Advisor::observation`] says.
+    pub learning: Option<Duration>,
     /// Silence after which the link counts as lost.
     pub network_timeout: Duration,
     /// Compare hashes of all pages in the end.
@@ -402,6 +405,15 @@ impl SourceRun<'_> {
         Ok(result)
     }
 
+    fn learning(&self, memory: &GuestMemory) -> Nanos {
+        let options = self.options;
+        match (options.learning, &options.goal, options.bandwidth) {
+            (Some(given), ..) => nanos(given),
+            (None, Some(_), Some(bandwidth)) => Advisor::observation(memory.layout().bytes(), bandwidth),
+            _ => LEARNING,
+        }
+    }
+
     fn describe(&self) -> Result<(Arc<GuestMemory>, SourceConfig, u64), SourceError> {
         let memory = Arc::clone(self.guest.memory());
         let regions = crate::run::vm::regions(memory.layout());
@@ -416,7 +428,7 @@ impl SourceRun<'_> {
             handover_cost: HANDOVER_COST,
             max_rounds: self.options.max_rounds,
             min_round: nanos(self.options.min_round),
-            learning: nanos(self.options.learning),
+            learning: self.learning(&memory),
             push_pages: piece_pages(self.options.bandwidth),
             network_timeout: nanos(self.options.network_timeout),
             handover_timeout: HANDOVER_TIMEOUT,

@@ -246,3 +246,30 @@ fn auto_is_an_arm_like_the_others() {
     let error = parse(&PLAN.replace("repetitions = 2", "goal = \"quick\"")).expect_err("no goal");
     assert!(error.contains("line 3"), "{error}");
 }
+
+/// The time follows from the point, wherever in the plan memory and bandwidth are said.
+#[test]
+fn auto_observes_as_long_as_a_copy_takes_unless_told() {
+    let plan = PLAN
+        .replace("\"8MiB\", ", "\"400MB\", ")
+        .replace("\"pa-hybrid\"", "\"auto\"");
+    let observed = |text: &str| -> Vec<Nanos> {
+        let points = parse(text).expect("a plan").points().into_iter();
+        points.map(|point| point.setup.learning).collect()
+    };
+    let secs = Nanos::from_secs;
+    assert_eq!(
+        observed(&plan),
+        [8, 8, 8, 8, 8, 2, 8, 2].map(secs),
+        "the other arm has what it had"
+    );
+    let faster = plan.replace("\"20MB/s\"", "\"80MB/s\"");
+    assert_eq!(observed(&faster)[1], secs(5), "400 MB over 80 MB/s");
+    let case = "[[case]]\nname = \"a\"\nmemory = \"400MB\"\nbandwidth = \"100MB/s\"\n";
+    let case = PLAN.replace(SWEEP, case).replace("\"pa-hybrid\"", "\"auto\"");
+    assert_eq!(observed(&case), [8, 4].map(secs));
+    let of_all = faster.replace("[limits]", "[limits]\nprofile = \"700ms\"");
+    assert_eq!(observed(&of_all), [Nanos::from_millis(700); 8]);
+    let of_arm = faster.replace("\"auto\"", "\"auto\"\nprofile = \"1s\"");
+    assert_eq!(observed(&of_arm)[1], secs(1));
+}
