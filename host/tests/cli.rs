@@ -62,6 +62,10 @@ fn wrong_usage_says_what_to_do() {
         ),
         ("simulate".into(), "--workload <SPEC>"),
         ("simulate --plan p --memory 1GiB".into(), "cannot be used with"),
+        (
+            "simulate --workload seq --memory 8MiB --bandwidth 9MB/s --strategy precopy --goal time<9s".into(),
+            "write --strategy auto",
+        ),
         ("record".into(), "unrecognized subcommand"),
     ];
     for (arguments, hint) in cases {

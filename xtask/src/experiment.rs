@@ -11,6 +11,7 @@ mod catalogue;
 mod check;
 mod cut;
 mod document;
+mod live_section;
 pub(crate) mod load;
 mod measure;
 mod page;
@@ -148,7 +149,9 @@ fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
     );
     let out = match &options.out {
         Some(folder) => folder.clone(),
-        None => process::target_folder()?.join("experiments/simulated"),
+        None => process::target_folder()?
+            .join("experiments")
+            .join(live_section::SIMULATED),
     };
     let seeds = options.repetitions.or(options.quick.then_some(1));
     if options.name == MERGE {
@@ -427,7 +430,13 @@ impl Measured {
             let beside = beside::to_json(self, arm);
             json!({ "name": arm.name, "strategy": arm.strategy, "values": medians, "beside": beside })
         };
-        let checks = self.checks().into_iter().chain(beside::checks([self]));
+        let questions = self.experiment.questions.iter();
+        let answers = questions.map(|question| {
+            let mut answer = question.answer(&self.runs).to_json();
+            answer["simulated"] = self.twins.answer(question).into();
+            answer
+        });
+        let checks = answers.chain(beside::checks([self]).into_iter().map(|check| check.to_json()));
         json!({
             "schema": "dunlin.experiment.v1",
             "id": self.experiment.id,
@@ -436,7 +445,7 @@ impl Measured {
             "setup": self.experiment.setup,
             "lambda_measured": self.measured_lambda(),
             "arms": self.experiment.arms.iter().map(arm).collect::<Vec<_>>(),
-            "checks": checks.map(|check| check.to_json()).collect::<Vec<_>>(),
+            "checks": checks.collect::<Vec<_>>(),
             "calibration": self.twins.calibration,
             "runs": self.runs.0,
             "failures": self.failures,

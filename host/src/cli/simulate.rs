@@ -11,7 +11,9 @@ use crate::{
     sim::{CutAt, SimSetup, VCPUS_MAX, simulate},
 };
 use dunlin_core::{
-    strategy::{Strategy, StrategyError},
+    choose::{Goal, GoalError},
+    migrate::Advisor,
+    strategy::{Strategy, StrategyError, SwitchRule},
     units::{Bytes, BytesPerSec, Nanos},
     workload::{Fill, Spec, SpecError},
 };
@@ -47,9 +49,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// How to move it: a preset or a composition, as for `dunlin migrate`
+    /// How to move it: a preset or a composition, as for `dunlin migrate`, or auto
     #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy, required_unless_present = "plan")]
     strategy: Option<Named>,
+
+    /// With auto: what the migration is to be good at, as for `dunlin migrate`
+    #[arg(long, value_name = "GOAL", value_parser = goal)]
+    goal: Option<Goal>,
 
     /// Rate of the network
     #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true, required_unless_present = "plan")]
@@ -91,9 +97,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = values::time, allow_hyphen_values = true)]
     min_round: Micros,
 
-    /// How long strategies that look ahead observe the guest
-    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = values::time, allow_hyphen_values = true)]
-    profile: Micros,
+    /// How long strategies that look ahead observe the guest [default: 8s; with auto as long as one copy takes, from 2 to 8 s]
+    #[arg(long, value_name = "TIME", value_parser = values::time, allow_hyphen_values = true)]
+    profile: Option<Micros>,
 
     /// How long the guest runs before it is moved
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::time, allow_hyphen_values = true)]
@@ -137,8 +143,21 @@ impl Args {
             let message = "--workload, --memory, --strategy and --bandwidth say what to simulate, or --plan does";
             return Err(CliError::Usage(message.into()));
         };
-        let setup = self.setup(SimSetup::new(workload.clone(), memory, strategy.strategy, bandwidth));
+        if self.goal.is_some() && strategy.strategy.is_some() {
+            let message = "--goal is what auto chooses a strategy for: write --strategy auto, or leave it out";
+            return Err(CliError::Usage(message.into()));
+        }
+        let begins_as = strategy.strategy.unwrap_or(Strategy::with_switch(SwitchRule::Never));
+        let mut basis = SimSetup::new(workload.clone(), memory, begins_as, bandwidth);
+        if strategy.strategy.is_none() {
+            basis.goal = Some(self.goal.clone().unwrap_or(Goal::BALANCED));
+            basis.learning = Advisor::observation(memory, bandwidth);
+        }
+        let setup = self.setup(basis);
         let mut result = simulate(&setup).map_err(|error| CliError::Usage(error.to_string()))?;
+        if let Some(choice) = &result.choice {
+            eprintln!("{choice}");
+        }
         result.report.strategy.clone_from(&strategy.text);
         if self.json {
             output::json(&result.report)?;
@@ -176,7 +195,7 @@ impl Args {
             downtime: nanos(self.downtime),
             max_rounds: self.max_rounds,
             min_round: nanos(self.min_round),
-            learning: nanos(self.profile),
+            learning: self.profile.map_or(basis.learning, nanos),
             check: self.verify,
             ..basis
         }
@@ -187,17 +206,26 @@ fn workload(text: &str) -> Result<Spec, SpecError> {
     text.parse()
 }
 
+fn goal(text: &str) -> Result<Goal, GoalError> {
+    text.parse()
+}
+
 /// A strategy, and as it was typed.
 #[derive(Clone, Debug)]
 struct Named {
     text: String,
-    strategy: Strategy,
+    /// `None` for one that is chosen.
+    strategy: Option<Strategy>,
 }
 
 /// With a storage directory: whatever needs one finds it.
 fn strategy(text: &str) -> Result<Named, StrategyError> {
+    let strategy = match text {
+        "auto" => None,
+        text => Some(Strategy::parse(text)?),
+    };
     Ok(Named {
         text: text.to_owned(),
-        strategy: Strategy::parse(text)?,
+        strategy,
     })
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::Measured;
 use super::calibration::Calibration;
 use super::catalogue::{Arm, Experiment};
-use super::check::Check;
+use super::check::{Check, Question};
 use super::record::{Run, Runs};
 use super::statistics::{Estimate, median};
 use super::{twin, values};
@@ -87,6 +87,14 @@ impl Twins {
             }
         }
         Ok(twins)
+    }
+
+    /// What the twins alone answer; `None` where one that is asked about is missing.
+    pub(super) fn answer(&self, question: &Question) -> Option<f64> {
+        let is_there = |arm: &&str| self.runs.has(arm, 0);
+        let all = question.arms().iter().all(is_there);
+        all.then(|| question.answer(&self.runs).estimate)?
+            .map(|estimate| estimate.value)
     }
 
     /// Why an arm has none.

@@ -7,13 +7,14 @@ use dunlin::sim::Medians;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::document::{CheckEntry, Document};
+use super::live_section::{self, LiveDocument};
 
 const STYLE: &str = include_str!("page.css");
 /// Tables of more points than that are folded.
 const POINTS_MAX: usize = 24;
 
 /// The page; `known` are all experiments there are.
-pub(super) fn page(documents: &[Document], known: &[String]) -> String {
+pub(super) fn page(documents: &[Document], live: &[LiveDocument], known: &[String]) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -28,6 +29,7 @@ pub(super) fn page(documents: &[Document], known: &[String]) -> String {
                 (header(documents, known))
                 main {
                     (summary(documents))
+                    (live_section::section(live))
                     @for document in documents { (experiment(document)) }
                 }
             }
@@ -253,7 +255,7 @@ mod tests {
             why: None,
         });
         let known = ["tiny".to_owned()];
-        let text = page(&[document], &known);
+        let text = page(&[document], &[], &known);
         for part in [
             "cargo xtask experiment all</code>",
             "href=\"#tiny\"",
@@ -291,9 +293,9 @@ mod tests {
         let told = "cargo xtask experiment tiny --repetitions 1";
         let known = ["tiny".to_owned()];
         let more = ["tiny".to_owned(), "T5".to_owned()];
-        assert!(!page(&[of(2, own)], &more).contains("experiment all"));
-        assert!(page(&[of(2, own), of(1, own)], &known).contains("experiment all</code>"));
-        assert!(page(&[of(1, own), of(1, told)], &known).contains("experiment all --repetitions 1</code>"));
-        assert!(!page(&[of(2, own), of(1, told)], &known).contains("experiment all"));
+        assert!(!page(&[of(2, own)], &[], &more).contains("experiment all"));
+        assert!(page(&[of(2, own), of(1, own)], &[], &known).contains("experiment all</code>"));
+        assert!(page(&[of(1, own), of(1, told)], &[], &known).contains("experiment all --repetitions 1</code>"));
+        assert!(!page(&[of(2, own), of(1, told)], &[], &known).contains("experiment all"));
     }
 }

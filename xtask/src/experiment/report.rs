@@ -1,4 +1,4 @@
-//! `report.html`: all simulated experiments of a folder on one page, made from what is kept there alone.
+//! `report.html`: all simulated experiments of a folder on one page, made from what is kept there, and the live ones beside it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::document::{Document, KIND, SCHEMA};
-use super::page;
+use super::{live_section, page};
 
 /// What tells a document from others.
 #[derive(Deserialize)]
@@ -20,7 +20,7 @@ struct Head {
 pub(super) fn write(folder: &Path, known: &[String]) -> anyhow::Result<PathBuf> {
     let documents = read(folder)?;
     let path = folder.join("report.html");
-    let text = page::page(&documents, known);
+    let text = page::page(&documents, &live_section::beside(folder), known);
     fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
     Ok(path)
 }
