@@ -41,7 +41,7 @@ enum Command {
     /// Show what this host offers, what is missing, and how to get it.
     Doctor(doctor::Args),
     /// Start a guest and hold it until it halts or moves away.
-    Guest(guest::Args),
+    Guest(Box<guest::Args>),
     /// Wait for a guest, and hold it from its arrival on.
     Receive(receive::Args),
     /// Move a guest to another host while it runs.
@@ -55,7 +55,7 @@ enum Command {
     /// Show when a rule, or each of several, would have ended the pre-copy of a recorded log of rounds.
     Replay(replay::Args),
     /// Simulate a migration in virtual time: what a strategy would cost for a workload and a link.
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
 }
 
 /// Why a command ends without its result.
