@@ -60,8 +60,7 @@ pub(super) fn section(documents: &[LiveDocument]) -> Markup {
                 h2 { "Simulated and live" }
                 p {
                     "Guests that were moved for real, on a scale of one machine, by " code { "cargo xtask experiment live" }
-                    ", and beside each number that of the same guests, links and limits simulated. Targets are the papers' numbers, rounded \
-                     in nobody's favour."
+                    ", and beside each number that of the same guests, links and limits simulated. Targets are those of the papers' claims."
                 }
                 div.scroll {
                     table {
