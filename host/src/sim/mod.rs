@@ -240,7 +240,7 @@ pub fn simulate(setup: &SimSetup) -> Result<SimResult, SimError> {
         .varies
         .is_some_and(|varies| !(1..=1000).contains(&varies.least_milli) || varies.every == Nanos::ZERO)
     {
-        let words = "the rate varies between a share from 0.001 to 1 and the whole, for more than no time";
+        let words = "a rate that varies has a least share from 0.001 to 1 of the whole and holds for some time: write least = 0.3, every = \"2s\" for example";
         return Err(SimError::Setup(words.into()));
     }
     if !(1..=VCPUS_MAX).contains(&setup.vcpus) {
