@@ -126,7 +126,8 @@ impl PlanCheck {
         }
     }
 
-    /// The numbers it asks about, in the order of places and seeds; with a fold one for each seed.
+    /// The numbers it asks about, in the order of places and seeds; with a fold one for each seed. None at all where one is missing: the
+    /// others alone would be another question.
     pub fn numbers(&self, results: &[PointResult]) -> Numbers {
         let places: Vec<&PointResult> = results.iter().filter(|result| self.is_at(&result.point)).collect();
         let seeds = places.iter().map(|place| place.results.len()).min().unwrap_or(0);
@@ -139,7 +140,7 @@ impl PlanCheck {
             Some((value, base))
         };
         if let Some(fold) = self.fold {
-            let folded = (0..seeds).filter_map(|seed| {
+            let folded = (0..seeds).map(|seed| {
                 let numbers: Option<Vec<PlaceNumber>> = places
                     .iter()
                     .map(|place| {
@@ -161,7 +162,7 @@ impl PlanCheck {
                     self.at_least.is_some() && self.at_most.is_none(),
                 )
             });
-            let folded = folded.collect();
+            let folded = folded.collect::<Option<Vec<f64>>>().unwrap_or_default();
             return match fold {
                 Fold::Share => Numbers::Shares(folded),
                 _ => Numbers::Values(folded),
@@ -169,8 +170,8 @@ impl PlanCheck {
         }
         let each = places
             .iter()
-            .flat_map(|place| (0..seeds).filter_map(|seed| number(place, seed)));
-        let each: Vec<(f64, Option<f64>)> = each.collect();
+            .flat_map(|place| (0..seeds).map(|seed| number(place, seed)));
+        let each: Vec<(f64, Option<f64>)> = each.collect::<Option<_>>().unwrap_or_default();
         match (&self.by, self.difference) {
             (Some(_), false) if self.value.is_share() => Numbers::ShareRatios(
                 each.into_iter()
