@@ -273,3 +273,14 @@ fn auto_observes_as_long_as_a_copy_takes_unless_told() {
     let of_arm = faster.replace("\"auto\"", "\"auto\"\nprofile = \"1s\"");
     assert_eq!(observed(&of_arm)[1], secs(1));
 }
+
+/// A single round has no fifth one.
+#[test]
+fn a_number_that_is_missing_is_not_left_out() {
+    let check = "\n[[check]]\nname = \"fifth\"\nvalue = \"round_5\"\narm = \"1-hybrid\"\n";
+    for fold in ["", "fold = \"mean\"\n"] {
+        let plan = parse(&format!("{PLAN}{check}{fold}")).expect("a plan");
+        let results = plan.run(Path::new("x.toml"), &|| ()).expect("all can be simulated");
+        assert_eq!(plan.check[0].numbers(&results), Numbers::Values(vec![]));
+    }
+}
