@@ -21,6 +21,8 @@ pub mod pattern;
 pub mod predict;
 pub mod strategy;
 pub mod switch;
+#[cfg(feature = "tracefile")]
+pub mod tracefile;
 pub mod units;
 #[cfg(feature = "workload")]
 pub mod workload;

@@ -1,0 +1,166 @@
+//! What a trace says of itself.
+
+use core::fmt;
+
+use crate::message::Regions;
+use crate::units::{Nanos, Pages};
+
+/// Most bytes of a guest's name; a longer one is cut at a character.
+pub const GUEST_NAME_MAX: usize = 64;
+/// Most vCPUs that a trace tells apart.
+pub const VCPUS_MAX: u32 = 1024;
+
+/// Stands before the first item.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// What saw the writes.
+    pub source: Source,
+    /// Guest RAM. Frame numbers outside are not in a trace.
+    pub regions: Regions,
+    /// Pages of RAM that were not all zero when the recording began; all pages if nobody looked.
+    pub used: Pages,
+    /// vCPUs of the guest, 1 to [`VCPUS_MAX`].
+    pub vcpus: u32,
+    /// The time between two looks, for sources that look every so often; zero for those that see each write.
+    pub window: Nanos,
+    /// Wall clock at the start, in nanoseconds since 1970; zero if unknown, as in traces made by a simulator.
+    pub started_unix_ns: u64,
+    /// The guest's name, or whatever tells a reader which guest this was.
+    pub guest: heapless::String<GUEST_NAME_MAX>,
+}
+
+impl Head {
+    /// One more than the highest frame number of RAM: the length of a table with a place for each.
+    pub fn span(&self) -> Pages {
+        let end = |region: &crate::message::Region| region.first.0.saturating_add(region.pages.0);
+        Pages(self.regions.iter().map(end).max().unwrap_or(0))
+    }
+
+    /// Pages of RAM.
+    pub fn total(&self) -> Pages {
+        let pages = self.regions.iter().map(|region| region.pages.0);
+        Pages(pages.fold(0, u64::saturating_add))
+    }
+}
+
+/// What saw the writes, best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Source {
+    /// eBPF at the tracepoint `kvm_dirty_ring_push`.
+    RingPush,
+    /// eBPF at `kvm_page_fault`, `fast_page_fault` and `kvm_mmu_set_spte`, on hardware KVM with a dirty bitmap.
+    SptePermission,
+    /// eBPF at the entry of `mark_page_dirty_in_slot`.
+    MarkDirty,
+    /// eBPF at `page_fault_kernel` or `page_fault_user` while pages are write-protected by userfaultfd WP_ASYNC.
+    WriteProtectFault,
+    /// A KVM dirty ring, harvested every so often.
+    Ring,
+    /// A KVM dirty bitmap, harvested every so often.
+    Bitmap,
+    /// `PAGEMAP_SCAN` every so often.
+    PagemapScan,
+    /// A dirty bitmap that the guest's own hypervisor harvests.
+    Hypervisor,
+    /// A generator of writes, without a guest.
+    Generator,
+    /// A file of some other program.
+    Imported,
+}
+
+/// What a [`Source`] tells apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Resolution {
+    /// Every write, in order, with its vCPU.
+    EveryWrite,
+    /// The first write of a page since it was last harvested or protected, in order.
+    FirstWrites,
+    /// Which pages were written in each window; neither order nor how often.
+    Windows,
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::RingPush,
+        Self::SptePermission,
+        Self::MarkDirty,
+        Self::WriteProtectFault,
+        Self::Ring,
+        Self::Bitmap,
+        Self::PagemapScan,
+        Self::Hypervisor,
+        Self::Generator,
+        Self::Imported,
+    ];
+
+    /// As it stands in reports and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RingPush => "ebpf:kvm_dirty_ring_push",
+            Self::SptePermission => "ebpf:kvm_mmu",
+            Self::MarkDirty => "ebpf:mark_page_dirty_in_slot",
+            Self::WriteProtectFault => "ebpf:page_fault_kernel",
+            Self::Ring => "kvm-dirty-ring",
+            Self::Bitmap => "kvm-dirty-bitmap",
+            Self::PagemapScan => "pagemap-scan",
+            Self::Hypervisor => "hypervisor",
+            Self::Generator => "generator",
+            Self::Imported => "imported",
+        }
+    }
+
+    /// The source of this [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|source| source.name() == name)
+    }
+
+    /// What it tells apart, on KVM with hardware support. Where KVM emulates every instruction, a dirty ring has each write and
+    /// not only the first since the last harvest.
+    pub const fn resolution(self) -> Resolution {
+        match self {
+            Self::Generator | Self::Imported => Resolution::EveryWrite,
+            Self::RingPush | Self::SptePermission | Self::MarkDirty | Self::WriteProtectFault => {
+                Resolution::FirstWrites
+            }
+            Self::Ring | Self::Bitmap | Self::PagemapScan | Self::Hypervisor => Resolution::Windows,
+        }
+    }
+
+    /// What it cannot see, in a sentence for a reader of a report.
+    pub const fn cannot_see(self) -> &'static str {
+        match self {
+            Self::RingPush => "on hardware KVM, writes to a page between its first write and the next harvest",
+            Self::SptePermission | Self::MarkDirty => {
+                "writes to a page between its first write and the next harvest of the dirty bitmap"
+            }
+            Self::WriteProtectFault => "writes to a page between its first write and the next time it is protected",
+            Self::Ring => "when in a window a page was written; the order is that of each vCPU's ring",
+            Self::Bitmap | Self::PagemapScan => {
+                "when, how often, in which order and by which vCPU pages were written within a window"
+            }
+            Self::Hypervisor => "anything but which pages its hypervisor called dirty in a window",
+            Self::Generator => "nothing: every write was generated",
+            Self::Imported => "what the program that wrote the file did not see",
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back() {
+        for source in Source::ALL {
+            assert_eq!(Source::from_name(source.name()), Some(source));
+        }
+        assert_eq!(Source::from_name("gossip"), None);
+    }
+}
