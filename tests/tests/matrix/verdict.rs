@@ -82,8 +82,16 @@ impl Stage {
         let (scene, next) = (&self.scene, next.unwrap_or(&mut self.target));
         scene.poll_status(next, is_free)?;
         let second = ["--verify", "--storage", &self.storage];
-        let mut again = scene.start_migration(&self.source, next.listening()?, "hybrid:1", &second)?;
-        let again = again.wait(2 * PATIENCE)?;
+        let deadline = Instant::now() + PATIENCE;
+        let again = loop {
+            let mut again = scene.start_migration(&self.source, next.listening()?, "hybrid:1", &second)?;
+            let again = again.wait(2 * PATIENCE)?;
+            // The first attempt may come to the target after the source has ended it.
+            if !again.lines.iter().any(|line| line.contains("is receiving one")) || Instant::now() > deadline {
+                break again;
+            }
+            thread::sleep(POLL);
+        };
         match again.json() {
             Ok(report) => {
                 ensure!(report["outcome"] == "completed", "the second attempt: {again}");
