@@ -105,7 +105,7 @@ enum CliError {
 }
 
 impl CliError {
-    const fn exit_code(&self) -> u8 {
+    fn exit_code(&self) -> u8 {
         match self {
             Self::Control(error) => error.exit_code(),
             Self::Journal(_) | Self::Usage(_) | Self::Node(_) | Self::Log { .. } | Self::Signals(_) => 2,

@@ -5,5 +5,4 @@ mod file;
 pub mod text;
 
 pub use any::{AnyReader, AnyWriter, Assumed, FileFormat};
-pub(crate) use file::seconds;
 pub use file::{Damage, Ending, TraceError, TraceReader, TraceWriter, Written};
