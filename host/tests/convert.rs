@@ -208,7 +208,7 @@ fn recorded_guests_are_simulated() {
     convert(folder.path(), &["other.csv", "a.dtrace"]);
     let (report, stderr) = simulate(folder.path(), &["--workload", "trace:a.dtrace"]);
     assert!(
-        stderr.contains("trace of 3.00 s, 3,000 writes, recorded by imported"),
+        stderr.contains("trace of 3.00 s, 3,000 writes, source imported; what it cannot see: "),
         "{stderr}"
     );
     assert_eq!(

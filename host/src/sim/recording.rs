@@ -234,7 +234,7 @@ impl fmt::Display for Recording {
         let length = duration(Duration::from_nanos(self.length.0));
         write!(
             f,
-            "trace of {length}, {} writes, recorded by {}",
+            "trace of {length}, {} writes, source {}",
             count(self.writes),
             self.head.source
         )
