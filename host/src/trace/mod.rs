@@ -1,0 +1,8 @@
+//! Traces of page writes: files of them, texts of other programs, and which of them a file is.
+
+mod any;
+mod file;
+pub mod text;
+
+pub use any::{AnyReader, AnyWriter, Assumed, FileFormat};
+pub use file::{Damage, Ending, TraceError, TraceReader, TraceWriter, Written};
