@@ -16,6 +16,7 @@ mod resolve;
 mod simulate;
 mod state;
 mod status;
+mod tracking;
 pub mod values;
 
 use crate::{channel::ChannelError, control::ControlError, journal::JournalError, replay::LogError, report::chain};

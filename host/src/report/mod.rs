@@ -17,8 +17,8 @@ pub use migration::{
     SamplingReport, SwitchReport, Verification,
 };
 pub use progress::Progress;
-pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, StatusSchema};
-pub use status::{State, Status};
+pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, RecordingSchema, StatusSchema};
+pub use status::{RecordingStatus, State, Status, TrackingStatus};
 pub use table::{Paint, migration_table, status_lines};
 pub use text::{bytes, chain, count, duration, milli, rate};
 pub use vm::{GuestReport, ReceiveReport};
