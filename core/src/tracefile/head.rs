@@ -2,8 +2,11 @@
 
 use core::fmt;
 
-use crate::message::Regions;
-use crate::units::{Nanos, Pages};
+use super::frame::HEADER_BYTES;
+use super::layout::Limits;
+use super::{FrameHeader, FrameKind, HeadError, Item, ItemError, TracefileError};
+use crate::message::{REGIONS_MAX, Region, Regions};
+use crate::units::{Gfn, Nanos, Pages};
 
 /// Most bytes of a guest's name; a longer one is cut at a character.
 pub const GUEST_NAME_MAX: usize = 64;
@@ -41,6 +44,118 @@ impl Head {
         let pages = self.regions.iter().map(|region| region.pages.0);
         Pages(pages.fold(0, u64::saturating_add))
     }
+
+    /// Checks that there can be such a guest.
+    ///
+    /// # Errors
+    /// [`HeadError`].
+    pub fn check(&self) -> Result<(), HeadError> {
+        if self.regions.is_empty() {
+            return Err(HeadError::NoRegions);
+        }
+        let mut end = 0;
+        for region in &self.regions {
+            if region.pages.0 == 0 {
+                return Err(HeadError::Region);
+            }
+            if region.first.0 < end {
+                return Err(HeadError::Order);
+            }
+            end = region.first.0.checked_add(region.pages.0).ok_or(HeadError::Region)?;
+        }
+        if !(1..=VCPUS_MAX).contains(&self.vcpus) {
+            return Err(HeadError::Vcpus(self.vcpus));
+        }
+        let (used, total) = (self.used, self.total());
+        if used > total {
+            return Err(HeadError::Used { used, total });
+        }
+        Ok(())
+    }
+
+    /// Checks that an item can be in a trace with this head: its pages below [`span`](Self::span), its vCPU one of the guest's.
+    ///
+    /// # Errors
+    /// [`ItemError::Page`], [`EmptyRun`](ItemError::EmptyRun) or [`Vcpu`](ItemError::Vcpu).
+    pub fn check_item(&self, item: &Item) -> Result<(), ItemError> {
+        self.limits().check(item)
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            span: self.span().0,
+            vcpus: self.vcpus,
+        }
+    }
+
+    /// Reads the payload of the frame with this header, the first of a trace. Linear.
+    ///
+    /// # Errors
+    /// [`TracefileError::HeadPlace`], [`PayloadChecksum`](TracefileError::PayloadChecksum),
+    /// [`HeadEncoding`](TracefileError::HeadEncoding), [`Source`](TracefileError::Source) or [`Head`](TracefileError::Head).
+    pub fn decode(header: &FrameHeader, payload: &[u8]) -> Result<Self, TracefileError> {
+        if header.kind != FrameKind::Head || header.sequence != 0 {
+            return Err(TracefileError::HeadPlace);
+        }
+        header.check_payload(payload)?;
+        let Ok((stored, [])) = postcard::take_from_bytes::<Stored<'_>>(payload) else {
+            return Err(TracefileError::HeadEncoding);
+        };
+        let regions = stored.regions.iter().map(|&(first, pages)| Region {
+            first: Gfn(first),
+            pages: Pages(pages),
+        });
+        let head = Self {
+            source: Source::from_name(stored.source).ok_or(TracefileError::Source)?,
+            regions: regions.collect(),
+            used: Pages(stored.used),
+            vcpus: stored.vcpus,
+            window: Nanos(stored.window_ns),
+            started_unix_ns: stored.started_unix_ns,
+            guest: heapless::String::try_from(stored.guest).map_err(|_| TracefileError::HeadEncoding)?,
+        };
+        head.check()?;
+        Ok(head)
+    }
+
+    /// Writes the frame of this head, its header included, and returns how many bytes it takes; `None` if there is no room.
+    pub(super) fn encode(&self, buffer: &mut [u8]) -> Option<usize> {
+        let regions = self.regions.iter().map(|region| (region.first.0, region.pages.0));
+        let stored = Stored {
+            source: self.source.name(),
+            regions: regions.collect(),
+            used: self.used.0,
+            vcpus: self.vcpus,
+            window_ns: self.window.0,
+            started_unix_ns: self.started_unix_ns,
+            guest: &self.guest,
+        };
+        let (place, rest) = buffer.split_first_chunk_mut::<HEADER_BYTES>()?;
+        let payload = postcard::to_slice(&stored, rest).ok()?;
+        let header = FrameHeader {
+            kind: FrameKind::Head,
+            sequence: 0,
+            bytes: payload.len() as u32,
+            items: 0,
+            checksum: super::frame::checksum(payload),
+            from: Nanos::ZERO,
+            to: Nanos::ZERO,
+        };
+        *place = header.encode();
+        Some(HEADER_BYTES + payload.len())
+    }
+}
+
+/// A head as it is stored. The order of the fields is that of the file.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Stored<'a> {
+    source: &'a str,
+    regions: heapless::Vec<(u64, u64), REGIONS_MAX>,
+    used: u64,
+    vcpus: u32,
+    window_ns: u64,
+    started_unix_ns: u64,
+    guest: &'a str,
 }
 
 /// What saw the writes, best first.

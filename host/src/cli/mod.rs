@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cancel;
+mod convert;
 mod doctor;
 mod guest;
 mod migrate;
@@ -19,7 +20,10 @@ mod status;
 mod tracking;
 pub mod values;
 
-use crate::{channel::ChannelError, control::ControlError, journal::JournalError, replay::LogError, report::chain};
+use crate::{
+    channel::ChannelError, control::ControlError, journal::JournalError, replay::LogError, report::chain,
+    trace::TraceError,
+};
 use clap::{Parser, Subcommand};
 use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
@@ -55,6 +59,8 @@ enum Command {
     Resolve(resolve::Args),
     /// Show when a rule, or each of several, would have ended the pre-copy of a recorded log of rounds.
     Replay(replay::Args),
+    /// Turn a trace of page writes into CSV or JSON lines, or anybody's into a trace.
+    Convert(convert::Args),
     /// Simulate a migration in virtual time: what a strategy would cost for a workload and a link.
     Simulate(Box<simulate::Args>),
 }
@@ -86,6 +92,10 @@ enum CliError {
         source: LogError,
     },
 
+    /// A trace of page writes.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+
     /// The system's signals.
     #[error("cannot catch signals")]
     Signals(#[source] io::Error),
@@ -100,7 +110,8 @@ impl CliError {
         match self {
             Self::Control(error) => error.exit_code(),
             Self::Journal(_) | Self::Usage(_) | Self::Node(_) | Self::Log { .. } | Self::Signals(_) => 2,
-            Self::Output(_) => 1,
+            Self::Output(_) | Self::Trace(TraceError::Io { what: "write", .. }) => 1,
+            Self::Trace(_) => 2,
         }
     }
 }
@@ -131,6 +142,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => args.run(),
         Command::Resolve(args) => args.run(),
         Command::Replay(args) => args.run(),
+        Command::Convert(args) => args.run(),
         Command::Simulate(args) => args.run(),
     };
     result.unwrap_or_else(|error| {

@@ -72,7 +72,7 @@ pub(crate) const STEPS: &[Step] = &[
 ];
 
 /// Features of core, of which every combination is built.
-const CORE_FEATURES: [&str; 3] = ["wire", "workload", "defmt"];
+const CORE_FEATURES: [&str; 4] = ["wire", "workload", "tracefile", "defmt"];
 
 /// The fuzz targets are a workspace of their own.
 const FUZZ_FOLDER: &str = "tests/fuzz";
