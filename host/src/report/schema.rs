@@ -49,6 +49,10 @@ schema! {
     RecordingSchema = "dunlin.recording.v1"
 }
 schema! {
+    /// Marks a [`RecordReport`](super::RecordReport).
+    RecordSchema = "dunlin.record.v1"
+}
+schema! {
     /// Marks a [`ReceiveReport`](super::ReceiveReport).
     ReceiveSchema = "dunlin.receive.v1"
 }

@@ -4,7 +4,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use dunlin_core::tracefile::Source;
-use dunlin_core::units::Nanos;
 
 use super::chain;
 use crate::channel::Cancel;
@@ -12,7 +11,7 @@ use crate::control::{
     ControlError, Encoder, EndReason, Gone, Heard, Message, RecordRequest, RecordedRegion, RecordingAnswer, Service,
     Subscriber,
 };
-use crate::guest::{AnyGuest, Guest, GuestError, GuestKind, RunState};
+use crate::guest::{AnyGuest, Guest, GuestError, RunState};
 use crate::memory::RunClass;
 use crate::report::{RecordingSchema, RecordingStatus};
 use crate::track::pagemap::PagemapTracker;

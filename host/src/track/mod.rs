@@ -18,6 +18,11 @@ pub fn thread_cpu() -> Nanos {
     Nanos(read(ClockId::ThreadCPUTime))
 }
 
+/// CPU time that this process has taken.
+pub fn process_cpu() -> Nanos {
+    Nanos(read(ClockId::ProcessCPUTime))
+}
+
 fn read(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     // These clocks start at zero and will not pass 2^64 ns for 584 years.

@@ -19,7 +19,7 @@ pub struct Runs<'a> {
 
 impl Runs<'_> {
     /// The first page from here on whose bit is `set`; the end if there is none.
-    fn find(&self, from: u64, set: bool) -> u64 {
+    fn edge(&self, from: u64, set: bool) -> u64 {
         let flip = if set { 0 } else { u64::MAX };
         let Ok(first) = usize::try_from(from / 64) else {
             return from;
@@ -40,8 +40,8 @@ impl Iterator for Runs<'_> {
     type Item = Run;
 
     fn next(&mut self) -> Option<Run> {
-        let first = self.find(self.page, true);
-        let end = self.find(first, false);
+        let first = self.edge(self.page, true);
+        let end = self.edge(first, false);
         self.page = end;
         (first < end).then(|| Run::new(Gfn(first), Pages(end - first)))
     }
