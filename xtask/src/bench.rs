@@ -17,6 +17,7 @@ pub(crate) mod sampling;
 mod scale;
 mod sim;
 mod switch;
+mod tracefile;
 mod tracking;
 
 use std::process::ExitCode;
@@ -64,6 +65,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "predict",
         run: predict::run,
+    },
+    Group {
+        name: "tracefile",
+        run: tracefile::run,
     },
     Group {
         name: "tracking",
