@@ -12,16 +12,22 @@ mod migrate;
 mod output;
 mod progress;
 mod receive;
+mod record;
 mod replay;
 mod resolve;
 mod simulate;
 mod state;
 mod status;
+mod tracking;
 pub mod values;
 
 use crate::{
-    channel::ChannelError, control::ControlError, journal::JournalError, replay::LogError, report::chain,
-    trace::TraceError,
+    channel::ChannelError,
+    control::ControlError,
+    journal::JournalError,
+    replay::LogError,
+    report::chain,
+    trace::{TraceError, recording::RecordingError},
 };
 use clap::{Parser, Subcommand};
 use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
@@ -48,6 +54,8 @@ enum Command {
     Guest(Box<guest::Args>),
     /// Wait for a guest, and hold it from its arrival on.
     Receive(receive::Args),
+    /// Record which pages a running guest writes, into a trace file.
+    Record(Box<record::Args>),
     /// Move a guest to another host while it runs.
     Migrate(migrate::Args),
     /// Stop the migration that is going on; the guest stays where it is.
@@ -95,6 +103,10 @@ enum CliError {
     #[error(transparent)]
     Trace(#[from] TraceError),
 
+    /// A recording.
+    #[error(transparent)]
+    Recording(RecordingError),
+
     /// The system's signals.
     #[error("cannot catch signals")]
     Signals(#[source] io::Error),
@@ -110,7 +122,17 @@ impl CliError {
             Self::Control(error) => error.exit_code(),
             Self::Journal(_) | Self::Usage(_) | Self::Node(_) | Self::Log { .. } | Self::Signals(_) => 2,
             Self::Output(_) | Self::Trace(TraceError::Io { what: "write", .. }) => 1,
-            Self::Trace(_) => 2,
+            Self::Trace(_) | Self::Recording(_) => 2,
+        }
+    }
+}
+
+impl From<RecordingError> for CliError {
+    fn from(error: RecordingError) -> Self {
+        match error {
+            RecordingError::Control(error) => Self::Control(error),
+            RecordingError::Trace(error) => Self::Trace(error),
+            error => Self::Recording(error),
         }
     }
 }
@@ -136,6 +158,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(args) => args.run(),
         Command::Guest(args) => args.run(),
         Command::Receive(args) => args.run(),
+        Command::Record(args) => args.run(),
         Command::Migrate(args) => args.run(),
         Command::Cancel(args) => args.run(),
         Command::Status(args) => args.run(),

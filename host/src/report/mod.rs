@@ -6,6 +6,7 @@
 pub mod chart;
 mod migration;
 mod progress;
+mod record;
 mod schema;
 mod status;
 mod table;
@@ -17,8 +18,9 @@ pub use migration::{
     SamplingReport, SwitchReport, Verification,
 };
 pub use progress::Progress;
-pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, StatusSchema};
-pub use status::{State, Status};
+pub use record::{OverheadReport, RecordReport, record_summary};
+pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, RecordSchema, RecordingSchema, StatusSchema};
+pub use status::{RecordingStatus, State, Status, TrackingStatus};
 pub use table::{Paint, migration_table, status_lines};
 pub use text::{bytes, chain, count, duration, milli, rate};
 pub use vm::{GuestReport, ReceiveReport};
