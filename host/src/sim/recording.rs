@@ -22,6 +22,7 @@ pub const RECORDED_WRITES_MAX: u64 = 1 << 26;
 
 /// What a simulated guest does.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each simulation")]
 pub enum Work {
     /// What a workload generates.
     Generated(Spec),
