@@ -41,7 +41,10 @@ struct Vcpu {
 
 /// Where a vCPU's steps come from.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one for each vCPU, asked for every write: no indirection")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each vCPU, asked for every write: no indirection"
+)]
 enum Writes {
     Generated(Generated),
     Recorded(Recorded),

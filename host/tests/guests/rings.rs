@@ -56,7 +56,11 @@ fn a_guest_with_small_rings_does_all_its_steps() {
     let config = config(GuestKind::Kvm, 2, OVERRUNNING, 20_000);
     let guest = AnyGuest::create_tracked(config.clone(), Tracking::Ring { entries: 2048 }).unwrap();
     guest.start_tracking().unwrap();
-    assert_eq!(finish(&guest), undisturbed(&config), "the memory of one that was not tracked");
+    assert_eq!(
+        finish(&guest),
+        undisturbed(&config),
+        "the memory of one that was not tracked"
+    );
     guest.stop_tracking().unwrap();
 }
 
@@ -67,7 +71,10 @@ fn a_size_that_kvm_does_not_make_is_named() {
     }
     for entries in [1024, 5000, 1 << 20] {
         let config = config(GuestKind::Kvm, 1, "seq", 1);
-        let error = AnyGuest::create_tracked(config, Tracking::Ring { entries }).err().unwrap().to_string();
+        let error = AnyGuest::create_tracked(config, Tracking::Ring { entries })
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("a power of two from 2048 to"), "{error}");
     }
 }
