@@ -280,7 +280,9 @@ fn dirty_rings_that_overrun() {
     }
     let small = ["--tracking", "ring", "--ring-size", "2048"];
     for strategy in ["hybrid:2", "as-hybrid"] {
-        let options = GuestOptions::new(Kind::Kvm, "uniform,rate=1000000").vcpus(2).with(small);
+        let options = GuestOptions::new(Kind::Kvm, "uniform,rate=1000000")
+            .vcpus(2)
+            .with(small);
         // So fast a guest has done many steps when it arrives.
         if let Err(error) = check_between(&options, strategy, &[&small[..]]) {
             panic!("{strategy} of {options:?}: {error:?}");

@@ -106,7 +106,10 @@ fn check(config: &GuestConfig, windows: &[Window]) {
         let missing: Vec<_> = surely.difference(&found).collect();
         assert!(missing.is_empty(), "window {index} lacks {missing:?}");
         let surplus: Vec<_> = found.difference(&perhaps).collect();
-        assert!(surplus.is_empty(), "window {index} has {surplus:?}, which was not written");
+        assert!(
+            surplus.is_empty(),
+            "window {index} has {surplus:?}, which was not written"
+        );
         all.extend(found);
         before.clone_from(&window.steps);
     }
@@ -150,7 +153,11 @@ fn in_order(config: &GuestConfig, windows: &[Window]) {
     let working_set: BTreeSet<u64> = (0..plan.ws().0).map(|page| plan.gfn(page).0).collect();
     let once = |pages: &[u64]| {
         let mut seen = BTreeSet::new();
-        pages.iter().copied().filter(|page| seen.insert(*page)).collect::<Vec<_>>()
+        pages
+            .iter()
+            .copied()
+            .filter(|page| seen.insert(*page))
+            .collect::<Vec<_>>()
     };
     for vcpu in 0..config.vcpus {
         let mut before = 0;
