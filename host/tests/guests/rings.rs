@@ -1,4 +1,4 @@
-//! Dirty rings under load: a guest that overruns them goes on and nothing of it is missed.
+//! Dirty rings under load: a guest that overruns them, where KVM lets it, goes on, and nothing of it is missed.
 
 use super::*;
 use dunlin::memory::MemoryLayout;
@@ -15,7 +15,7 @@ fn harvest(guest: &AnyGuest) -> Vec<u64> {
 }
 
 #[test]
-fn an_overrun_is_counted_and_nothing_is_missed() {
+fn nothing_is_missed_by_rings_that_are_too_small() {
     if !require(Capability::Kvm) || !require(Capability::DirtyRing) {
         return;
     }
@@ -40,7 +40,6 @@ fn an_overrun_is_counted_and_nothing_is_missed() {
             copy(guest.memory(), &replica, page(gfn));
         }
         assert_eq!(differing(guest.memory(), &replica), [0; 0], "{vcpus} vCPUs");
-        assert!(guest.tracking_state().overruns > 0, "the rings were too small");
         // Switched off and on again it is exact where it can be: nothing runs.
         guest.stop_tracking().unwrap();
         guest.start_tracking().unwrap();
