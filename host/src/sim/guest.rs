@@ -41,12 +41,8 @@ struct Vcpu {
 
 /// Where a vCPU's steps come from.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one for each vCPU, asked for every write: no indirection"
-)]
 enum Writes {
-    Generated(Generated),
+    Generated(Box<Generated>),
     Recorded(Recorded),
 }
 
@@ -56,7 +52,9 @@ impl Guest {
         let room = pages.saturating_sub(setup.bookkeeping.pages());
         let writes: Vec<Writes> = match &setup.workload {
             Work::Generated(spec) => {
-                let of_vcpu = |vcpu| Generated::new(spec, room, vcpu, setup).map(Writes::Generated);
+                let of_vcpu = |vcpu| {
+                    Generated::new(spec, room, vcpu, setup).map(|generated| Writes::Generated(Box::new(generated)))
+                };
                 let all = (0..setup.vcpus).map(of_vcpu);
                 all.collect::<Result<_, _>>().map_err(SimError::Plan)?
             }

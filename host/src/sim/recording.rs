@@ -22,10 +22,9 @@ pub const RECORDED_WRITES_MAX: u64 = 1 << 26;
 
 /// What a simulated guest does.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one for each simulation")]
 pub enum Work {
     /// What a workload generates.
-    Generated(Spec),
+    Generated(Box<Spec>),
     /// What was recorded, over and over.
     Recorded(Arc<Recording>),
 }
@@ -55,12 +54,12 @@ impl Work {
     pub fn parse(text: &str) -> Result<Self, WorkError> {
         match text.strip_prefix(PREFIX) {
             Some(path) => Ok(Self::Recorded(Arc::new(Recording::load(Path::new(path))?))),
-            None => Ok(Self::Generated(text.parse()?)),
+            None => Ok(text.parse::<Spec>()?.into()),
         }
     }
 
     /// The workload, if it is one.
-    pub const fn spec(&self) -> Option<&Spec> {
+    pub fn spec(&self) -> Option<&Spec> {
         match self {
             Self::Generated(spec) => Some(spec),
             Self::Recorded(_) => None,
@@ -87,7 +86,7 @@ impl fmt::Display for Work {
 
 impl From<Spec> for Work {
     fn from(spec: Spec) -> Self {
-        Self::Generated(spec)
+        Self::Generated(Box::new(spec))
     }
 }
 
