@@ -31,7 +31,7 @@ fn wrong_usage_says_what_to_do() {
         (format!("{guest} --vcpus 0"), "0 is not in 1..=4"),
         (format!("{guest} --name ../etc"), "letters, digits, dots"),
         (format!("{guest} --dump-ram f"), "--steps"),
-        (format!("{guest} --tracking ring"), "possible values: bitmap"),
+        (format!("{guest} --tracking radar"), "possible values: bitmap, ring"),
         (
             "guest --control c --memory 32MiB --workload sequential".into(),
             "unknown pattern: use idle",
