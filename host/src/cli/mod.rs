@@ -12,15 +12,19 @@ mod output;
 mod progress;
 mod receive;
 mod replay;
+mod report;
 mod resolve;
 mod simulate;
 mod state;
 mod status;
 pub mod values;
 
-use crate::{channel::ChannelError, control::ControlError, journal::JournalError, replay::LogError, report::chain};
+use crate::{
+    channel::ChannelError, control::ControlError, journal::JournalError, profile::AnalyseError,
+    push_order::PushOrderError, replay::LogError, report::chain,
+};
 use clap::{Parser, Subcommand};
-use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
+use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode, time::Duration};
 
 /// How long a process may take to answer a question.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -54,6 +58,8 @@ enum Command {
     Resolve(resolve::Args),
     /// Show when a rule, or each of several, would have ended the pre-copy of a recorded log of rounds.
     Replay(replay::Args),
+    /// Show what recorded traces say of their guests, and migrations: tables, pictures, one page of HTML.
+    Report(report::Args),
     /// Simulate a migration in virtual time: what a strategy would cost for a workload and a link.
     Simulate(Box<simulate::Args>),
 }
@@ -85,6 +91,23 @@ enum CliError {
         source: LogError,
     },
 
+    /// A recorded trace.
+    #[error(transparent)]
+    Trace(#[from] AnalyseError),
+
+    /// A file that is neither a trace nor a report, or that cannot be read or written.
+    #[error("cannot {what} {}", path.display())]
+    File {
+        /// In words.
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+
+    /// The order of pages.
+    #[error(transparent)]
+    PushOrder(#[from] PushOrderError),
+
     /// The system's signals.
     #[error("cannot catch signals")]
     Signals(#[source] io::Error),
@@ -98,7 +121,14 @@ impl CliError {
     const fn exit_code(&self) -> u8 {
         match self {
             Self::Control(error) => error.exit_code(),
-            Self::Journal(_) | Self::Usage(_) | Self::Node(_) | Self::Log { .. } | Self::Signals(_) => 2,
+            Self::Journal(_)
+            | Self::Usage(_)
+            | Self::Node(_)
+            | Self::Log { .. }
+            | Self::Trace(_)
+            | Self::File { .. }
+            | Self::PushOrder(_)
+            | Self::Signals(_) => 2,
             Self::Output(_) => 1,
         }
     }
@@ -130,6 +160,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => args.run(),
         Command::Resolve(args) => args.run(),
         Command::Replay(args) => args.run(),
+        Command::Report(args) => args.run(),
         Command::Simulate(args) => args.run(),
     };
     result.unwrap_or_else(|error| {

@@ -3,13 +3,19 @@
 //! Field names, units and meanings are a contract. Later versions add fields, never change or drop one.
 #![forbid(unsafe_code)]
 
+mod blocks;
 pub mod chart;
+pub mod html;
 mod migration;
 mod progress;
 mod schema;
+mod similarity;
 mod status;
 mod table;
 mod text;
+mod trace;
+mod trace_charts;
+mod trace_table;
 mod vm;
 
 pub use migration::{
@@ -17,8 +23,17 @@ pub use migration::{
     SamplingReport, SwitchReport, Verification,
 };
 pub use progress::Progress;
-pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, StatusSchema};
+pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, ReportSchema, SimilaritySchema, StatusSchema};
+pub use similarity::{SimilarPair, SimilarityReport, similarity_table};
 pub use status::{State, Status};
 pub use table::{Paint, migration_table, status_lines};
 pub use text::{bytes, chain, count, duration, milli, rate};
+pub use blocks::{ShadeMap, sparkline};
+pub use trace::{
+    FirstTouchReport, HarvestReport, HeatReport, HotPage, HotReport, IntervalBucket, IntervalReport, LossReport,
+    OrderBasis, OrderReport, OverheadReport, RatePoint, RateReport, RateWindows, ResolutionName, SharingReport,
+    StepsReport, TouchPoint, TraceReport, TracedGuest, VcpuShare, WorkloadReport, WwsPoint,
+};
+pub use trace_charts::{Figure, heat_chart, trace_charts};
+pub use trace_table::trace_table;
 pub use vm::{GuestReport, ReceiveReport};

@@ -48,3 +48,11 @@ schema! {
     /// Marks a [`ReceiveReport`](super::ReceiveReport).
     ReceiveSchema = "dunlin.receive.v1"
 }
+schema! {
+    /// Marks a [`TraceReport`](super::TraceReport).
+    ReportSchema = "dunlin.report.v1"
+}
+schema! {
+    /// Marks a [`SimilarityReport`](super::SimilarityReport).
+    SimilaritySchema = "dunlin.similarity.v1"
+}

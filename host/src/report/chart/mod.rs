@@ -1,4 +1,4 @@
-//! Charts as SVG: bars by category, lines over an axis, lines of steps over time.
+//! Charts as SVG: bars by category, lines over an axis, lines of steps over time, and heat maps.
 //!
 //! A [`Chart`] is plain data that can be kept as JSON. What it shows has error bars or bands where there is an interval, and hollow diamonds
 //! where something was published. One chart has one text, on every machine: nothing is measured by a font that may or may not be there.
@@ -8,6 +8,7 @@
 //! `svg [fill="#222222"]`.
 
 mod draw;
+mod heat;
 mod marks;
 mod scale;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use draw::{Canvas, Layout};
 
+pub use heat::{HEAT, HeatChart};
 pub use scale::{exact, number};
 
 /// Of titles, axes and outlines, as it stands in the SVG.
