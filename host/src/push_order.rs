@@ -1,13 +1,18 @@
 //! Files with the order in which a guest's pages were needed: written by one migration, pushed by in the next.
 //!
 //! A text of one page number, in decimal, a line: the first page that the guest had to wait for, then the next. Empty lines and
-//! what follows a `#` mean nothing.
+//! what follows a `#` mean nothing. Instead of such a text a trace file may be read ([`crate::trace`]): then the order is that of the
+//! first write to each page.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use dunlin_core::units::Gfn;
+use dunlin_core::pageset::Run;
+use dunlin_core::tracefile::Item;
+use dunlin_core::units::{Gfn, Pages};
+
+use crate::trace::{FileFormat, TraceError, TraceReader};
 
 /// What goes before the file in a strategy.
 const VALUE: &str = "push=recorded";
@@ -44,6 +49,17 @@ pub enum PushOrderError {
     /// Nothing to push by.
     #[error("{} has no page numbers: --record-order writes such a file when a guest had to wait in post-copy", .0.display())]
     Empty(PathBuf),
+    /// A trace file that cannot be read, or a part of it.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// A trace of a guest with more pages than anybody pushes by.
+    #[error("{} is of a guest with {} pages; up to {PAGES_MAX} of up to 64 times as many can be pushed in order", path.display(), pages.0)]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// What the guest has.
+        pages: Pages,
+    },
     /// More than anybody pushes by.
     #[error("{} has more than {PAGES_MAX} pages: shorten it, what is not in it is pushed all the same", .0.display())]
     TooLong(PathBuf),
@@ -67,7 +83,7 @@ pub fn split_file(strategy: &str) -> (String, Option<PathBuf>) {
     (items.join(","), file)
 }
 
-/// Reads an order.
+/// Reads an order, or takes it from a trace.
 ///
 /// # Errors
 /// [`PushOrderError`].
@@ -78,6 +94,9 @@ pub fn read(path: &Path) -> Result<Vec<Gfn>, PushOrderError> {
         source,
     };
     let mut file = BufReader::new(File::open(path).map_err(error)?);
+    if FileFormat::from_beginning(file.fill_buf().map_err(error)?) == FileFormat::Dtrace {
+        return first_touches(TraceReader::new(file, &path.to_string_lossy())?, path);
+    }
     let (mut order, mut line) = (Vec::new(), Vec::new());
     for number in 1.. {
         line.clear();
@@ -109,6 +128,38 @@ pub fn read(path: &Path) -> Result<Vec<Gfn>, PushOrderError> {
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
         let page = text.parse().ok().filter(|_| is_plain);
         order.push(Gfn(page.ok_or_else(wrong)?));
+    }
+    if order.is_empty() {
+        return Err(PushOrderError::Empty(path.into()));
+    }
+    Ok(order)
+}
+
+/// Every page that was written, in the order of the first writes; of a window in ascending order.
+fn first_touches(mut trace: TraceReader<BufReader<File>>, path: &Path) -> Result<Vec<Gfn>, PushOrderError> {
+    let span = trace.head().span();
+    if span.0 > PAGES_MAX as u64 * 64 {
+        let (path, pages) = (path.into(), span);
+        return Err(PushOrderError::TooLarge { path, pages });
+    }
+    let mut seen = vec![0_u64; span.0.div_ceil(64) as usize];
+    let mut order = Vec::new();
+    for item in trace.by_ref() {
+        let run = match item? {
+            Item::Write { gfn, .. } => Run::new(gfn, Pages(1)),
+            Item::Dirty { run } => run,
+            _ => continue,
+        };
+        for page in run.first.0..run.end().0 {
+            let (word, bit) = (&mut seen[(page / 64) as usize], 1 << (page % 64));
+            if *word & bit == 0 {
+                *word |= bit;
+                if order.len() == PAGES_MAX {
+                    return Err(PushOrderError::TooLong(path.into()));
+                }
+                order.push(Gfn(page));
+            }
+        }
     }
     if order.is_empty() {
         return Err(PushOrderError::Empty(path.into()));
@@ -152,6 +203,8 @@ pub fn write(path: &Path, which: &str, order: impl IntoIterator<Item = Gfn>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::TraceWriter;
+    use dunlin_core::units::Nanos;
     use proptest::prelude::*;
 
     fn read_text(text: &[u8]) -> Result<Vec<Gfn>, String> {
@@ -209,6 +262,50 @@ mod tests {
         assert!(read_text(&endless).unwrap_err().contains("line 2"));
         let nowhere = read(Path::new("/nonexistent/order")).unwrap_err();
         assert!(nowhere.to_string().contains("/nonexistent/order"));
+    }
+
+    fn trace(pages: u64, items: &[Item]) -> Vec<u8> {
+        let memory = dunlin_core::message::Region {
+            first: Gfn(0),
+            pages: Pages(pages),
+        };
+        let head = dunlin_core::tracefile::Head {
+            source: dunlin_core::tracefile::Source::RingPush,
+            regions: [memory].into_iter().collect(),
+            used: Pages(1),
+            vcpus: 1,
+            window: Nanos(0),
+            started_unix_ns: 0,
+            guest: heapless::String::new(),
+        };
+        let mut file = Vec::new();
+        let mut writer = TraceWriter::new(&mut file, "memory", &head).unwrap();
+        items.iter().for_each(|item| writer.push(item).unwrap());
+        writer.finish().unwrap();
+        file
+    }
+
+    #[test]
+    fn a_trace_tells_the_order_of_first_writes() {
+        let write = |at, gfn| Item::Write {
+            at: Nanos(at),
+            vcpu: 0,
+            gfn: Gfn(gfn),
+        };
+        let dirty = Item::Dirty {
+            run: Run::new(Gfn(6), Pages(3)),
+        };
+        let file = trace(100, &[write(1, 99), write(2, 7), write(3, 99), dirty, write(4, 0)]);
+        assert_eq!(read_text(&file).unwrap(), [99, 7, 6, 8, 0].map(Gfn));
+        let mut damaged = file;
+        *damaged.last_mut().unwrap() ^= 1;
+        assert!(read_text(&damaged).unwrap_err().contains("of no use"));
+        assert!(read_text(&trace(100, &[])).unwrap_err().contains("no page numbers"));
+        assert!(
+            read_text(&trace(1 << 40, &[]))
+                .unwrap_err()
+                .contains("1099511627776 pages")
+        );
     }
 
     proptest! {

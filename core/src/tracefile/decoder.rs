@@ -25,10 +25,7 @@ impl Decoder {
     /// For the frames of a trace with this head. There are no items before [`begin`](Self::begin).
     pub fn new(head: &Head) -> Self {
         Self {
-            limits: Limits {
-                span: head.span().0,
-                vcpus: head.vcpus,
-            },
+            limits: head.limits(),
             context: Context::new(Nanos::ZERO),
             position: 0,
             left: 0,

@@ -72,10 +72,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Encoder<B> {
             from: Nanos::ZERO,
             last: Nanos::ZERO,
             ended: false,
-            limits: Limits {
-                span: head.span().0,
-                vcpus: head.vcpus,
-            },
+            limits: head.limits(),
             context: Context::new(Nanos::ZERO),
         };
         let bytes = encoder.buffer.as_mut();

@@ -3,7 +3,8 @@
 use core::fmt;
 
 use super::frame::HEADER_BYTES;
-use super::{FrameHeader, FrameKind, HeadError, TracefileError};
+use super::layout::Limits;
+use super::{FrameHeader, FrameKind, HeadError, Item, ItemError, TracefileError};
 use crate::message::{REGIONS_MAX, Region, Regions};
 use crate::units::{Gfn, Nanos, Pages};
 
@@ -70,6 +71,21 @@ impl Head {
             return Err(HeadError::Used { used, total });
         }
         Ok(())
+    }
+
+    /// Checks that an item can be in a trace with this head: its pages below [`span`](Self::span), its vCPU one of the guest's.
+    ///
+    /// # Errors
+    /// [`ItemError::Page`], [`EmptyRun`](ItemError::EmptyRun) or [`Vcpu`](ItemError::Vcpu).
+    pub fn check_item(&self, item: &Item) -> Result<(), ItemError> {
+        self.limits().check(item)
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            span: self.span().0,
+            vcpus: self.vcpus,
+        }
     }
 
     /// Reads the payload of the frame with this header, the first of a trace. Linear.

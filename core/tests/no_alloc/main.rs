@@ -15,6 +15,8 @@ mod pattern;
 mod predict;
 mod strategy;
 mod switch;
+#[cfg(feature = "tracefile")]
+mod tracefile;
 #[cfg(feature = "wire")]
 mod wire;
 #[cfg(feature = "workload")]
@@ -42,6 +44,8 @@ const ROOMS: &[(&str, Drive)] = &[
     ("control", control::drive),
     ("choose", choose::drive),
     ("migrate", migrate::drive),
+    #[cfg(feature = "tracefile")]
+    ("tracefile", tracefile::drive),
     #[cfg(feature = "wire")]
     ("wire", wire::drive),
     #[cfg(feature = "workload")]

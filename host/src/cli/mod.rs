@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cancel;
+mod convert;
 mod doctor;
 mod guest;
 mod migrate;
@@ -20,8 +21,14 @@ mod status;
 pub mod values;
 
 use crate::{
-    channel::ChannelError, control::ControlError, journal::JournalError, profile::AnalyseError,
-    push_order::PushOrderError, replay::LogError, report::chain,
+    channel::ChannelError,
+    control::ControlError,
+    journal::JournalError,
+    profile::{AnalyseError, ProfileError},
+    push_order::PushOrderError,
+    replay::LogError,
+    report::chain,
+    trace::TraceError,
 };
 use clap::{Parser, Subcommand};
 use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode, time::Duration};
@@ -58,6 +65,8 @@ enum Command {
     Resolve(resolve::Args),
     /// Show when a rule, or each of several, would have ended the pre-copy of a recorded log of rounds.
     Replay(replay::Args),
+    /// Turn a trace of page writes into CSV or JSON lines, or anybody's into a trace.
+    Convert(convert::Args),
     /// Show what recorded traces say of their guests, and migrations: tables, pictures, one page of HTML.
     Report(report::Args),
     /// Simulate a migration in virtual time: what a strategy would cost for a workload and a link.
@@ -91,9 +100,13 @@ enum CliError {
         source: LogError,
     },
 
-    /// A recorded trace.
+    /// A trace of page writes.
     #[error(transparent)]
-    Trace(#[from] AnalyseError),
+    Trace(#[from] TraceError),
+
+    /// What a trace is to be analysed with.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
 
     /// A file that is neither a trace nor a report, or that cannot be read or written.
     #[error("cannot {what} {}", path.display())]
@@ -125,11 +138,21 @@ impl CliError {
             | Self::Usage(_)
             | Self::Node(_)
             | Self::Log { .. }
-            | Self::Trace(_)
+            | Self::Profile(_)
             | Self::File { .. }
             | Self::PushOrder(_)
             | Self::Signals(_) => 2,
-            Self::Output(_) => 1,
+            Self::Output(_) | Self::Trace(TraceError::Io { what: "write", .. }) => 1,
+            Self::Trace(_) => 2,
+        }
+    }
+}
+
+impl From<AnalyseError> for CliError {
+    fn from(error: AnalyseError) -> Self {
+        match error {
+            AnalyseError::Trace(error) => error.into(),
+            AnalyseError::Profile(error) => error.into(),
         }
     }
 }
@@ -160,6 +183,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => args.run(),
         Command::Resolve(args) => args.run(),
         Command::Replay(args) => args.run(),
+        Command::Convert(args) => args.run(),
         Command::Report(args) => args.run(),
         Command::Simulate(args) => args.run(),
     };

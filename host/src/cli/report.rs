@@ -5,21 +5,26 @@ use std::io::{self, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use dunlin_core::tracefile::{Head, Item};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{CliError, output};
-use crate::profile::{Agreement, AnalyseError, Analysis, FirstTouch};
+use crate::profile::{Agreement, Analysis, FirstTouch};
 use crate::push_order::{self, PAGES_MAX};
 use crate::report::html::{PageParts, trace_page};
 use crate::report::{
-    MigrationReport, SimilarPair, SimilarityReport, SimilaritySchema, TraceReport, chain, migration_table,
-    similarity_table, trace_charts, trace_table,
+    MigrationReport, MigrationSchema, SimilarPair, SimilarityReport, SimilaritySchema, TraceReport, chain,
+    migration_table, similarity_table, trace_charts, trace_table,
 };
-use crate::trace::TraceReader;
+use crate::trace::{AnyReader, Assumed, FileFormat, TraceError, TraceReader};
+
+/// So much of a file tells what it is.
+const BEGINNING: u64 = 4096;
 
 /// What comes out.
 const HELP: &str = "\
-A FILE is a trace that `dunlin record` wrote, or what `dunlin migrate --json` printed.
+A FILE is a trace that `dunlin record` wrote, a trace of another program as
+`dunlin convert` reads them, or what `dunlin migrate --json` printed.
 
 With --json there is a line for each trace (dunlin.report.v1), a line for each
 migration as it was, and, with several traces, one for how far they agree
@@ -67,7 +72,10 @@ impl Args {
             found.read(path)?;
         }
         if (self.svg.is_some() || self.first_touch.is_some()) && found.traces.len() != 1 {
-            let message = format!("--svg and --first-touch are for one trace, and there are {}", found.traces.len());
+            let message = format!(
+                "--svg and --first-touch are for one trace, and there are {}",
+                found.traces.len()
+            );
             return Err(CliError::Usage(message));
         }
         if let (Some(path), Some((_, touch))) = (&self.first_touch, found.traces.first()) {
@@ -98,35 +106,47 @@ impl Args {
 
 impl Found {
     fn read(&mut self, path: &Path) -> Result<(), CliError> {
-        let error = |source| CliError::File { what: "read", path: path.into(), source };
-        let mut file = File::open(path).map_err(error)?;
-        let mut first = [0];
-        let length = file.read(&mut first).map_err(error)?;
-        if first == *b"{" {
-            let mut text = String::from("{");
-            file.read_to_string(&mut text).map_err(error)?;
-            return self.read_migrations(path, &text);
+        match beginning(path)? {
+            Beginning::Migrations => self.read_migrations(path),
+            Beginning::Trace => {
+                let name = path.display().to_string();
+                let file = open(path)?;
+                let bar = progress(&file, &name);
+                let mut reader = TraceReader::new(bar.wrap_read(file), &name)?;
+                let head = reader.head().clone();
+                self.analyse(name, &head, &mut reader, &bar)
+            }
+            Beginning::Text => {
+                let mut reader = AnyReader::open(path, Assumed::default())?;
+                let head = reader.head().clone();
+                self.analyse(path.display().to_string(), &head, &mut reader, &ProgressBar::hidden())
+            }
         }
-        let name = path.display().to_string();
-        let bar = progress(&file, &name);
-        // Pipes are read once.
-        let whole = first[..length].chain(file);
-        let mut reader = TraceReader::new(bar.wrap_read(whole), &name).map_err(AnalyseError::Trace)?;
+    }
+
+    fn analyse(
+        &mut self,
+        name: String,
+        head: &Head,
+        items: impl Iterator<Item = Result<Item, TraceError>>,
+        bar: &ProgressBar,
+    ) -> Result<(), CliError> {
         let mut tables = None;
-        let analysis = Analysis::of_file(&mut reader, &mut tables, |damage| {
+        let analysis = Analysis::of_trace(head, items, &mut tables, |damage| {
             bar.suspend(|| output::message(&format!("warning: {}", chain(damage))));
         })?;
         bar.finish_and_clear();
-        self.traces.push((analysis.report(&name), analysis.first_touch().clone()));
+        self.traces
+            .push((analysis.report(&name), analysis.first_touch().clone()));
         Ok(())
     }
 
-    fn read_migrations(&mut self, path: &Path, text: &str) -> Result<(), CliError> {
-        let documents = serde_json::Deserializer::from_str(text).into_iter::<MigrationReport>();
-        for document in documents {
+    fn read_migrations(&mut self, path: &Path) -> Result<(), CliError> {
+        let text = std::fs::read_to_string(path).map_err(|source| unreadable(path, source))?;
+        for document in serde_json::Deserializer::from_str(&text).into_iter::<MigrationReport>() {
             let report = document.map_err(|error| {
                 CliError::Usage(format!(
-                    "{} is no report of a migration: {error}; give a trace, or what `dunlin migrate --json` printed",
+                    "{} is no report of a migration: {error}; give what `dunlin migrate --json` printed",
                     path.display()
                 ))
             })?;
@@ -138,7 +158,10 @@ impl Found {
     fn print(&self, similarity: Option<&SimilarityReport>) -> Result<(), CliError> {
         let paint = output::paint();
         let pictures = io::stdout().is_terminal();
-        let traces = self.traces.iter().map(|(report, _)| trace_table(report, paint, pictures));
+        let traces = self
+            .traces
+            .iter()
+            .map(|(report, _)| trace_table(report, paint, pictures));
         let similarity = similarity.map(|similarity| similarity_table(similarity, paint));
         let migrations = self.migrations.iter().map(|(_, report)| migration_table(report, paint));
         let parts: Vec<String> = traces.chain(similarity).chain(migrations).collect();
@@ -175,7 +198,43 @@ fn similarity(traces: &[(TraceReport, FirstTouch)]) -> Option<SimilarityReport> 
             });
         }
     }
-    (!pairs.is_empty()).then_some(SimilarityReport { schema: SimilaritySchema, pairs })
+    (!pairs.is_empty()).then_some(SimilarityReport {
+        schema: SimilaritySchema,
+        pairs,
+    })
+}
+
+/// What a file is.
+enum Beginning {
+    Migrations,
+    Trace,
+    Text,
+}
+
+/// By how the file begins.
+fn beginning(path: &Path) -> Result<Beginning, CliError> {
+    let mut bytes = Vec::new();
+    let read = open(path)?.take(BEGINNING).read_to_end(&mut bytes);
+    read.map_err(|source| unreadable(path, source))?;
+    let says_migration =
+        bytes.first() == Some(&b'{') && String::from_utf8_lossy(&bytes).contains(MigrationSchema::NAME);
+    Ok(match FileFormat::from_beginning(&bytes) {
+        FileFormat::Dtrace => Beginning::Trace,
+        FileFormat::JsonLines if says_migration => Beginning::Migrations,
+        FileFormat::JsonLines | FileFormat::Csv => Beginning::Text,
+    })
+}
+
+fn open(path: &Path) -> Result<File, CliError> {
+    File::open(path).map_err(|source| unreadable(path, source))
+}
+
+fn unreadable(path: &Path, source: io::Error) -> CliError {
+    CliError::File {
+        what: "read",
+        path: path.into(),
+        source,
+    }
 }
 
 /// How much of the file is read, for people who wait for it.

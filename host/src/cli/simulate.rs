@@ -7,15 +7,15 @@ use super::{
     values::{self, Micros},
 };
 use crate::{
-    report::migration_table,
-    sim::{CutAt, SimSetup, VCPUS_MAX, simulate},
+    report::{count, migration_table},
+    sim::{CutAt, RECORDED_WRITES_MAX, Recording, SimSetup, VCPUS_MAX, Work, simulate},
 };
 use dunlin_core::{
     choose::{Goal, GoalError},
     migrate::Advisor,
     strategy::{Strategy, StrategyError, SwitchRule},
     units::{Bytes, BytesPerSec, Nanos},
-    workload::{Fill, Spec, SpecError},
+    workload::Fill,
 };
 use std::{path::PathBuf, process::ExitCode};
 
@@ -29,17 +29,17 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["workload", "memory", "strategy", "bandwidth"])]
     plan: Option<PathBuf>,
 
-    /// What the guest does, as for `dunlin guest`
-    #[arg(long, value_name = "SPEC", value_parser = workload, required_unless_present = "plan")]
-    workload: Option<Spec>,
+    /// What the guest does, as for `dunlin guest`, or trace:FILE for what a guest did that was recorded
+    #[arg(long, value_name = "SPEC", value_parser = Work::parse, required_unless_present = "plan")]
+    workload: Option<Work>,
 
-    /// All of its memory: 512MiB, 32GiB
-    #[arg(long, value_name = "SIZE", value_parser = values::size, required_unless_present = "plan")]
+    /// All of its memory: 512MiB, 32GiB [default: that of the recorded guest]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
     memory: Option<Bytes>,
 
-    /// Number of vCPUs, 1 to 64
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(VCPUS_MAX)))]
-    vcpus: u32,
+    /// Number of vCPUs, 1 to 64 [default: 1, or those of the recorded guest]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(VCPUS_MAX)))]
+    vcpus: Option<u32>,
 
     /// What the pages hold that the guest has not written
     #[arg(long, value_enum, default_value = "random")]
@@ -137,8 +137,10 @@ impl Args {
         if let Some(path) = &self.plan {
             return plan::run(path, self.json);
         }
+        let recorded = self.workload.as_ref().and_then(Work::recorded_guest);
+        let memory = self.memory.or(recorded.map(|(_, pages)| pages.bytes()));
         let (Some(workload), Some(memory), Some(strategy), Some(bandwidth)) =
-            (&self.workload, self.memory, &self.strategy, self.bandwidth)
+            (&self.workload, memory, &self.strategy, self.bandwidth)
         else {
             let message = "--workload, --memory, --strategy and --bandwidth say what to simulate, or --plan does";
             return Err(CliError::Usage(message.into()));
@@ -148,7 +150,10 @@ impl Args {
             return Err(CliError::Usage(message.into()));
         }
         let begins_as = strategy.strategy.unwrap_or(Strategy::with_switch(SwitchRule::Never));
-        let mut basis = SimSetup::new(workload.clone(), memory, begins_as, bandwidth);
+        if let Work::Recorded(recording) = workload {
+            say_what_is_played(recording);
+        }
+        let mut basis = SimSetup::of(workload.clone(), memory, begins_as, bandwidth);
         if strategy.strategy.is_none() {
             basis.goal = Some(self.goal.clone().unwrap_or(Goal::BALANCED));
             basis.learning = Advisor::observation(memory, bandwidth);
@@ -174,7 +179,7 @@ impl Args {
     fn setup(&self, basis: SimSetup) -> SimSetup {
         let nanos = |Micros(micros): Micros| Nanos::from_micros(micros);
         SimSetup {
-            vcpus: self.vcpus,
+            vcpus: self.vcpus.unwrap_or(basis.vcpus),
             seed: self.seed,
             fill: match self.fill {
                 FillArg::Zero => Fill::Zero,
@@ -202,8 +207,15 @@ impl Args {
     }
 }
 
-fn workload(text: &str) -> Result<Spec, SpecError> {
-    text.parse()
+fn say_what_is_played(recording: &Recording) {
+    let source = recording.head().source;
+    output::message(&format!("{recording}, which cannot see {}", source.cannot_see()));
+    if !recording.is_whole() {
+        output::message(&format!(
+            "only its first {} writes are used",
+            count(RECORDED_WRITES_MAX)
+        ));
+    }
 }
 
 fn goal(text: &str) -> Result<Goal, GoalError> {

@@ -22,7 +22,12 @@ const WINDOWS: [Nanos; 5] = [
     Nanos::from_secs(10),
 ];
 /// And where they do not: each harvest, and whole harvests that take at least so long.
-const HARVESTED: [Nanos; 4] = [Nanos(1), Nanos::from_millis(100), Nanos::from_secs(1), Nanos::from_secs(10)];
+const HARVESTED: [Nanos; 4] = [
+    Nanos(1),
+    Nanos::from_millis(100),
+    Nanos::from_secs(1),
+    Nanos::from_secs(10),
+];
 /// The first column of a heat map in time.
 const COLUMN: Nanos = Nanos::from_millis(1);
 /// Losses whose times are kept.
@@ -141,7 +146,9 @@ impl<'t> Analysis<'t> {
         // The tables reach to the end of RAM.
         let (since, tick) = match &mut self.writes {
             Writes::Times(intervals) => {
-                let Ok(since) = intervals.on_write(gfn, self.now) else { return };
+                let Ok(since) = intervals.on_write(gfn, self.now) else {
+                    return;
+                };
                 for rate in &mut self.rates {
                     rate.advance_to(self.now);
                 }

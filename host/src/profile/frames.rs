@@ -18,20 +18,27 @@ impl Frames {
             before = before.saturating_add(region.pages.0);
             own
         });
-        Self { regions: regions.collect() }
+        Self {
+            regions: regions.collect(),
+        }
     }
 
     /// The number of a frame; `None` if it is no RAM. O(regions).
     #[inline]
     pub(super) fn number(&self, gfn: Gfn) -> Option<u64> {
         let inside = |&&(first, pages, _): &&(u64, u64, u64)| gfn.0.wrapping_sub(first) < pages;
-        self.regions.iter().find(inside).map(|(first, _, before)| gfn.0 - first + before)
+        self.regions
+            .iter()
+            .find(inside)
+            .map(|(first, _, before)| gfn.0 - first + before)
     }
 
     /// The address of the page of this number, or behind the last.
     pub(super) fn address(&self, number: u64) -> u64 {
         let region = self.regions.iter().rev().find(|region| region.2 <= number);
-        region.map_or(0, |(first, _, before)| (first + number - before).saturating_mul(PAGE_SIZE))
+        region.map_or(0, |(first, _, before)| {
+            (first + number - before).saturating_mul(PAGE_SIZE)
+        })
     }
 
     /// Pages of RAM.
@@ -50,7 +57,10 @@ mod tests {
     fn numbers_skip_the_hole() {
         let mut regions = Regions::new();
         for (first, pages) in [(0, 10), (100, 5)] {
-            let region = Region { first: Gfn(first), pages: Pages(pages) };
+            let region = Region {
+                first: Gfn(first),
+                pages: Pages(pages),
+            };
             regions.push(region).unwrap();
         }
         let frames = Frames::of(&regions);

@@ -94,8 +94,15 @@ mod tests {
         for at in [1_000, 5_000, 6_000] {
             assert!(harvest.on_end(Nanos(at), VCPU_UNKNOWN));
         }
-        let report = HarvestReport { windows: 3, mean_us: 2, longest_us: 4 };
-        assert_eq!((harvest.report(), harvest.longest(Nanos(6_500))), (Some(report), Nanos(4_000)));
+        let report = HarvestReport {
+            windows: 3,
+            mean_us: 2,
+            longest_us: 4,
+        };
+        assert_eq!(
+            (harvest.report(), harvest.longest(Nanos(6_500))),
+            (Some(report), Nanos(4_000))
+        );
         assert_eq!(harvest.longest(Nanos(11_000)), Nanos(5_000));
     }
 }

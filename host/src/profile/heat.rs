@@ -52,7 +52,9 @@ impl Heat {
     #[cold]
     fn reach(&mut self, page: u64) {
         let last = self.base + (((ROWS as u64) << self.row_shift) - 1);
-        let used = self.highest_row().map_or(last, |row| self.base + (((row as u64 + 1) << self.row_shift) - 1));
+        let used = self
+            .highest_row()
+            .map_or(last, |row| self.base + (((row as u64 + 1) << self.row_shift) - 1));
         let (low, high) = (self.base.min(page), used.max(page));
         let mut shift = self.row_shift;
         let base = |shift: u32| low >> shift << shift;
@@ -72,7 +74,9 @@ impl Heat {
     }
 
     fn highest_row(&self) -> Option<usize> {
-        (0..ROWS).rev().find(|&row| self.columns.iter().any(|column| column[row] > 0))
+        (0..ROWS)
+            .rev()
+            .find(|&row| self.columns.iter().any(|column| column[row] > 0))
     }
 
     /// Makes columns longer until this tick is in one of them.

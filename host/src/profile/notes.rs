@@ -23,7 +23,9 @@ pub(super) fn of(analysis: &Analysis<'_>, span: Nanos) -> Vec<String> {
             "{} events were lost: rates, working sets and shares are lower bounds",
             count(lost)
         )),
-        None => notes.push("events were lost, and nobody knows how many: rates, working sets and shares are lower bounds".into()),
+        None => notes.push(
+            "events were lost, and nobody knows how many: rates, working sets and shares are lower bounds".into(),
+        ),
     }
     notes.extend(analysis.gaps.iter().map(|gap| format!("a part is missing: {gap}")));
     if analysis.rejected > 0 {
@@ -34,7 +36,10 @@ pub(super) fn of(analysis: &Analysis<'_>, span: Nanos) -> Vec<String> {
     }
     notes.extend(of_source(analysis, span));
     if let (Writes::Windows(_), 1..) = (&analysis.writes, analysis.open) {
-        notes.push("the trace ends within a window, which counts as a whole one in the working sets and not in the rate".into());
+        notes.push(
+            "the trace ends within a window, which counts as a whole one in the working sets and not in the rate"
+                .into(),
+        );
     }
     if let Writes::Times(intervals) = &analysis.writes
         && intervals.disordered() > 0

@@ -221,7 +221,11 @@ fn together(stretches: &[Stretch]) -> Stretch {
 }
 
 fn per_second(pages: u64, nanos: u64) -> f64 {
-    if nanos == 0 { 0.0 } else { pages as f64 * 1e9 / nanos as f64 }
+    if nanos == 0 {
+        0.0
+    } else {
+        pages as f64 * 1e9 / nanos as f64
+    }
 }
 
 #[cfg(test)]
@@ -240,24 +244,45 @@ mod tests {
         let rates: Vec<f64> = windows.iter().map(|&(pages, nanos)| per_second(pages, nanos)).collect();
         let all: u64 = windows.iter().map(|window| window.1).sum();
         let weights = windows.iter().map(|window| window.1 as f64 / all as f64);
-        let mean: f64 = rates.iter().zip(weights.clone()).map(|(rate, weight)| rate * weight).sum();
-        let variance = rates.iter().zip(weights).map(|(rate, weight)| (rate - mean).powi(2) * weight).sum();
-        let ends = rates.iter().fold([f64::INFINITY, 0.0], |[low, high]: [f64; 2], &rate| [low.min(rate), high.max(rate)]);
+        let mean: f64 = rates
+            .iter()
+            .zip(weights.clone())
+            .map(|(rate, weight)| rate * weight)
+            .sum();
+        let variance = rates
+            .iter()
+            .zip(weights)
+            .map(|(rate, weight)| (rate - mean).powi(2) * weight)
+            .sum();
+        let ends = rates.iter().fold([f64::INFINITY, 0.0], |[low, high]: [f64; 2], &rate| {
+            [low.min(rate), high.max(rate)]
+        });
         [mean, variance, ends[0], ends[1]]
     }
 
     fn found(rate: &Rate) -> [f64; 4] {
         let summary = rate.summary().unwrap();
-        [summary.mean_pages_per_s, summary.variance, summary.min_pages_per_s, summary.max_pages_per_s]
+        [
+            summary.mean_pages_per_s,
+            summary.variance,
+            summary.min_pages_per_s,
+            summary.max_pages_per_s,
+        ]
     }
 
     fn check(rate: &Rate, windows: &[(u64, u64)]) -> Result<(), TestCaseError> {
         prop_assert_eq!(rate.windows(), windows.len() as u64);
         let (ours, naive) = (found(rate), statistics(windows));
-        prop_assert!(ours.iter().zip(naive).all(|(one, other)| close_to(*one, other)), "{ours:?} {naive:?}");
+        prop_assert!(
+            ours.iter().zip(naive).all(|(one, other)| close_to(*one, other)),
+            "{ours:?} {naive:?}"
+        );
         let course = rate.course();
         prop_assert!(course.len() <= STRETCHES);
-        let pages: f64 = course.iter().map(|point| point.pages_per_s * point.duration_us as f64 / 1e6).sum();
+        let pages: f64 = course
+            .iter()
+            .map(|point| point.pages_per_s * point.duration_us as f64 / 1e6)
+            .sum();
         // Stretches are whole microseconds where windows are.
         if windows.iter().all(|window| window.1 % 1_000 == 0) {
             let all: u64 = windows.iter().map(|window| window.0).sum();

@@ -1,10 +1,10 @@
 //! Analysing a trace file.
 
-use std::io::Read;
+use dunlin_core::tracefile::{Head, Item};
 
 use super::{Analysis, ProfileError, Tables};
 use crate::report::chain;
-use crate::trace::{TraceError, TraceReader};
+use crate::trace::TraceError;
 
 /// Why a file is not analysed.
 #[derive(Debug, thiserror::Error)]
@@ -18,16 +18,16 @@ pub enum AnalyseError {
 }
 
 impl<'t> Analysis<'t> {
-    /// Takes in all that a reader has, or comes to have. What is damaged is left out, [noted](Self::on_gap), and given to `damaged`.
+    /// Takes in all items of a trace. What is damaged is left out, [noted](Self::on_gap), and given to `damaged`.
     ///
     /// # Errors
     /// [`TraceError`] of what cannot be read on.
-    pub fn take_all<R: Read>(
+    pub fn take_all(
         &mut self,
-        reader: &mut TraceReader<R>,
+        items: impl IntoIterator<Item = Result<Item, TraceError>>,
         mut damaged: impl FnMut(&TraceError),
     ) -> Result<(), TraceError> {
-        for item in reader {
+        for item in items {
             match item {
                 Ok(item) => self.take(&item),
                 Err(error @ TraceError::Damaged { .. }) => {
@@ -40,18 +40,19 @@ impl<'t> Analysis<'t> {
         Ok(())
     }
 
-    /// Analyses a file from where its reader stands; the tables are made for it.
+    /// Analyses a whole trace; the tables are made for it.
     ///
     /// # Errors
     /// [`AnalyseError`].
-    pub fn of_file<R: Read>(
-        reader: &mut TraceReader<R>,
+    pub fn of_trace(
+        head: &Head,
+        items: impl IntoIterator<Item = Result<Item, TraceError>>,
         tables: &'t mut Option<Tables>,
         damaged: impl FnMut(&TraceError),
     ) -> Result<Self, AnalyseError> {
-        let tables = tables.insert(Tables::for_guest(reader.head())?);
-        let mut analysis = Self::new(reader.head(), tables);
-        analysis.take_all(reader, damaged)?;
+        let tables = tables.insert(Tables::for_guest(head)?);
+        let mut analysis = Self::new(head, tables);
+        analysis.take_all(items, damaged)?;
         Ok(analysis)
     }
 }

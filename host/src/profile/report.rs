@@ -2,7 +2,7 @@
 
 use dunlin_core::pattern::{Access, Counters, IntervalHistogram, Profile, WorkingSets, WorkloadClass};
 use dunlin_core::tracefile::{Resolution, Source};
-use dunlin_core::units::{BytesPerSec, Nanos, Pages};
+use dunlin_core::units::{BytesPerSec, Nanos, PAGE_SIZE, Pages, Ratio};
 
 use super::analysis::{Analysis, Writes};
 use super::{hot, notes, rate::Rate};
@@ -32,7 +32,11 @@ pub(super) fn report(analysis: &Analysis<'_>, trace: &str) -> TraceReport {
         intervals: intervals(analysis),
         heat: heat(analysis, span),
         order: order(analysis),
-        vcpus: if all_known > 0 { vcpus(&analysis.vcpus, all_known) } else { Vec::new() },
+        vcpus: if all_known > 0 {
+            vcpus(&analysis.vcpus, all_known)
+        } else {
+            Vec::new()
+        },
         events_of_unknown_vcpu: analysis.unknown,
         sharing: sharing(analysis),
         hot: hot::report(analysis.counts),
@@ -125,7 +129,10 @@ fn rate(analysis: &Analysis<'_>, span: Nanos) -> Option<RateReport> {
     if rates.is_empty() {
         rates.push(Rate::whole(distinct(analysis).0, span));
     }
-    let shown = rates.iter().rposition(|rate| rate.windows() >= WINDOWS_SHOWN).unwrap_or(0);
+    let shown = rates
+        .iter()
+        .rposition(|rate| rate.windows() >= WINDOWS_SHOWN)
+        .unwrap_or(0);
     let shown_rate = rates.remove(shown);
     Some(RateReport {
         windows: shown_rate.summary()?,
@@ -165,12 +172,18 @@ fn curve(sets: &WorkingSets, unit: u64, unseen: u64, nanos: f64) -> Vec<WwsPoint
         let total = sets.total(Nanos(window))?;
         let windows = u128::from(span - window) + 1;
         // At most all pages.
-        Some(if high { total.end().div_ceil(windows) } else { total.start() / windows } as u64)
+        Some(if high {
+            total.end().div_ceil(windows)
+        } else {
+            total.start() / windows
+        } as u64)
     };
     let mut points: Vec<WwsPoint> = Vec::new();
     for window in lengths(unit.min(span), span) {
         let reach = window.saturating_add(unseen).min(span);
-        let (Some(pages), Some(high)) = (mean(window, false), mean(reach, true)) else { continue };
+        let (Some(pages), Some(high)) = (mean(window, false), mean(reach, true)) else {
+            continue;
+        };
         let before = points.last().map_or((0, 0), |last| (last.pages, last.pages_high));
         let pages = pages.max(before.0);
         points.push(WwsPoint {
@@ -223,12 +236,14 @@ fn heat(analysis: &Analysis<'_>, span: Nanos) -> Option<HeatReport> {
         heat = heat.at_least(unresolved(analysis, span).0.saturating_mul(2));
     }
     let rows: Vec<u64> = heat.rows().collect();
-    let end = rows.last().map_or(0, |row| (row + heat.row_pages()).min(analysis.frames.pages()));
+    let end = rows
+        .last()
+        .map_or(0, |row| (row + heat.row_pages()).min(analysis.frames.pages()));
     Some(HeatReport {
         column_us: (heat.column_ticks() as f64 * tick / 1e3) as u64,
         row_pages: heat.row_pages(),
         row_addresses: rows.iter().map(|row| analysis.frames.address(*row)).collect(),
-        end_address: analysis.frames.address(end.saturating_sub(1)) + dunlin_core::units::PAGE_SIZE,
+        end_address: analysis.frames.address(end.saturating_sub(1)) + PAGE_SIZE,
         columns: heat.cells(),
     })
 }
@@ -244,7 +259,7 @@ pub(super) fn basis(analysis: &Analysis<'_>) -> OrderBasis {
 fn order(analysis: &Analysis<'_>) -> OrderReport {
     OrderReport {
         class: analysis.order.class().to_string(),
-        in_order_milli: analysis.order.in_order().map(|share| share.milli()),
+        in_order_milli: analysis.order.in_order().map(share_milli),
         by: basis(analysis),
     }
 }
@@ -271,9 +286,14 @@ fn sharing(analysis: &Analysis<'_>) -> Option<SharingReport> {
     }
     Some(SharingReport {
         pages_by_writers: pages,
-        shared_pages_milli: shared.milli(),
-        crossing_events_milli: crossing.milli(),
+        shared_pages_milli: share_milli(shared),
+        crossing_events_milli: share_milli(crossing),
     })
+}
+
+/// Shares are from 0 to 1.
+fn share_milli(share: Ratio) -> u64 {
+    share.milli().unsigned_abs()
 }
 
 fn workload(profile: &Profile) -> WorkloadReport {

@@ -66,8 +66,13 @@ pub(crate) fn as_windows(items: &[Item], period: Nanos) -> Vec<Item> {
         let at = item.at().expect("writes and ends have times");
         while at >= next {
             let pages = std::mem::take(&mut dirty).into_iter();
-            seen.extend(pages.map(|gfn| Item::Dirty { run: Run::new(gfn, Pages(1)) }));
-            seen.push(Item::WindowEnd { at: next, vcpu: VCPU_UNKNOWN });
+            seen.extend(pages.map(|gfn| Item::Dirty {
+                run: Run::new(gfn, Pages(1)),
+            }));
+            seen.push(Item::WindowEnd {
+                at: next,
+                vcpu: VCPU_UNKNOWN,
+            });
             next = next.saturating_add(period);
         }
         match item {
@@ -88,7 +93,10 @@ pub(crate) fn as_first_writes(items: &[Item], period: Nanos) -> Vec<Item> {
         let at = item.at().expect("writes and ends have times");
         while at >= next {
             dirty.clear();
-            seen.push(Item::WindowEnd { at: next, vcpu: VCPU_UNKNOWN });
+            seen.push(Item::WindowEnd {
+                at: next,
+                vcpu: VCPU_UNKNOWN,
+            });
             next = next.saturating_add(period);
         }
         match item {
@@ -141,11 +149,22 @@ fn every_workload_is_recognised() {
         assert_eq!(report.wws.last().map(|point| point.pages), Some(distinct), "{spec}");
         assert_eq!(report.first_touch.pages, distinct, "{spec}");
         assert_eq!(report.events, items.len() as u64 - 1, "{spec}");
-        assert_eq!(report.heat.map_or(0, |heat| heat.columns.iter().flatten().sum()), report.events, "{spec}");
+        assert_eq!(
+            report.heat.map_or(0, |heat| heat.columns.iter().flatten().sum()),
+            report.events,
+            "{spec}"
+        );
         if spec != "idle" {
-            assert_eq!(report.vcpus.iter().map(|share| share.events).sum::<u64>(), report.events, "{spec}");
+            assert_eq!(
+                report.vcpus.iter().map(|share| share.events).sum::<u64>(),
+                report.events,
+                "{spec}"
+            );
             let shares: Vec<u64> = report.vcpus.iter().map(|share| share.share_milli).collect();
-            assert!(shares.iter().all(|share| (450..=550).contains(share)), "{spec}: {shares:?}");
+            assert!(
+                shares.iter().all(|share| (450..=550).contains(share)),
+                "{spec}: {shares:?}"
+            );
             let shared = report.sharing.unwrap().shared_pages_milli;
             assert_eq!(shared, if spec == "shared:0.5" { 500 } else { 0 }, "{spec}");
         }
@@ -159,14 +178,21 @@ fn a_steady_guest_has_the_rate_it_was_given() {
     let report = reported(&head(Source::Generator, 20_000, 1), &items);
     let rate = report.rate.unwrap();
     assert_eq!(rate.windows.windows, 120);
-    assert!((rate.windows.mean_pages_per_s - 10_000.0).abs() < 1e-6, "{:?}", rate.windows);
+    assert!(
+        (rate.windows.mean_pages_per_s - 10_000.0).abs() < 1e-6,
+        "{:?}",
+        rate.windows
+    );
     assert!(rate.windows.stddev_pages_per_s < 1e-3, "{:?}", rate.windows);
     // In 10 s every page is written five times.
     let longest = rate.other_windows.last().unwrap();
     assert_eq!((longest.windows, longest.mean_pages_per_s), (1, 2_000.0));
     assert_eq!(report.sharing, None);
     let at = |window_us: u64| report.wws.iter().find(|point| point.window_us == window_us).unwrap();
-    assert_eq!([at(1_000).pages, at(1_000_000).pages, at(5_000_000).pages], [10, 10_000, 20_000]);
+    assert_eq!(
+        [at(1_000).pages, at(1_000_000).pages, at(5_000_000).pages],
+        [10, 10_000, 20_000]
+    );
     assert_eq!(report.intervals.unwrap().count, 100_000);
     let overhead = report.overhead.unwrap();
     assert_eq!((overhead.cpu_us, overhead.per_event_ns), (1_000, Some(8)));
@@ -179,10 +205,16 @@ fn windows_tell_what_they_can_and_no_more() {
     let period = Nanos::from_millis(10);
     let report = reported(&head(Source::Bitmap, PAGES, 2), &as_windows(&items, period));
     assert_eq!(report.resolution, ResolutionName::Windows);
-    assert_eq!((report.order.class.as_str(), report.order.by), ("unknown", OrderBasis::Nothing));
+    assert_eq!(
+        (report.order.class.as_str(), report.order.by),
+        ("unknown", OrderBasis::Nothing)
+    );
     assert_eq!((report.vcpus.len(), report.sharing), (0, None));
     let harvest = report.harvest.unwrap();
-    assert_eq!((harvest.windows, harvest.mean_us, harvest.longest_us), (100, 10_000, 10_000));
+    assert_eq!(
+        (harvest.windows, harvest.mean_us, harvest.longest_us),
+        (100, 10_000, 10_000)
+    );
     // By sets, for windows of one and of ten harvests.
     let mut sets: Vec<BTreeSet<Gfn>> = vec![BTreeSet::new(); 100];
     for item in &items {
@@ -192,14 +224,28 @@ fn windows_tell_what_they_can_and_no_more() {
     }
     let rate = report.rate.unwrap();
     let all: usize = sets.iter().map(BTreeSet::len).sum();
-    assert!((rate.windows.mean_pages_per_s - all as f64).abs() < 1e-6, "{:?}", rate.windows);
-    let ten: usize = sets.chunks(10).map(|sets| sets.iter().flatten().collect::<BTreeSet<_>>().len()).sum();
+    assert!(
+        (rate.windows.mean_pages_per_s - all as f64).abs() < 1e-6,
+        "{:?}",
+        rate.windows
+    );
+    let ten: usize = sets
+        .chunks(10)
+        .map(|sets| sets.iter().flatten().collect::<BTreeSet<_>>().len())
+        .sum();
     let of_ten = rate.other_windows.iter().find(|windows| windows.windows == 10).unwrap();
     assert!((of_ten.mean_pages_per_s - ten as f64).abs() < 1e-6, "{of_ten:?}");
-    let neighbours: usize = sets.windows(10).map(|sets| sets.iter().flatten().collect::<BTreeSet<_>>().len()).sum();
+    let neighbours: usize = sets
+        .windows(10)
+        .map(|sets| sets.iter().flatten().collect::<BTreeSet<_>>().len())
+        .sum();
     let point = report.wws.iter().find(|point| point.window_us == 100_000).unwrap();
     assert_eq!(point.pages, neighbours as u64 / 91);
-    assert!(report.notes.iter().any(|note| note.contains("neither the order")), "{:?}", report.notes);
+    assert!(
+        report.notes.iter().any(|note| note.contains("neither the order")),
+        "{:?}",
+        report.notes
+    );
 }
 
 #[test]
@@ -210,15 +256,22 @@ fn first_writes_bound_what_was_written() {
     let report = reported(&head(Source::RingPush, PAGES, 2), &seen);
     assert_eq!(report.wws.len(), truth.wws.len());
     for (bound, point) in report.wws.iter().zip(&truth.wws) {
-        assert!(bound.pages <= point.pages && point.pages <= bound.pages_high, "{bound:?} {point:?}");
+        assert!(
+            bound.pages <= point.pages && point.pages <= bound.pages_high,
+            "{bound:?} {point:?}"
+        );
     }
     let rate = report.rate.unwrap();
     let of_windows = |rate: &crate::report::RateReport| -> BTreeMap<u64, f64> {
         let all = rate.other_windows.iter().chain([&rate.windows]);
-        all.map(|windows| (windows.window_us as u64, windows.mean_pages_per_s)).collect()
+        all.map(|windows| (windows.window_us as u64, windows.mean_pages_per_s))
+            .collect()
     };
     let (ours, true_ones) = (of_windows(&rate), of_windows(truth.rate.as_ref().unwrap()));
-    assert!(!ours.contains_key(&10_000) && true_ones.contains_key(&10_000), "{ours:?}");
+    assert!(
+        !ours.contains_key(&10_000) && true_ones.contains_key(&10_000),
+        "{ours:?}"
+    );
     // A window of two whole harvests has all the pages of both.
     assert_eq!(ours[&100_000], true_ones[&100_000]);
     assert_eq!(report.order.by, OrderBasis::FirstWrites);
@@ -234,7 +287,11 @@ fn what_was_never_harvested_is_seen_once() {
     assert_eq!((rate.windows.windows, rate.windows.mean_pages_per_s), (1, 20.0));
     assert_eq!((report.intervals, report.harvest), (None, None));
     assert!(report.wws.iter().all(|point| point.pages_high == 100));
-    assert!(report.notes.iter().any(|note| note.contains("never harvested")), "{:?}", report.notes);
+    assert!(
+        report.notes.iter().any(|note| note.contains("never harvested")),
+        "{:?}",
+        report.notes
+    );
 }
 
 #[test]
@@ -242,29 +299,59 @@ fn losses_and_cuts_are_said() {
     let head = head(Source::Generator, 100, 1);
     let mut items = writes("uniform", 100, 1, 1_000, MICRO);
     items.pop();
-    let lost = |events| Item::Lost { at: Nanos::from_millis(1), events };
+    let lost = |events| Item::Lost {
+        at: Nanos::from_millis(1),
+        events,
+    };
     items.extend([lost(5), lost(7)]);
     let report = reported(&head, &items);
-    assert_eq!((report.lost_events, report.losses.len(), report.complete), (Some(12), 2, false));
+    assert_eq!(
+        (report.lost_events, report.losses.len(), report.complete),
+        (Some(12), 2, false)
+    );
     assert_eq!((report.overhead, report.duration_us), (None, 1_000));
     assert!(report.notes[0].starts_with("cut off after 1.00 ms") && report.notes[1].starts_with("12 events were lost"));
     items.push(lost(u64::MAX));
-    let outside = |gfn| Item::Write { at: Nanos::from_millis(2), vcpu: 0, gfn: Gfn(gfn) };
-    items.extend([outside(0), outside(BEFORE + 100), Item::Dirty { run: Run::new(Gfn(50), Pages(u64::MAX)) }]);
+    let outside = |gfn| Item::Write {
+        at: Nanos::from_millis(2),
+        vcpu: 0,
+        gfn: Gfn(gfn),
+    };
+    items.extend([
+        outside(0),
+        outside(BEFORE + 100),
+        Item::Dirty {
+            run: Run::new(Gfn(50), Pages(u64::MAX)),
+        },
+    ]);
     let report = reported(&head, &items);
     assert_eq!((report.lost_events, report.losses[2].events), (None, None));
     assert!(report.notes[1].contains("nobody knows how many"), "{:?}", report.notes);
     assert_eq!(report.events, 1_000 + BEFORE + 50);
-    assert!(report.notes[2].contains("outside the guest's RAM"), "{:?}", report.notes);
+    assert!(
+        report.notes[2].contains("outside the guest's RAM"),
+        "{:?}",
+        report.notes
+    );
 }
 
 #[test]
 fn nothing_at_all_is_a_report_too() {
     for source in Source::ALL {
         let empty = reported(&head(source, 100, 2), &[]);
-        assert_eq!((empty.events, empty.rate.is_none(), empty.heat.is_none()), (0, true, true), "{source}");
+        assert_eq!(
+            (empty.events, empty.rate.is_none(), empty.heat.is_none()),
+            (0, true, true),
+            "{source}"
+        );
         assert_eq!((empty.wws.len(), empty.guest.written_pages), (0, 0), "{source}");
-        let silent = reported(&head(source, 100, 2), &[Item::End { at: Nanos::from_secs(3), overhead: Nanos::ZERO }]);
+        let silent = reported(
+            &head(source, 100, 2),
+            &[Item::End {
+                at: Nanos::from_secs(3),
+                overhead: Nanos::ZERO,
+            }],
+        );
         assert_eq!((silent.duration_us, silent.hot.pages.len()), (3_000_000, 0), "{source}");
         assert_eq!(silent.workload.write_intensive_up_to_bytes_per_s, None, "{source}");
     }
@@ -277,6 +364,12 @@ fn guests_that_nobody_has_are_refused() {
     large = head(Source::Generator, (1 << 32) - BEFORE, 1);
     let error = Tables::for_guest(&large).unwrap_err().to_string();
     assert!(error.contains("16.0 TiB needs 96.0 GiB"), "{error}");
-    assert!(matches!(Tables::for_guest(&head(Source::Generator, 1, 0)), Err(ProfileError::Vcpus(0))));
-    assert!(matches!(Tables::for_guest(&head(Source::Generator, 1, 9_999)), Err(ProfileError::Vcpus(9_999))));
+    assert!(matches!(
+        Tables::for_guest(&head(Source::Generator, 1, 0)),
+        Err(ProfileError::Vcpus(0))
+    ));
+    assert!(matches!(
+        Tables::for_guest(&head(Source::Generator, 1, 9_999)),
+        Err(ProfileError::Vcpus(9_999))
+    ));
 }

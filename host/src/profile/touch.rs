@@ -245,7 +245,10 @@ mod tests {
     }
 
     fn ends() -> impl Strategy<Value = BTreeSet<usize>> {
-        prop_oneof![Just(BTreeSet::new()), vec(0..40usize, 1..9).prop_map(|ends| ends.into_iter().collect())]
+        prop_oneof![
+            Just(BTreeSet::new()),
+            vec(0..40usize, 1..9).prop_map(|ends| ends.into_iter().collect())
+        ]
     }
 
     proptest! {

@@ -13,7 +13,11 @@ pub fn sparkline(values: &[f64], width: usize) -> String {
     let values = resampled(values, width);
     let most = values.iter().copied().fold(0.0, f64::max);
     let bar = |value: f64| {
-        let place = if most > 0.0 { value / most * (BARS.len() - 1) as f64 } else { 0.0 };
+        let place = if most > 0.0 {
+            value / most * (BARS.len() - 1) as f64
+        } else {
+            0.0
+        };
         BARS[(place.round() as usize).min(BARS.len() - 1)]
     };
     values.into_iter().map(bar).collect()
@@ -138,7 +142,10 @@ mod tests {
         assert_eq!(map.levels_milli, [1_000, 10_000, 100_000, 1_000_000]);
         assert_eq!(map.legend(), "░ from 1, ▒ from 10, ▓ from 100, █ from 1,000");
         let small = ShadeMap::of(&heat, 2, 2);
-        assert_eq!((small.line_pages, small.column_us, small.lines.len()), (4, 1_000_000, 2));
+        assert_eq!(
+            (small.line_pages, small.column_us, small.lines.len()),
+            (4, 1_000_000, 2)
+        );
         assert_eq!(small.lines[1].1, "░▓", "1 of four pages in one second, and 100");
     }
 }

@@ -18,6 +18,7 @@ mod trace_charts;
 mod trace_table;
 mod vm;
 
+pub use blocks::{ShadeMap, sparkline};
 pub use migration::{
     ByteCounts, ChoiceReport, GuestImpact, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
     SamplingReport, SwitchReport, Verification,
@@ -28,7 +29,6 @@ pub use similarity::{SimilarPair, SimilarityReport, similarity_table};
 pub use status::{State, Status};
 pub use table::{Paint, migration_table, status_lines};
 pub use text::{bytes, chain, count, duration, milli, rate};
-pub use blocks::{ShadeMap, sparkline};
 pub use trace::{
     FirstTouchReport, HarvestReport, HeatReport, HotPage, HotReport, IntervalBucket, IntervalReport, LossReport,
     OrderBasis, OrderReport, OverheadReport, RatePoint, RateReport, RateWindows, ResolutionName, SharingReport,

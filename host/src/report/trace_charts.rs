@@ -64,7 +64,11 @@ fn seconds(micros: u64) -> f64 {
 
 fn course(report: &TraceReport, rate: &RateReport) -> Figure {
     let value = |of: fn(&super::trace::RatePoint) -> f64| {
-        let mut points: Vec<Mark> = rate.series.iter().map(|point| mark(seconds(point.at_us), of(point))).collect();
+        let mut points: Vec<Mark> = rate
+            .series
+            .iter()
+            .map(|point| mark(seconds(point.at_us), of(point)))
+            .collect();
         // A step ends where its stretch does.
         if let (Some(last), Some(point)) = (points.last().copied(), rate.series.last()) {
             points.push(mark(seconds(point.at_us.saturating_add(point.duration_us)), last.y));
@@ -85,7 +89,11 @@ fn course(report: &TraceReport, rate: &RateReport) -> Figure {
         y: Axis::of_numbers("distinct pages dirtied", "pages/s"),
         series: lines,
     };
-    let per_step = if is_together { format!(", several of which make a step of {}", micros(stretch)) } else { String::new() };
+    let per_step = if is_together {
+        format!(", several of which make a step of {}", micros(stretch))
+    } else {
+        String::new()
+    };
     let caption = format!(
         "Across: time. Up: distinct pages dirtied in windows of {}{per_step}, per second; a page that is written again in its window counts \
          once. Mean {} pages/s ({}), standard deviation {} pages/s.{}",
@@ -100,32 +108,59 @@ fn course(report: &TraceReport, rate: &RateReport) -> Figure {
 
 /// Said of numbers that losses make too low.
 fn lower_bound(report: &TraceReport) -> &'static str {
-    if report.lost_events == Some(0) { "" } else { " Events were lost: this is a lower bound." }
+    if report.lost_events == Some(0) {
+        ""
+    } else {
+        " Events were lost: this is a lower bound."
+    }
 }
 
 fn working_sets(report: &TraceReport) -> Option<Figure> {
-    let low: Vec<Mark> = report.wws.iter().map(|point| mark(seconds(point.window_us), point.pages as f64)).collect();
-    let high = report.wws.iter().map(|point| mark(seconds(point.window_us), point.pages_high as f64));
+    let low: Vec<Mark> = report
+        .wws
+        .iter()
+        .map(|point| mark(seconds(point.window_us), point.pages as f64))
+        .collect();
+    let high = report
+        .wws
+        .iter()
+        .map(|point| mark(seconds(point.window_us), point.pages_high as f64));
     if low.is_empty() || report.guest.written_pages == 0 {
         return None;
     }
-    let is_wide = report.wws.iter().any(|point| point.pages_high > point.pages + point.pages / 50 + 1);
-    let lines = if is_wide { vec![series("at least", low), series("at most", high.collect())] } else { vec![series("pages", low)] };
+    let is_wide = report
+        .wws
+        .iter()
+        .any(|point| point.pages_high > point.pages + point.pages / 50 + 1);
+    let lines = if is_wide {
+        vec![series("at least", low), series("at most", high.collect())]
+    } else {
+        vec![series("pages", low)]
+    };
     let chart = Chart {
         title: "Writable working set by window".into(),
         kind: Kind::Lines,
-        x: Axis { log: true, ..Axis::of_numbers("length of the window", "s") },
-        y: Axis { log: true, ..Axis::of_numbers("distinct pages written", "pages") },
+        x: Axis {
+            log: true,
+            ..Axis::of_numbers("length of the window", "s")
+        },
+        y: Axis {
+            log: true,
+            ..Axis::of_numbers("distinct pages written", "pages")
+        },
         series: lines,
     };
     let resolution = match report.resolution {
         ResolutionName::EveryWrite => "all windows of each length that lie in the recording".to_owned(),
         ResolutionName::FirstWrites => {
-            "all windows of each length that lie in the recording; a write that was not seen lies between the bounds".to_owned()
+            "all windows of each length that lie in the recording; a write that was not seen lies between the bounds"
+                .to_owned()
         }
         ResolutionName::Windows => format!(
             "windows from harvest to harvest, the shortest of one, {}",
-            report.harvest.map_or_else(|| "—".into(), |harvest| micros(harvest.mean_us))
+            report
+                .harvest
+                .map_or_else(|| "—".into(), |harvest| micros(harvest.mean_us))
         ),
     };
     let caption = format!(
@@ -146,9 +181,17 @@ pub fn heat_chart(heat: &HeatReport) -> HeatChart {
         x: Axis::of_numbers("time since the recording began", "s"),
         column: seconds(heat.column_us),
         y: "guest-physical address".into(),
-        rows: heat.row_addresses.iter().map(|address| format!("{address:#x}")).collect(),
+        rows: heat
+            .row_addresses
+            .iter()
+            .map(|address| format!("{address:#x}"))
+            .collect(),
         counts: "events per second and page".into(),
-        each: if seconds_and_pages > 0.0 { 1.0 / seconds_and_pages } else { 0.0 },
+        each: if seconds_and_pages > 0.0 {
+            1.0 / seconds_and_pages
+        } else {
+            0.0
+        },
         cells: heat.columns.clone(),
     }
 }
@@ -191,14 +234,20 @@ fn re_dirtied(report: &TraceReport, intervals: &IntervalReport) -> Figure {
     let chart = Chart {
         title: "How long pages are left alone between two writes".into(),
         kind: Kind::Steps,
-        x: Axis { log: true, ..Axis::of_numbers("re-dirty interval", "s") },
+        x: Axis {
+            log: true,
+            ..Axis::of_numbers("re-dirty interval", "s")
+        },
         y: Axis::of_numbers("share of the intervals", "%"),
         series: vec![series("intervals", points)],
     };
     let resolution = match (report.resolution, intervals.resolved_from_ns) {
         (ResolutionName::Windows, nanos) => format!(" They are whole windows of {}.", micros(nanos / 1_000)),
         (_, 0) => String::new(),
-        (_, nanos) => format!(" None shorter than a harvest, {} in the mean, is seen.", micros(nanos / 1_000)),
+        (_, nanos) => format!(
+            " None shorter than a harvest, {} in the mean, is seen.",
+            micros(nanos / 1_000)
+        ),
     };
     let caption = format!(
         "Across: time from one event of a page to its next, by factors, in buckets a quarter of their length wide or less. Up: share of all {} intervals \
@@ -213,7 +262,9 @@ fn first_touches(report: &TraceReport) -> Option<Figure> {
     if course.len() < 2 {
         return None;
     }
-    let points = course.iter().map(|point| mark(seconds(point.at_us), point.pages as f64));
+    let points = course
+        .iter()
+        .map(|point| mark(seconds(point.at_us), point.pages as f64));
     let chart = Chart {
         title: "Pages written for the first time".into(),
         kind: Kind::Steps,
@@ -247,19 +298,37 @@ fn shares(report: &TraceReport) -> Option<Figure> {
     vcpus.sort_by_key(|share| share.vcpu);
     let words = vcpus.iter().map(|share| share.vcpu.to_string()).collect();
     let values = vcpus.iter().map(|share| share.share_milli as f64 / 10.0);
-    let chart = bars("Who writes", "vCPU", words, Axis::of_numbers("share of the events", "%"), values);
+    let chart = bars(
+        "Who writes",
+        "vCPU",
+        words,
+        Axis::of_numbers("share of the events", "%"),
+        values,
+    );
     let all = match report.vcpus.len() {
         shown if shown <= BARS => String::new(),
         more => format!(" The {BARS} busiest of {more}."),
     };
-    Some(Figure::of("vcpus", &chart, format!("Across: vCPUs. Up: share of the events whose vCPU is known, in tenths of a percent.{all}")))
+    Some(Figure::of(
+        "vcpus",
+        &chart,
+        format!("Across: vCPUs. Up: share of the events whose vCPU is known, in tenths of a percent.{all}"),
+    ))
 }
 
 fn writers(report: &TraceReport) -> Option<Figure> {
     let sharing = report.sharing.as_ref()?;
-    let words = (1..=sharing.pages_by_writers.len()).map(|writers| writers.to_string()).collect();
+    let words = (1..=sharing.pages_by_writers.len())
+        .map(|writers| writers.to_string())
+        .collect();
     let values = sharing.pages_by_writers.iter().map(|pages| *pages as f64);
-    let chart = bars("How many vCPUs write a page", "vCPUs that wrote the page", words, Axis::of_numbers("pages", ""), values);
+    let chart = bars(
+        "How many vCPUs write a page",
+        "vCPUs that wrote the page",
+        words,
+        Axis::of_numbers("pages", ""),
+        values,
+    );
     let caption = format!(
         "Across: how many vCPUs wrote a page in the recording. Up: pages. {}.{} % of the events follow one of another vCPU on the same page.",
         sharing.crossing_events_milli / 10,

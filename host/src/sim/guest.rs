@@ -1,11 +1,15 @@
 //! A guest of pages: which are touched when, and by whom that is waited for.
 
+mod generated;
+mod recorded;
+
 use dunlin_core::pageset::PageSet;
 use dunlin_core::units::{Gfn, Nanos};
-use dunlin_core::workload::{Fill, Generator, Kind, Spec, Step};
+use dunlin_core::workload::{Fill, Kind, Step};
 
-use super::pace::Pace;
-use super::{Bookkeeping, SimError, SimSetup};
+use self::generated::Generated;
+use self::recorded::Recorded;
+use super::{Bookkeeping, SimError, SimSetup, Work};
 
 /// A vCPU that waits for a page from `at` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +21,6 @@ pub(super) struct Fault {
 /// The vCPUs and what is known of the pages.
 #[derive(Debug)]
 pub(super) struct Guest {
-    spec: Spec,
     books: Bookkeeping,
     vcpus: Vec<Vcpu>,
     tracking: bool,
@@ -32,36 +35,41 @@ pub(super) struct Guest {
 
 #[derive(Debug)]
 struct Vcpu {
-    generator: Generator,
-    /// A step that could not be done.
-    held_up: Option<Step>,
+    writes: Writes,
     waits_for: Option<Gfn>,
-    pace: Pace,
-    phase: usize,
+}
+
+/// Where a vCPU's steps come from.
+#[derive(Debug)]
+enum Writes {
+    Generated(Generated),
+    Recorded(Recorded),
 }
 
 impl Guest {
     pub(super) fn new(setup: &SimSetup) -> Result<Self, SimError> {
         let pages = setup.pages();
         let room = pages.saturating_sub(setup.bookkeeping.pages());
-        let working_set = setup.workload.ws().unwrap_or(room).min(room);
-        let vcpus = (0..setup.vcpus).map(|vcpu| {
-            let generator = Generator::simulated(&setup.workload, working_set, setup.vcpus, vcpu, setup.seed)?;
-            let mut vcpu = Vcpu {
-                generator,
-                held_up: None,
-                waits_for: None,
-                pace: Pace::new(setup.step_cost),
-                phase: usize::MAX,
-            };
-            vcpu.follow_phase(&setup.workload, setup.vcpus);
-            Ok(vcpu)
+        let writes: Vec<Writes> = match &setup.workload {
+            Work::Generated(spec) => {
+                let of_vcpu = |vcpu| Generated::new(spec, room, vcpu, setup).map(Writes::Generated);
+                let all = (0..setup.vcpus).map(of_vcpu);
+                all.collect::<Result<_, _>>().map_err(SimError::Plan)?
+            }
+            Work::Recorded(recording) => {
+                recording.check_fits(room, setup.vcpus)?;
+                let of_vcpu = |vcpu| Writes::Recorded(Recorded::new(recording, vcpu, setup.step_cost));
+                (0..setup.vcpus).map(of_vcpu).collect()
+            }
+        };
+        let vcpus = writes.into_iter().map(|writes| Vcpu {
+            writes,
+            waits_for: None,
         });
         let words = pages.0.div_ceil(64) as usize;
         Ok(Self {
-            spec: setup.workload.clone(),
             books: setup.bookkeeping,
-            vcpus: vcpus.collect::<Result<_, _>>().map_err(SimError::Plan)?,
+            vcpus: vcpus.collect(),
             tracking: false,
             dirty: vec![0; words],
             filled: vec![0; if setup.fill == Fill::Zero { words } else { 0 }],
@@ -73,8 +81,16 @@ impl Guest {
 
     /// Steps of all vCPUs.
     pub(super) fn steps(&self) -> u64 {
-        self.vcpus.iter().map(|vcpu| vcpu.generator.steps()).sum::<u64>()
-            - self.vcpus.iter().filter(|vcpu| vcpu.held_up.is_some()).count() as u64
+        self.vcpus.iter().map(|vcpu| vcpu.writes.steps()).sum()
+    }
+
+    /// How often the trace has started over, at most; 0 without one.
+    pub(super) fn times_over(&self) -> u64 {
+        let of_vcpu = |vcpu: &Vcpu| match &vcpu.writes {
+            Writes::Generated(_) => 0,
+            Writes::Recorded(recorded) => recorded.times_over(),
+        };
+        self.vcpus.iter().map(of_vcpu).max().unwrap_or(0)
     }
 
     /// How long vCPUs waited for pages, together, of waits that are over.
@@ -141,7 +157,6 @@ impl Guest {
 
     #[inline]
     fn run(&mut self, until: Nanos, lacks: impl Fn(u64) -> Option<Gfn>, mut fault: impl FnMut(Fault)) {
-        let vcpus = self.vcpus.len() as u32;
         let first = self.books.pages().0;
         let tracking = self.tracking;
         let (dirty, filled) = (self.dirty.as_mut_slice(), self.filled.as_mut_slice());
@@ -168,34 +183,16 @@ impl Guest {
             Ok(())
         };
         for vcpu in &mut self.vcpus {
-            while vcpu.waits_for.is_none() {
-                let most = vcpu.pace.steps_before(until);
-                if most == 0 {
-                    break;
-                }
-                let (done, missed) = match vcpu.held_up.take() {
-                    Some(step) => {
-                        let missed = touch(step).err();
-                        (u64::from(missed.is_none()), missed)
-                    }
-                    None => {
-                        let before = vcpu.generator.steps();
-                        let steps = most.min(vcpu.generator.left_in_phase());
-                        let missed = vcpu.generator.run_steps(steps, &mut touch).err();
-                        // The step that missed its page counts as done there.
-                        (vcpu.generator.steps() - before - u64::from(missed.is_some()), missed)
-                    }
-                };
-                self.longest_gap = self.longest_gap.max(vcpu.pace.advance(done));
-                match missed {
-                    Some((step, gfn)) => {
-                        let at = vcpu.pace.next_at();
-                        vcpu.pace.wait_until(at);
-                        (vcpu.held_up, vcpu.waits_for) = (Some(step), Some(gfn));
-                        fault(Fault { at, gfn });
-                    }
-                    None => vcpu.follow_phase(&self.spec, vcpus),
-                }
+            if vcpu.waits_for.is_some() {
+                continue;
+            }
+            let missed = match &mut vcpu.writes {
+                Writes::Generated(generated) => generated.run(until, &mut touch, &mut self.longest_gap),
+                Writes::Recorded(recorded) => recorded.run(until, &mut touch, &mut self.longest_gap),
+            };
+            if let Some(missed) = missed {
+                vcpu.waits_for = Some(missed.gfn);
+                fault(missed);
             }
         }
     }
@@ -208,8 +205,8 @@ impl Guest {
                 .is_some_and(|gfn| gfn >= first && gfn.0 < first.0 + count);
             if comes {
                 vcpu.waits_for = None;
-                self.stall = self.stall.saturating_add(now.saturating_sub(vcpu.pace.free()));
-                vcpu.pace.wait_until(now);
+                self.stall = self.stall.saturating_add(now.saturating_sub(vcpu.writes.free()));
+                vcpu.writes.wait_until(now);
             }
         }
     }
@@ -217,25 +214,46 @@ impl Guest {
     /// What a step takes from now on.
     pub(super) fn set_step_cost(&mut self, cost: Nanos) {
         for vcpu in &mut self.vcpus {
-            vcpu.pace.set_step_cost(cost);
+            vcpu.writes.set_step_cost(cost);
         }
     }
 
     /// It was paused, or has not run: goes on at `now`.
     pub(super) fn resume(&mut self, now: Nanos) {
         for vcpu in &mut self.vcpus {
-            vcpu.pace.wait_until(now);
+            vcpu.writes.wait_until(now);
         }
     }
 }
 
-impl Vcpu {
-    /// Takes the rate of the phase that the next step belongs to, if that is another one.
-    fn follow_phase(&mut self, spec: &Spec, vcpus: u32) {
-        let phase = self.generator.phase_index();
-        if phase != self.phase {
-            self.phase = phase;
-            self.pace.set_rate(spec.rate_at(self.generator.steps()), vcpus);
+impl Writes {
+    fn steps(&self) -> u64 {
+        match self {
+            Self::Generated(generated) => generated.steps(),
+            Self::Recorded(recorded) => recorded.steps(),
+        }
+    }
+
+    /// When the vCPU is done with its last step, or since when it waits.
+    const fn free(&self) -> Nanos {
+        match self {
+            Self::Generated(generated) => generated.free(),
+            Self::Recorded(recorded) => recorded.free(),
+        }
+    }
+
+    /// It does nothing before `time`.
+    fn wait_until(&mut self, time: Nanos) {
+        match self {
+            Self::Generated(generated) => generated.wait_until(time),
+            Self::Recorded(recorded) => recorded.wait_until(time),
+        }
+    }
+
+    const fn set_step_cost(&mut self, cost: Nanos) {
+        match self {
+            Self::Generated(generated) => generated.set_step_cost(cost),
+            Self::Recorded(recorded) => recorded.set_step_cost(cost),
         }
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! | | how it is modelled |
 //! |---|---|
+//! | recorded guest ([`Recording`]) | writes what was recorded, by the same vCPU at the same time, and starts over behind the last; one that was held up catches up at most 50 ms. Reads were not recorded, so only writes fault |
 //! | vCPU | a step takes [`SimSetup::step_cost`], and starts at the workload's rate; one that was held up catches up at most 50 ms, as live ([`dunlin_core::workload::Pacer`]) |
 //! | page fault in post-copy | stops its vCPU from the access until the page is there: request, [`SimSetup::fault_service`], reply; the others go on |
 //! | network | a rate shared by both channels towards the target, which may vary, a latency each way, jitter, losses as stalls, one cut; faults never wait for the rate, but are charged |
@@ -26,6 +27,7 @@ mod guest;
 mod pace;
 pub mod plan;
 mod pull;
+mod recording;
 mod report;
 mod sides;
 mod slow;
@@ -46,6 +48,7 @@ use serde::{Deserialize, Serialize};
 use crate::report::MigrationReport;
 
 pub use bookkeeping::Bookkeeping;
+pub use recording::{RECORDED_WRITES_MAX, Recording, RecordingError, Work, WorkError};
 pub use table::{Medians, plan_table};
 pub use wire::RETRANSMISSION;
 
@@ -59,7 +62,7 @@ pub const VCPUS_MAX: u32 = 64;
 #[derive(Clone, Debug)]
 pub struct SimSetup {
     /// What the guest does.
-    pub workload: Spec,
+    pub workload: Work,
     /// All of its memory, whole pages.
     pub memory: Bytes,
     /// 1 to [`VCPUS_MAX`], of which a live guest has 4 at most.
@@ -144,10 +147,15 @@ impl SimSetup {
     /// A guest with a link, and for the rest what `dunlin migrate` does unless it is told otherwise. Step and fault take what they take on
     /// a machine of 2026 with KVM: 0.5 µs and 100 µs; the hand-over takes 2 ms, each way of the network 50 µs.
     pub fn new(workload: Spec, memory: Bytes, strategy: Strategy, bandwidth: BytesPerSec) -> Self {
+        Self::of(workload.into(), memory, strategy, bandwidth)
+    }
+
+    /// The same of a guest that does anything; one that was recorded has its vCPUs.
+    pub fn of(workload: Work, memory: Bytes, strategy: Strategy, bandwidth: BytesPerSec) -> Self {
         Self {
+            vcpus: workload.recorded_guest().map_or(1, |(vcpus, _)| vcpus),
             workload,
             memory,
-            vcpus: 1,
             seed: 1,
             fill: Fill::Random,
             bookkeeping: Bookkeeping::default(),

@@ -3,7 +3,7 @@
 use dunlin_core::units::Nanos;
 
 /// How far behind its rate a vCPU may be and still catch up: that of [`dunlin_core::workload::Pacer`].
-const CATCH_UP: Nanos = Nanos::from_millis(50);
+pub(super) const CATCH_UP: Nanos = Nanos::from_millis(50);
 
 /// The times of one vCPU's steps. Times of many steps in a row that follow one rule have a closed form, which is what makes long
 /// stretches cheap: nothing is computed for the single step.

@@ -370,7 +370,7 @@ impl Plan {
     }
 
     fn setup(&self, arm: &Arm) -> SimSetup {
-        let mut setup = SimSetup::new(
+        let mut setup = SimSetup::of(
             self.guest.workload.value.clone(),
             self.guest.memory.value,
             match arm.strategy.value {

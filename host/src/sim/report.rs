@@ -1,5 +1,7 @@
 //! What a simulated migration cost, as a live one is reported.
 
+use std::time::Duration;
+
 use dunlin_core::message::{Mode, TargetReport};
 use dunlin_core::migrate::{RoundReport as RoundEnded, Source, SourceOutcome};
 use dunlin_core::pageset::PageSet;
@@ -8,8 +10,10 @@ use dunlin_core::units::{Nanos, Pages};
 
 use super::guest::Guest;
 use super::world::World;
-use super::{SimResult, SimSetup};
-use crate::report::{ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, SamplingReport, Verification};
+use super::{SimResult, SimSetup, Work};
+use crate::report::{
+    ByteCounts, GuestImpact, MigrationReport, Outcome, PostcopyReport, SamplingReport, Verification, duration,
+};
 use crate::run::{is_forced, round_report, switch_report};
 
 /// What is measured on the way.
@@ -117,6 +121,9 @@ impl World<'_, '_> {
         if !completed {
             report.reason = Some(format!("{:?} in {:?}", self.source_outcome, self.source.phase()));
         }
+        report
+            .warnings
+            .extend(started_over(self.setup, self.guest.times_over()));
         let total = measured.ended.saturating_sub(measured.began);
         report.total_time_us = total.as_micros();
         report.downtime_us = self.source.downtime().map_or(0, Nanos::as_micros);
@@ -195,6 +202,22 @@ impl World<'_, '_> {
             timeline: self.measured.timeline,
         }
     }
+}
+
+/// That the guest did longer what was recorded than it was recorded.
+fn started_over(setup: &SimSetup, times: u64) -> Option<String> {
+    let Work::Recorded(recording) = &setup.workload else {
+        return None;
+    };
+    let length = duration(Duration::from_nanos(recording.length().0));
+    let times = match times {
+        0 => return None,
+        1 => "once".to_owned(),
+        times => format!("{times} times"),
+    };
+    Some(format!(
+        "the trace has only {length}, and started over {times}: what the guest does from then on is what it did before"
+    ))
 }
 
 /// Whether a limit forced the guest to stop for longer than wanted.

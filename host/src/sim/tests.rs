@@ -1,7 +1,10 @@
 //! Cases with a closed form, conservation, and that a seed has one answer.
 
+use std::sync::Arc;
+
 use dunlin_core::strategy::Strategy;
-use dunlin_core::units::PAGE_SIZE;
+use dunlin_core::tracefile::{Head, Item, Source};
+use dunlin_core::units::{Gfn, PAGE_SIZE};
 use proptest::prelude::*;
 
 use super::*;
@@ -217,7 +220,7 @@ fn a_target_that_pulls_asks_for_one_page_after_the_other() {
     let page = (4096.0 + 40.0) / RATE.0 as f64 + 100e-6 + 2.0 * 50e-6;
     about(postcopy.duration_us, 4096.0 * page * 1e6);
     assert_eq!((postcopy.faults, postcopy.pushed), (0, 4096), "nobody waited");
-    setup.workload = "uniform,rate=2000".parse().expect("a workload");
+    setup.workload = Work::parse("uniform,rate=2000").expect("a workload");
     let postcopy = result(&setup).postcopy.expect("post-copy");
     assert!(postcopy.faults > 100, "{postcopy:?}");
     // One that is on its way, and then its own.
@@ -351,4 +354,101 @@ proptest! {
         let again = simulate(&setup).expect("it can be simulated");
         prop_assert_eq!((first.report, first.steps), (again.report, again.steps));
     }
+}
+
+/// Writes 200 pages of 4096 in turn, one in 50 µs, by two vCPUs; a trace of 2 s.
+fn recording() -> Recording {
+    let memory = dunlin_core::message::Region {
+        first: Gfn(0),
+        pages: Pages(4096),
+    };
+    let head = Head {
+        source: Source::Generator,
+        regions: [memory].into_iter().collect(),
+        used: Pages(4096),
+        vcpus: 2,
+        window: Nanos::ZERO,
+        started_unix_ns: 0,
+        guest: heapless::String::new(),
+    };
+    let writes = (0..40_000).map(|number| Item::Write {
+        at: Nanos(number * 50_000),
+        vcpu: (number % 2) as u32,
+        gfn: Gfn(number % 200),
+    });
+    let end = Item::End {
+        at: Nanos::from_secs(2),
+        overhead: Nanos::ZERO,
+    };
+    Recording::collect(&head, writes.chain([end]).map(Ok)).expect("a good trace")
+}
+
+fn recorded_setup(strategy: &str) -> SimSetup {
+    let strategy = Strategy::parse(strategy).expect("a strategy");
+    let work = Work::Recorded(Arc::new(recording()));
+    let mut setup = SimSetup::of(work, Bytes(16 * MIB), strategy, RATE);
+    setup.check = true;
+    setup
+}
+
+#[test]
+fn a_recorded_guest_writes_what_it_wrote_and_starts_over() {
+    let setup = recorded_setup("precopy");
+    assert_eq!(setup.vcpus, 2);
+    let whole = simulate(&setup).expect("it can be simulated");
+    let report = &whole.report;
+    assert_eq!(report.outcome, Outcome::Completed);
+    // 20 writes a millisecond, to 200 pages: all of those are written again while memory is copied, and no other.
+    assert_eq!(report.rounds[0].dirty_pages, 200);
+    assert_eq!(report.verified.map(|verified| verified.mismatches), Some(0));
+    let expected = whole.virtual_time.0 / 50_000;
+    assert!(
+        whole.steps.abs_diff(expected) * 100 < expected,
+        "{} {expected}",
+        whole.steps
+    );
+    let mut long = recorded_setup("precopy");
+    long.warm_up = Nanos::from_secs(9);
+    let report = result(&long);
+    assert!(
+        report.warnings[0].contains("has only 2.00 s, and started over 4 times"),
+        "{:?}",
+        report.warnings
+    );
+    assert_eq!(report.rounds[0].dirty_pages, 200);
+    let mut short = recorded_setup("precopy");
+    (short.warm_up, short.bandwidth) = (Nanos::ZERO, BytesPerSec(400_000_000));
+    assert_eq!(result(&short).warnings, [String::new(); 0]);
+}
+
+#[test]
+fn a_recorded_guest_waits_for_its_pages_in_post_copy() {
+    let report = result(&recorded_setup("postcopy"));
+    let postcopy = report.postcopy.expect("it went into post-copy");
+    assert!((1..=200).contains(&postcopy.faults), "{postcopy:?}");
+    assert!(report.guest_gap_us > 100, "{report:?}");
+}
+
+#[test]
+fn a_recorded_guest_needs_its_memory_and_vcpus() {
+    let mut setup = recorded_setup("precopy");
+    setup.memory = Bytes(8 * MIB);
+    let error = simulate(&setup).expect_err("half of the memory").to_string();
+    assert!(error.contains("16384 KiB"), "{error}");
+    let mut setup = recorded_setup("precopy");
+    setup.vcpus = 1;
+    let error = simulate(&setup).expect_err("half of the vCPUs").to_string();
+    assert!(error.contains("2 vCPUs"), "{error}");
+    let mut setup = recorded_setup("precopy");
+    (setup.vcpus, setup.memory) = (3, Bytes(32 * MIB));
+    assert_eq!(result(&setup).total_pages, 8192);
+}
+
+#[test]
+fn a_trace_that_is_not_there_is_named() {
+    let error = Work::parse("trace:/nonexistent/guest.dtrace")
+        .expect_err("no file")
+        .to_string();
+    assert!(error.starts_with("cannot open /nonexistent/guest.dtrace: "), "{error}");
+    assert!(Work::parse("trace").is_err());
 }

@@ -1,5 +1,9 @@
-//! Traces of page writes.
+//! Traces of page writes: files of them, texts of other programs, and which of them a file is.
 
+mod any;
 mod file;
+pub mod text;
 
+pub use any::{AnyReader, AnyWriter, Assumed, FileFormat};
+pub(crate) use file::seconds;
 pub use file::{Damage, Ending, TraceError, TraceReader, TraceWriter, Written};

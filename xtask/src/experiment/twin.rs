@@ -112,7 +112,7 @@ mod tests {
         );
         let steps = twin.warm_up.0 as f64 / 1e9 * r10.setup.rate as f64;
         assert!((steps - r10.setup.steps_before(3) as f64).abs() < 1.0, "{steps}");
-        let ws = twin.workload.ws().expect("given");
+        let ws = twin.workload.spec().and_then(Spec::ws).expect("given");
         let h = ws.0 as f64 / r10.setup.link().pages() as f64;
         assert!((h - r10.setup.h).abs() < 1e-9);
         // The guest's own four pages, and a ledger of 16.

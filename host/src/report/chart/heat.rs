@@ -56,7 +56,8 @@ impl HeatChart {
         {
             let area = SVGBackend::with_string(&mut text, (WIDTH, height.unsigned_abs())).into_drawing_area();
             let canvas = Canvas { area: &area, top: 0 };
-            self.draw(&canvas, &title, top, height).expect("a string takes whatever is written");
+            self.draw(&canvas, &title, top, height)
+                .expect("a string takes whatever is written");
             area.present().expect("a string takes whatever is written");
         }
         text
@@ -85,7 +86,11 @@ impl HeatChart {
                     row += 1;
                 }
                 if let Some(colour) = class(from).checked_sub(1) {
-                    canvas.rectangle([across(column), up(row)], [across(column + 1), up(from)], COLOURS[colour])?;
+                    canvas.rectangle(
+                        [across(column), up(row)],
+                        [across(column + 1), up(from)],
+                        COLOURS[colour],
+                    )?;
                 }
             }
         }
@@ -94,19 +99,31 @@ impl HeatChart {
         for (row, name) in self.rows.iter().enumerate().step_by(step) {
             let y = (up(row) + up(row + 1)) / 2;
             canvas.line(&[[left - 4, y], [left, y]], INK, 1)?;
-            canvas.write(name, [left - 8, y], style(TEXT_PIXELS, HPos::Right, VPos::Center, false))?;
+            canvas.write(
+                name,
+                [left - 8, y],
+                style(TEXT_PIXELS, HPos::Right, VPos::Center, false),
+            )?;
         }
         let end = self.column * self.cells.len().max(1) as f64;
         let scale = Scale::around(&[0.0, end], false, 0.0, [left, right]);
         for (value, text) in scale.ticks() {
             let x = scale.at(value);
             canvas.line(&[[x, bottom], [x, bottom + 4]], INK, 1)?;
-            canvas.write(&text, [x, bottom + 8], style(TEXT_PIXELS, HPos::Center, VPos::Top, false))?;
+            canvas.write(
+                &text,
+                [x, bottom + 8],
+                style(TEXT_PIXELS, HPos::Center, VPos::Top, false),
+            )?;
         }
         let middle = [(left + right) / 2, bottom + 10 + LINE];
-        canvas.write(&self.x.label(), middle, style(TEXT_PIXELS, HPos::Center, VPos::Top, true))?;
-        let upright = style(TEXT_PIXELS, HPos::Center, VPos::Top, true)
-            .transform(plotters::prelude::FontTransform::Rotate270);
+        canvas.write(
+            &self.x.label(),
+            middle,
+            style(TEXT_PIXELS, HPos::Center, VPos::Top, true),
+        )?;
+        let upright =
+            style(TEXT_PIXELS, HPos::Center, VPos::Top, true).transform(plotters::prelude::FontTransform::Rotate270);
         canvas.write(&self.y, [MARGIN - 6, (top + bottom) / 2], upright)?;
         self.legend(canvas, &levels, [left, height - MARGIN - LINE / 2])
     }
@@ -118,7 +135,11 @@ impl HeatChart {
         for (colour, level) in COLOURS.into_iter().zip(levels) {
             let text = format!("from {}", number(*level as f64 * self.each));
             canvas.rectangle([x, y - SQUARE / 2], [x + SQUARE, y + SQUARE / 2], colour)?;
-            canvas.write(&text, [x + SQUARE + 5, y], style(TEXT_PIXELS, HPos::Left, VPos::Center, false))?;
+            canvas.write(
+                &text,
+                [x + SQUARE + 5, y],
+                style(TEXT_PIXELS, HPos::Left, VPos::Center, false),
+            )?;
             x += SQUARE + 5 + width(&text, TEXT_PIXELS) + 16;
         }
         Ok(())
@@ -138,14 +159,24 @@ mod tests {
             rows: (0..16).map(|row| format!("{:#x}", row << 20)).collect(),
             counts: "writes/s".into(),
             each: 2.0,
-            cells: (0..40).map(|column| (0..16).map(|row| if row == 3 { column * 100 } else { 0 }).collect()).collect(),
+            cells: (0..40)
+                .map(|column| (0..16).map(|row| if row == 3 { column * 100 } else { 0 }).collect())
+                .collect(),
         }
     }
 
     #[test]
     fn cells_have_the_colour_of_their_count() {
         let text = chart().to_svg();
-        for label in ["Where &amp; when", "time (s)", "address", "0x400000", "writes/s", "from 2", "20"] {
+        for label in [
+            "Where &amp; when",
+            "time (s)",
+            "address",
+            "0x400000",
+            "writes/s",
+            "from 2",
+            "20",
+        ] {
             assert!(text.contains(label), "{label}: {text}");
         }
         let rectangles = |colour: &str| text.matches(&format!("fill=\"{colour}\"")).count();

@@ -7,7 +7,7 @@ use crate::report::migration::MigrationReport;
 use crate::report::trace::TraceReport;
 use crate::report::trace_charts::trace_charts;
 use crate::report::trace_table::{micros, percent};
-use crate::report::{SimilarityReport, bytes, count, migration_table, Paint, chart::number, rate};
+use crate::report::{Paint, SimilarityReport, bytes, chart::number, count, migration_table, rate};
 
 /// What a page is about.
 #[derive(Clone, Copy, Debug)]
@@ -62,32 +62,67 @@ fn trace(index: usize, report: &TraceReport) -> Markup {
 fn facts(report: &TraceReport) -> Vec<(&'static str, String)> {
     let guest = &report.guest;
     let mut facts = vec![
-        ("guest", format!("{} of RAM, {} of them used; {} vCPUs", bytes(guest.memory_bytes), bytes(guest.used_bytes), guest.vcpus)),
-        ("recorded", format!("{}{}", micros(report.duration_us), if report.complete { "" } else { ", then cut off" })),
+        (
+            "guest",
+            format!(
+                "{} of RAM, {} of them used; {} vCPUs",
+                bytes(guest.memory_bytes),
+                bytes(guest.used_bytes),
+                guest.vcpus
+            ),
+        ),
+        (
+            "recorded",
+            format!(
+                "{}{}",
+                micros(report.duration_us),
+                if report.complete { "" } else { ", then cut off" }
+            ),
+        ),
         ("source", report.source.clone()),
         ("cannot see", report.cannot_see.clone()),
-        ("events", format!("{}; lost: {}", count(report.events), match report.lost_events {
-            Some(lost) => count(lost),
-            None => "some, nobody knows how many".into(),
-        })),
-        ("tracing took", match &report.overhead {
-            None => "unknown".into(),
-            Some(overhead) => format!(
-                "{} of CPU time: {} of one CPU{}",
-                micros(overhead.cpu_us),
-                percent(overhead.of_one_cpu_milli),
-                overhead.per_event_ns.map_or(String::new(), |nanos| format!(", {nanos} ns an event"))
+        (
+            "events",
+            format!(
+                "{}; lost: {}",
+                count(report.events),
+                match report.lost_events {
+                    Some(lost) => count(lost),
+                    None => "some, nobody knows how many".into(),
+                }
             ),
-        }),
+        ),
+        (
+            "tracing took",
+            match &report.overhead {
+                None => "unknown".into(),
+                Some(overhead) => format!(
+                    "{} of CPU time: {} of one CPU{}",
+                    micros(overhead.cpu_us),
+                    percent(overhead.of_one_cpu_milli),
+                    overhead
+                        .per_event_ns
+                        .map_or(String::new(), |nanos| format!(", {nanos} ns an event"))
+                ),
+            },
+        ),
     ];
     if let Some(harvest) = &report.harvest {
-        facts.push(("harvested", format!(
-            "{} times, every {} in the mean, {} at most",
-            count(harvest.windows), micros(harvest.mean_us), micros(harvest.longest_us)
-        )));
+        facts.push((
+            "harvested",
+            format!(
+                "{} times, every {} in the mean, {} at most",
+                count(harvest.windows),
+                micros(harvest.mean_us),
+                micros(harvest.longest_us)
+            ),
+        ));
     }
     if let Some(steps) = &report.steps {
-        facts.push(("guest's own count", format!("{} steps in {}", count(steps.steps), micros(steps.over_us))));
+        facts.push((
+            "guest's own count",
+            format!("{} steps in {}", count(steps.steps), micros(steps.over_us)),
+        ));
     }
     facts
 }
@@ -96,34 +131,65 @@ fn findings(report: &TraceReport) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     if let Some(rates) = &report.rate {
         let windows = &rates.windows;
-        found.push(("dirty rate", format!(
-            "{} pages/s ({}) over windows of {}; standard deviation {} pages/s, from {} to {}",
-            number(windows.mean_pages_per_s), rate(windows.mean_bytes_per_s as u64), micros(windows.window_us as u64),
-            number(windows.stddev_pages_per_s), number(windows.min_pages_per_s), number(windows.max_pages_per_s)
-        )));
+        found.push((
+            "dirty rate",
+            format!(
+                "{} pages/s ({}) over windows of {}; standard deviation {} pages/s, from {} to {}",
+                number(windows.mean_pages_per_s),
+                rate(windows.mean_bytes_per_s as u64),
+                micros(windows.window_us as u64),
+                number(windows.stddev_pages_per_s),
+                number(windows.min_pages_per_s),
+                number(windows.max_pages_per_s)
+            ),
+        ));
     }
-    found.push(("working set", format!(
-        "{} pages ({}), {} of RAM",
-        count(report.guest.written_pages), bytes(report.guest.written_pages * 4096), percent(report.workload.working_set_milli)
-    )));
-    let in_order = report.order.in_order_milli.map_or(String::new(), |milli| format!(", {} of the steps go on as before", percent(milli)));
+    found.push((
+        "working set",
+        format!(
+            "{} pages ({}), {} of RAM",
+            count(report.guest.written_pages),
+            bytes(report.guest.written_pages * 4096),
+            percent(report.workload.working_set_milli)
+        ),
+    ));
+    let in_order = report.order.in_order_milli.map_or(String::new(), |milli| {
+        format!(", {} of the steps go on as before", percent(milli))
+    });
     found.push(("order of writes", format!("{}{in_order}", report.order.class)));
-    found.push(("load", format!(
-        "{}, {}; CPU and network are not in a trace",
-        if report.workload.memory_intensive { "memory-intensive" } else { "not memory-intensive" },
-        match report.workload.write_intensive_up_to_bytes_per_s {
-            Some(most) => format!("write-intensive over links of up to {}", rate(most)),
-            None => "read-intensive over any link".into(),
-        }
-    )));
+    found.push((
+        "load",
+        format!(
+            "{}, {}; CPU and network are not in a trace",
+            if report.workload.memory_intensive {
+                "memory-intensive"
+            } else {
+                "not memory-intensive"
+            },
+            match report.workload.write_intensive_up_to_bytes_per_s {
+                Some(most) => format!("write-intensive over links of up to {}", rate(most)),
+                None => "read-intensive over any link".into(),
+            }
+        ),
+    ));
     if let (Some(tenth), Some(half)) = (report.hot.hottest_tenth_milli, report.hot.pages_with_half) {
-        found.push(("hot pages", format!(
-            "{} of the events on the hottest tenth of the pages written; half of them on {} pages",
-            percent(tenth), count(half)
-        )));
+        found.push((
+            "hot pages",
+            format!(
+                "{} of the events on the hottest tenth of the pages written; half of them on {} pages",
+                percent(tenth),
+                count(half)
+            ),
+        ));
     }
     if let Some(sharing) = &report.sharing {
-        found.push(("shared", format!("{} of the pages are written by several vCPUs", percent(sharing.shared_pages_milli))));
+        found.push((
+            "shared",
+            format!(
+                "{} of the pages are written by several vCPUs",
+                percent(sharing.shared_pages_milli)
+            ),
+        ));
     }
     found
 }
@@ -207,4 +273,3 @@ fn migration(index: usize, name: &str, report: &MigrationReport) -> Markup {
         }
     }
 }
-

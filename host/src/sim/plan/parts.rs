@@ -2,12 +2,11 @@
 
 use dunlin_core::strategy::{Strategy, StrategyError};
 use dunlin_core::units::{Bytes, BytesPerSec, Nanos};
-use dunlin_core::workload::Spec;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use crate::cli::values;
-use crate::sim::{CutAt, Varies};
+use crate::sim::{CutAt, Varies, Work};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,7 +118,7 @@ macro_rules! written {
     };
 }
 
-written!(Workload, Spec, str::parse::<Spec>);
+written!(Workload, Work, Work::parse);
 written!(Size, Bytes, values::size);
 written!(Rate, BytesPerSec, values::rate);
 written!(Time, Nanos, time);

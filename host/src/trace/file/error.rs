@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use dunlin_core::tracefile::{EncodeError, TracefileError};
 use dunlin_core::units::Nanos;
 
+use crate::trace::text::TextError;
+
 /// Why a trace file cannot be read or written, or not all of it.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
@@ -55,6 +57,25 @@ pub enum TraceError {
         fault: TracefileError,
     },
 
+    /// A text that is no trace, or not from there on.
+    #[error("{}, {fault}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        fault: TextError,
+    },
+
+    /// A text that has to be read twice, and cannot be.
+    #[error(
+        "{} does not say what memory and vCPUs the guest has, and can be read only once: say it with --memory and --vcpus, or give a file",
+        path.display()
+    )]
+    SaysTooLittle {
+        /// Where the text comes from.
+        path: PathBuf,
+    },
+
     /// An item that no trace of this head can have, or not in this place.
     #[error("{}: {fault}", path.display())]
     Refused {
@@ -66,7 +87,17 @@ pub enum TraceError {
 }
 
 impl TraceError {
-    pub(super) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(in crate::trace) fn text(path: &Path, fault: TextError) -> Self {
+        match fault {
+            TextError::Io(source) => Self::io("read", path, source),
+            fault => Self::Text {
+                path: path.into(),
+                fault,
+            },
+        }
+    }
+
+    pub(in crate::trace) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io {
             what,
             path: path.into(),
@@ -76,7 +107,7 @@ impl TraceError {
 }
 
 /// Seconds with milliseconds, rounded down.
-pub(super) fn seconds(time: Nanos) -> String {
+pub(crate) fn seconds(time: Nanos) -> String {
     let millis = time.0 / 1_000_000;
     format!("{}.{:03}", millis / 1000, millis % 1000)
 }

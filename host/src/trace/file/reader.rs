@@ -5,13 +5,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use dunlin_core::tracefile::{
-    Decoder, FRAME_BYTES_MAX, FrameHeader, HEADER_BYTES, Head, Item, ItemError, START_BYTES, TracefileError, check_start,
-    find_frame,
+    Decoder, FRAME_BYTES_MAX, FrameHeader, HEADER_BYTES, Head, Item, ItemError, START_BYTES, TracefileError,
+    check_start, find_frame,
 };
 use dunlin_core::units::Nanos;
 
 use super::TraceError;
-use super::error::seconds;
+use super::seconds;
 
 /// Bytes that are read at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -228,7 +228,10 @@ impl<R: Read> TraceReader<R> {
         if let Err(fault) = self.decoder.begin(&header, payload) {
             // Where writing failed, the next frame may stand in the middle of this.
             let inside = find_frame(payload).unwrap_or(length);
-            self.last = FrameHeader { to: self.last.to, ..header };
+            self.last = FrameHeader {
+                to: self.last.to,
+                ..header
+            };
             return Err(self.skip_frame(inside, fault));
         }
         self.gap_is_known = false;
@@ -255,7 +258,11 @@ impl<R: Read> TraceReader<R> {
             let found = bytes.get(1..).and_then(find_frame).map(|place| place + 1);
             // A header may begin in the last bytes, and go on in those that follow.
             let useless = found.unwrap_or_else(|| bytes.len().saturating_sub(HEADER_BYTES - 1).max(1).min(bytes.len()));
-            let useless = if self.buffer.is_at_end && found.is_none() { bytes.len() } else { useless };
+            let useless = if self.buffer.is_at_end && found.is_none() {
+                bytes.len()
+            } else {
+                useless
+            };
             is_zero &= bytes[..useless].iter().all(|byte| *byte == 0);
             self.buffer.drop(useless);
             if found.is_none() && !self.buffer.is_at_end {

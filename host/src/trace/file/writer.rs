@@ -141,4 +141,3 @@ fn encoder(path: &Path, head: &Head) -> Result<Encoder<Vec<u8>>, TraceError> {
         fault,
     })
 }
-
