@@ -10,6 +10,7 @@ mod doctor;
 mod guest;
 mod migrate;
 mod output;
+mod predict;
 mod progress;
 mod receive;
 mod replay;
@@ -65,6 +66,8 @@ enum Command {
     Resolve(resolve::Args),
     /// Show when a rule, or each of several, would have ended the pre-copy of a recorded log of rounds.
     Replay(replay::Args),
+    /// Predict what each strategy would cost a recorded guest over each link, and say which one to take.
+    Predict(Box<predict::Args>),
     /// Turn a trace of page writes into CSV or JSON lines, or anybody's into a trace.
     Convert(convert::Args),
     /// Show what recorded traces say of their guests, and migrations: tables, pictures, one page of HTML.
@@ -131,7 +134,7 @@ enum CliError {
 }
 
 impl CliError {
-    const fn exit_code(&self) -> u8 {
+    fn exit_code(&self) -> u8 {
         match self {
             Self::Control(error) => error.exit_code(),
             Self::Journal(_)
@@ -185,6 +188,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(args) => args.run(),
         Command::Convert(args) => args.run(),
         Command::Report(args) => args.run(),
+        Command::Predict(args) => args.run(),
         Command::Simulate(args) => args.run(),
     };
     result.unwrap_or_else(|error| {

@@ -92,6 +92,7 @@ impl Args {
                 traces: &traces,
                 similarity: similarity.as_ref(),
                 migrations: &found.migrations,
+                ..PageParts::default()
             });
             write(path, &page)?;
         }
@@ -262,7 +263,7 @@ fn write_charts(directory: &Path, report: &TraceReport) -> Result<(), CliError> 
     Ok(())
 }
 
-fn write(path: &Path, text: &str) -> Result<(), CliError> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), CliError> {
     std::fs::write(path, text).map_err(|source| CliError::File {
         what: "write",
         path: path.into(),

@@ -27,7 +27,7 @@ mod report;
 mod steps;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod touch;
 
 pub use analysis::Analysis;

@@ -7,8 +7,8 @@ use dunlin_core::units::{BytesPerSec, Nanos, PAGE_SIZE, Pages, Ratio};
 use super::analysis::{Analysis, Writes};
 use super::{hot, notes, rate::Rate};
 use crate::report::{
-    HeatReport, IntervalBucket, IntervalReport, OrderBasis, OrderReport, OverheadReport, RateReport, ReportSchema,
-    ResolutionName, SharingReport, TraceReport, TracedGuest, VcpuShare, WorkloadReport, WwsPoint,
+    HeatReport, IntervalBucket, IntervalReport, OrderBasis, OrderReport, RateReport, ReportSchema, ResolutionName,
+    SharingReport, TraceOverhead, TraceReport, TracedGuest, VcpuShare, WorkloadReport, WwsPoint,
 };
 
 /// A course of at least so many windows is worth a picture.
@@ -102,10 +102,10 @@ pub(super) fn unresolved(analysis: &Analysis<'_>, span: Nanos) -> Nanos {
     }
 }
 
-fn overhead(analysis: &Analysis<'_>, span: Nanos) -> Option<OverheadReport> {
+fn overhead(analysis: &Analysis<'_>, span: Nanos) -> Option<TraceOverhead> {
     let (_, cpu) = analysis.end?;
     let of_one = (u128::from(cpu.0) * 1000).checked_div(u128::from(span.0)).unwrap_or(0);
-    Some(OverheadReport {
+    Some(TraceOverhead {
         cpu_us: cpu.as_micros(),
         of_one_cpu_milli: u64::try_from(of_one).unwrap_or(u64::MAX),
         per_event_ns: cpu.0.checked_div(analysis.events),

@@ -65,8 +65,7 @@ impl ShadeMap {
                 rows.map(sum).collect()
             })
             .collect();
-        let most = cells.iter().flatten().copied().max().unwrap_or(0);
-        let levels = levels(most, SHADES.len() - 1);
+        let levels = levels(cells.iter().flatten().copied(), SHADES.len() - 1);
         let shade = |events: u64| SHADES[levels.iter().filter(|level| events >= **level && events > 0).count()];
         let mut lines: Vec<(u64, String)> = heat
             .row_addresses
@@ -95,11 +94,16 @@ impl ShadeMap {
     }
 }
 
-/// Least values of so many classes, by factors, from 1 event to the most: counts of events, ascending and different.
-pub(super) fn levels(most: u64, classes: usize) -> Vec<u64> {
-    let mut levels: Vec<u64> = (0..classes)
-        .map(|class| (most.max(1) as f64).powf(class as f64 / classes as f64).round() as u64)
-        .collect();
+/// Least values of at most so many classes, by factors, from the least count that is not zero to the largest: ascending and different.
+pub(super) fn levels(counts: impl Iterator<Item = u64>, classes: usize) -> Vec<u64> {
+    let ends = counts.filter(|count| *count > 0).fold(None, |ends, count| {
+        let (least, most) = ends.unwrap_or((count, count));
+        Some((least.min(count), most.max(count)))
+    });
+    let (least, most) = ends.unwrap_or((1, 1));
+    let factor = most as f64 / least as f64;
+    let level = |class: usize| (least as f64 * factor.powf(class as f64 / classes as f64)).round() as u64;
+    let mut levels: Vec<u64> = (0..classes).map(level).collect();
     levels.dedup();
     levels
 }
@@ -119,10 +123,12 @@ mod tests {
 
     #[test]
     fn levels_are_factors_apart() {
-        assert_eq!(levels(10_000, 4), [1, 10, 100, 1000]);
-        assert_eq!(levels(1, 4), [1]);
-        assert_eq!(levels(0, 4), [1]);
-        assert_eq!(levels(3, 4), [1, 2]);
+        let of = |counts: &[u64]| levels(counts.iter().copied(), 4);
+        assert_eq!(of(&[0, 10_000, 1]), [1, 10, 100, 1000]);
+        assert_eq!(of(&[50, 800, 50]), [50, 100, 200, 400]);
+        assert_eq!(of(&[7]), [7]);
+        assert_eq!(of(&[0]), [1]);
+        assert_eq!(of(&[1, 3]), [1, 2]);
     }
 
     #[test]

@@ -7,11 +7,15 @@ mod blocks;
 pub mod chart;
 pub mod html;
 mod migration;
+mod prediction;
+mod prediction_table;
 mod progress;
 mod schema;
 mod similarity;
 mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 mod text;
 mod trace;
 mod trace_charts;
@@ -23,17 +27,23 @@ pub use migration::{
     ByteCounts, ChoiceReport, GuestImpact, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
     SamplingReport, SwitchReport, Verification,
 };
+pub use prediction::{
+    Costs, EndCount, EndName, Keeping, Likely, LinkPrediction, PredictionReport, Recommendation, StrategyPrediction,
+};
+pub use prediction_table::{prediction_chart, prediction_table};
 pub use progress::Progress;
-pub use schema::{GuestSchema, MigrationSchema, ReceiveSchema, ReportSchema, SimilaritySchema, StatusSchema};
+pub use schema::{
+    GuestSchema, MigrationSchema, PredictionSchema, ReceiveSchema, ReportSchema, SimilaritySchema, StatusSchema,
+};
 pub use similarity::{SimilarPair, SimilarityReport, similarity_table};
 pub use status::{State, Status};
 pub use table::{Paint, migration_table, status_lines};
 pub use text::{bytes, chain, count, duration, milli, rate};
 pub use trace::{
     FirstTouchReport, HarvestReport, HeatReport, HotPage, HotReport, IntervalBucket, IntervalReport, LossReport,
-    OrderBasis, OrderReport, OverheadReport, RatePoint, RateReport, RateWindows, ResolutionName, SharingReport,
-    StepsReport, TouchPoint, TraceReport, TracedGuest, VcpuShare, WorkloadReport, WwsPoint,
+    OrderBasis, OrderReport, RatePoint, RateReport, RateWindows, ResolutionName, SharingReport, StepsReport,
+    TouchPoint, TraceOverhead, TraceReport, TracedGuest, VcpuShare, WorkloadReport, WwsPoint,
 };
-pub use trace_charts::{Figure, heat_chart, trace_charts};
+pub use trace_charts::{Figure, trace_charts};
 pub use trace_table::trace_table;
 pub use vm::{GuestReport, ReceiveReport};

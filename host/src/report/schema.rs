@@ -56,3 +56,7 @@ schema! {
     /// Marks a [`SimilarityReport`](super::SimilarityReport).
     SimilaritySchema = "dunlin.similarity.v1"
 }
+schema! {
+    /// Marks a [`PredictionReport`](super::PredictionReport).
+    PredictionSchema = "dunlin.prediction.v1"
+}

@@ -15,7 +15,7 @@ pub struct TraceReport {
     /// Writes that the source knows it has missed; `null` if it missed some and cannot say how many.
     pub lost_events: Option<u64>,
     /// What tracing took; `null` for a trace that was cut off.
-    pub overhead: Option<OverheadReport>,
+    pub overhead: Option<TraceOverhead>,
     /// How many pages were dirtied over time; `null` if nothing was recorded.
     pub rate: Option<RateReport>,
     /// The writable working set: distinct pages in windows of growing length.
@@ -78,7 +78,7 @@ pub enum ResolutionName {
 
 /// What tracing took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct OverheadReport {
+pub struct TraceOverhead {
     /// CPU time in the kernel and in the tracer.
     pub cpu_us: u64,
     /// The same relative to one CPU, in thousandths.
@@ -222,6 +222,25 @@ pub struct HeatReport {
     pub end_address: u64,
     /// Events: a list for each column, with a number for each row.
     pub columns: Vec<Vec<u64>>,
+}
+
+impl HeatReport {
+    /// For pictures: as if the last column, of a recording that long, were as long as the others.
+    pub(crate) fn evened(&self, duration_us: u64) -> Self {
+        let mut evened = self.clone();
+        let before = self
+            .column_us
+            .saturating_mul(self.columns.len().saturating_sub(1) as u64);
+        let rest = duration_us.saturating_sub(before);
+        if let Some(last) = evened.columns.last_mut()
+            && (1..self.column_us).contains(&rest)
+        {
+            for events in last {
+                *events = (u128::from(*events) * u128::from(self.column_us) / u128::from(rest)) as u64;
+            }
+        }
+        evened
+    }
 }
 
 /// The order of writes.

@@ -88,6 +88,7 @@ fn course(report: &TraceReport, rate: &RateReport) -> Figure {
         x: Axis::of_numbers("time since the recording began", "s"),
         y: Axis::of_numbers("distinct pages dirtied", "pages/s"),
         series: lines,
+        interval: String::new(),
     };
     let per_step = if is_together {
         format!(", several of which make a step of {}", micros(stretch))
@@ -149,6 +150,7 @@ fn working_sets(report: &TraceReport) -> Option<Figure> {
             ..Axis::of_numbers("distinct pages written", "pages")
         },
         series: lines,
+        interval: String::new(),
     };
     let resolution = match report.resolution {
         ResolutionName::EveryWrite => "all windows of each length that lie in the recording".to_owned(),
@@ -173,8 +175,7 @@ fn working_sets(report: &TraceReport) -> Option<Figure> {
     Some(Figure::of("working-set", &chart, caption))
 }
 
-/// The heat map of a trace.
-pub fn heat_chart(heat: &HeatReport) -> HeatChart {
+fn heat_chart(heat: &HeatReport) -> HeatChart {
     let seconds_and_pages = seconds(heat.column_us) * heat.row_pages as f64;
     HeatChart {
         title: "Where and when it writes".into(),
@@ -197,7 +198,7 @@ pub fn heat_chart(heat: &HeatReport) -> HeatChart {
 }
 
 fn where_and_when(report: &TraceReport, heat: &HeatReport) -> Figure {
-    let chart = heat_chart(heat);
+    let chart = heat_chart(&heat.evened(report.duration_us));
     let event = match report.resolution {
         ResolutionName::EveryWrite => "writes",
         ResolutionName::FirstWrites => "first writes after a harvest",
@@ -209,7 +210,7 @@ fn where_and_when(report: &TraceReport, heat: &HeatReport) -> Figure {
         svg: chart.to_svg(),
         caption: format!(
             "Across: time, {} a column. Up: address, {} ({}) a row, RAM between the lowest and the highest page written. Colour: {event} per second and \
-             page, by factors; white is none.",
+             page, by factors; where there is none there was none.",
             micros(heat.column_us),
             many(heat.row_pages, "page"),
             bytes(heat.row_pages * 4096),
@@ -240,6 +241,7 @@ fn re_dirtied(report: &TraceReport, intervals: &IntervalReport) -> Figure {
         },
         y: Axis::of_numbers("share of the intervals", "%"),
         series: vec![series("intervals", points)],
+        interval: String::new(),
     };
     let resolution = match (report.resolution, intervals.resolved_from_ns) {
         (ResolutionName::Windows, nanos) => format!(" They are whole windows of {}.", micros(nanos / 1_000)),
@@ -271,6 +273,7 @@ fn first_touches(report: &TraceReport) -> Option<Figure> {
         x: Axis::of_numbers("time since the recording began", "s"),
         y: Axis::of_numbers("distinct pages written so far", "pages"),
         series: vec![series("pages", points.collect())],
+        interval: String::new(),
     };
     let caption = format!(
         "Across: time. Up: distinct pages that had been written by then, at {} places of the order of first writes.",
@@ -287,6 +290,7 @@ fn bars(title: &str, x: &str, words: Vec<String>, y: Axis, values: impl Iterator
         x: Axis::of_words(x, words),
         y,
         series: vec![series("", points.collect())],
+        interval: String::new(),
     }
 }
 

@@ -242,7 +242,7 @@ fn drawn(report: &TraceReport, paint: Paint) -> String {
         );
     }
     if let Some(heat) = &report.heat {
-        let map = ShadeMap::of(heat, PICTURE[0], PICTURE[1]);
+        let map = ShadeMap::of(&heat.evened(report.duration_us), PICTURE[0], PICTURE[1]);
         let lines = map
             .lines
             .iter()

@@ -119,7 +119,12 @@ fn legend(chart: &Chart, right: i32, below: &mut i32) -> Vec<(Sign, String, i32,
         entries.push((Sign::Published, "published".into()));
     }
     if chart.has_intervals() {
-        entries.push((Sign::Interval, "95 % interval".into()));
+        let name = if chart.interval.is_empty() {
+            "95 % interval"
+        } else {
+            &chart.interval
+        };
+        entries.push((Sign::Interval, name.into()));
     }
     let mut across = MARGIN;
     let mut placed = Vec::new();

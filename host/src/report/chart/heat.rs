@@ -51,7 +51,7 @@ impl HeatChart {
     pub fn to_svg(&self) -> String {
         let title = wrapped(&self.title, TITLE_PIXELS, WIDTH as i32 - 2 * MARGIN);
         let top = MARGIN + (LINE + 2) * title.len() as i32 + 8;
-        let height = top + PLOT_HEIGHT + 10 + 2 * LINE + 12 + LINE + MARGIN;
+        let height = top + PLOT_HEIGHT + 10 + 2 * LINE + 14 + 2 * LINE + MARGIN;
         let mut text = String::new();
         {
             let area = SVGBackend::with_string(&mut text, (WIDTH, height.unsigned_abs())).into_drawing_area();
@@ -72,12 +72,14 @@ impl HeatChart {
             let at = [MARGIN, MARGIN + index * (LINE + 2)];
             canvas.write(line, at, style(TITLE_PIXELS, HPos::Left, VPos::Top, true))?;
         }
-        let most = self.cells.iter().flatten().copied().max().unwrap_or(0);
-        let levels = levels(most, COLOURS.len());
+        let levels = levels(self.cells.iter().flatten().copied(), COLOURS.len());
         let across = |column: usize| left + (right - left) * column as i32 / self.cells.len().max(1) as i32;
         let up = |row: usize| bottom - PLOT_HEIGHT * row as i32 / self.rows.len().max(1) as i32;
         for (column, cells) in self.cells.iter().enumerate() {
-            let class = |row: usize| levels.iter().filter(|level| cells[row] >= **level).count();
+            let class = |row: usize| match cells[row] {
+                0 => 0,
+                count => levels.iter().filter(|level| count >= **level).count(),
+            };
             let mut row = 0;
             while row < cells.len() {
                 // Neighbours of one colour are one rectangle.
@@ -129,17 +131,15 @@ impl HeatChart {
     }
 
     /// Each colour with the least that it stands for.
-    fn legend(&self, canvas: &Canvas<'_, '_>, levels: &[u64], [mut x, y]: [i32; 2]) -> Drawn {
-        canvas.write(&self.counts, [x, y], style(TEXT_PIXELS, HPos::Left, VPos::Center, true))?;
-        x += width(&self.counts, TEXT_PIXELS) + 24;
+    fn legend(&self, canvas: &Canvas<'_, '_>, levels: &[u64], [left, y]: [i32; 2]) -> Drawn {
+        let name = [left, y - LINE - 3];
+        canvas.write(&self.counts, name, style(TEXT_PIXELS, HPos::Left, VPos::Center, true))?;
+        let mut x = left;
         for (colour, level) in COLOURS.into_iter().zip(levels) {
             let text = format!("from {}", number(*level as f64 * self.each));
             canvas.rectangle([x, y - SQUARE / 2], [x + SQUARE, y + SQUARE / 2], colour)?;
-            canvas.write(
-                &text,
-                [x + SQUARE + 5, y],
-                style(TEXT_PIXELS, HPos::Left, VPos::Center, false),
-            )?;
+            let at = [x + SQUARE + 5, y];
+            canvas.write(&text, at, style(TEXT_PIXELS, HPos::Left, VPos::Center, false))?;
             x += SQUARE + 5 + width(&text, TEXT_PIXELS) + 16;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Pages of HTML that need nothing beside themselves: one file, no script, nothing fetched, light and dark.
 
+mod prediction;
 mod trace;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};

@@ -2,20 +2,23 @@
 
 use maud::{Markup, html};
 
+use super::prediction::prediction;
 use super::{captioned, page};
 use crate::report::migration::MigrationReport;
 use crate::report::trace::TraceReport;
 use crate::report::trace_charts::trace_charts;
 use crate::report::trace_table::{micros, percent};
-use crate::report::{Paint, SimilarityReport, bytes, chart::number, count, migration_table, rate};
+use crate::report::{Paint, PredictionReport, SimilarityReport, bytes, chart::number, count, migration_table, rate};
 
 /// What a page is about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PageParts<'a> {
     /// Traces, in the order given.
     pub traces: &'a [TraceReport],
     /// How far they agree; `None` for fewer than two.
     pub similarity: Option<&'a SimilarityReport>,
+    /// What migrations would cost.
+    pub predictions: &'a [PredictionReport],
     /// Migrations with the names of their files.
     pub migrations: &'a [(String, MigrationReport)],
 }
@@ -28,12 +31,14 @@ pub fn trace_page(parts: PageParts<'_>) -> String {
             p { "Made by " code { "dunlin report" } ". Pages have 4096 bytes; times, unless they say otherwise, are since the recording began." }
             nav {
                 @for (index, trace) in parts.traces.iter().enumerate() { a href=(format!("#trace-{index}")) { (trace.trace) } " " }
+                @for index in 0..parts.predictions.len() { a href=(format!("#prediction-{index}")) { "prediction" } " " }
                 @if parts.similarity.is_some() { a href="#similarity" { "between runs" } " " }
                 @for (index, (name, _)) in parts.migrations.iter().enumerate() { a href=(format!("#migration-{index}")) { (name) } " " }
             }
         }
         main {
             @for (index, report) in parts.traces.iter().enumerate() { (trace(index, report)) }
+            @for (index, report) in parts.predictions.iter().enumerate() { (prediction(index, report)) }
             @if let Some(similarity) = parts.similarity { (agreement(similarity)) }
             @for (index, (name, report)) in parts.migrations.iter().enumerate() { (migration(index, name, report)) }
         }

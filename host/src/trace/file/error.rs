@@ -97,7 +97,7 @@ impl TraceError {
         }
     }
 
-    pub(in crate::trace) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io {
             what,
             path: path.into(),
