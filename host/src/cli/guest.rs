@@ -1,14 +1,11 @@
 //! `dunlin guest`
 
-use super::{CliError, receive::host_memory, values};
+use super::{CliError, receive::host_memory, tracking::TrackingArgs, values};
 use crate::{
-    guest::{Fill, GuestConfig, GuestKind},
+    guest::{Fill, GuestConfig, GuestKind, Tracking},
     journal,
     report::bytes,
-    run::{
-        node,
-        options::{GuestOptions, Tracking},
-    },
+    run::{node, options::GuestOptions},
 };
 use dunlin_core::{
     units::Bytes,
@@ -57,9 +54,8 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = FillArg::Zero)]
     fill: FillArg,
 
-    /// How written pages are tracked
-    #[arg(long, value_enum, default_value_t = TrackingArg::Bitmap)]
-    tracking: TrackingArg,
+    #[command(flatten)]
+    tracking: TrackingArgs,
 
     /// Let each vCPU halt after that many steps; then the guest ends, with a report of its memory
     #[arg(long, value_name = "N")]
@@ -90,11 +86,6 @@ enum FillArg {
     Random,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum TrackingArg {
-    Bitmap,
-}
-
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
         let options = self.options()?;
@@ -112,6 +103,12 @@ impl Args {
                 bytes(self.memory.0),
                 bytes(most.0)
             )));
+        }
+        let tracking = self.tracking.tracking()?;
+        if tracking != Tracking::Bitmap && matches!(self.kind, Kind::Thread) {
+            return Err(CliError::Usage(
+                "--tracking ring needs a virtual machine, and --kind thread has none: leave one of them out".into(),
+            ));
         }
         Ok(GuestOptions {
             config: GuestConfig {
@@ -132,9 +129,7 @@ impl Args {
                 irqchip: false,
             },
             control: self.control,
-            tracking: match self.tracking {
-                TrackingArg::Bitmap => Tracking::Bitmap,
-            },
+            tracking,
             dump_ram: self.dump_ram,
             state: self.state,
             json: self.json,
@@ -185,6 +180,50 @@ mod tests {
             (all.dump_ram, all.state, all.json),
             (Some("ram".into()), Some("dir".into()), true)
         );
+    }
+
+    #[test]
+    fn rings_have_a_size_and_are_of_virtual_machines() {
+        let with = |arguments: &str| {
+            let plain = ["--memory", "32MiB", "--workload", "seq"];
+            options(
+                &plain
+                    .into_iter()
+                    .chain(arguments.split_whitespace())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let tracking = |arguments| with(arguments).unwrap().tracking;
+        assert_eq!(tracking(""), Tracking::Bitmap);
+        assert_eq!(tracking("--tracking ring"), Tracking::Ring { entries: 65_536 });
+        assert_eq!(
+            tracking("--tracking ring --ring-size 4096"),
+            Tracking::Ring { entries: 4096 }
+        );
+        for (wrong, part) in [
+            ("--ring-size 4096", "add --tracking ring"),
+            ("--tracking ring --kind thread", "needs a virtual machine"),
+        ] {
+            let error = with(wrong).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        for size in ["1024", "3000", "131072", "many"] {
+            let arguments = [
+                "dunlin",
+                "guest",
+                "--control",
+                "sock",
+                "--memory",
+                "32MiB",
+                "--workload",
+                "seq",
+            ];
+            let error = Cli::try_parse_from(arguments.into_iter().chain(["--ring-size", size])).unwrap_err();
+            assert!(
+                error.to_string().contains("a power of two from 2048 to 65536"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

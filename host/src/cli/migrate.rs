@@ -191,7 +191,7 @@ fn goal(text: &str) -> Result<String, GoalError> {
 }
 
 /// A flag that Ctrl-C and a polite kill raise.
-fn catch_signals() -> Result<Cancel, CliError> {
+pub(super) fn catch_signals() -> Result<Cancel, CliError> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(CliError::Signals)?;

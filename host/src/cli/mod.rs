@@ -11,14 +11,17 @@ mod guest;
 mod migrate;
 mod output;
 mod predict;
+mod profile;
 mod progress;
 mod receive;
+mod record;
 mod replay;
 mod report;
 mod resolve;
 mod simulate;
 mod state;
 mod status;
+mod tracking;
 pub mod values;
 
 use crate::{
@@ -29,7 +32,7 @@ use crate::{
     push_order::PushOrderError,
     replay::LogError,
     report::chain,
-    trace::TraceError,
+    trace::{TraceError, recording::RecordingError},
 };
 use clap::{Parser, Subcommand};
 use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode, time::Duration};
@@ -56,6 +59,8 @@ enum Command {
     Guest(Box<guest::Args>),
     /// Wait for a guest, and hold it from its arrival on.
     Receive(receive::Args),
+    /// Record which pages a running guest writes, into a trace file.
+    Record(Box<record::Args>),
     /// Move a guest to another host while it runs.
     Migrate(migrate::Args),
     /// Stop the migration that is going on; the guest stays where it is.
@@ -68,6 +73,8 @@ enum Command {
     Replay(replay::Args),
     /// Predict what each strategy would cost a recorded guest over each link, and say which one to take.
     Predict(Box<predict::Args>),
+    /// Watch what a guest writes, report it, and predict what moving it would cost.
+    Profile(Box<profile::Args>),
     /// Turn a trace of page writes into CSV or JSON lines, or anybody's into a trace.
     Convert(convert::Args),
     /// Show what recorded traces say of their guests, and migrations: tables, pictures, one page of HTML.
@@ -124,6 +131,10 @@ enum CliError {
     #[error(transparent)]
     PushOrder(#[from] PushOrderError),
 
+    /// A recording.
+    #[error(transparent)]
+    Recording(RecordingError),
+
     /// The system's signals.
     #[error("cannot catch signals")]
     Signals(#[source] io::Error),
@@ -146,7 +157,17 @@ impl CliError {
             | Self::PushOrder(_)
             | Self::Signals(_) => 2,
             Self::Output(_) | Self::Trace(TraceError::Io { what: "write", .. }) => 1,
-            Self::Trace(_) => 2,
+            Self::Trace(_) | Self::Recording(_) => 2,
+        }
+    }
+}
+
+impl From<RecordingError> for CliError {
+    fn from(error: RecordingError) -> Self {
+        match error {
+            RecordingError::Control(error) => Self::Control(error),
+            RecordingError::Trace(error) => Self::Trace(error),
+            error => Self::Recording(error),
         }
     }
 }
@@ -181,6 +202,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(args) => args.run(),
         Command::Guest(args) => args.run(),
         Command::Receive(args) => args.run(),
+        Command::Record(args) => args.run(),
         Command::Migrate(args) => args.run(),
         Command::Cancel(args) => args.run(),
         Command::Status(args) => args.run(),
@@ -189,6 +211,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Convert(args) => args.run(),
         Command::Report(args) => args.run(),
         Command::Predict(args) => args.run(),
+        Command::Profile(args) => args.run(),
         Command::Simulate(args) => args.run(),
     };
     result.unwrap_or_else(|error| {

@@ -1,6 +1,6 @@
 //! `dunlin receive`
 
-use super::{CliError, values};
+use super::{CliError, tracking::TrackingArgs, values};
 use crate::{
     channel::Address,
     run::{node, options::ReceiveOptions},
@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// Serve the control socket here, for `dunlin migrate`, `status` and `resolve`
     #[arg(long, value_name = "SOCK")]
     control: PathBuf,
+
+    #[command(flatten)]
+    tracking: TrackingArgs,
 
     /// A directory that the source's host mounts, too, for strategies that use one: first=parallel, cut=pbdata, cut=both
     #[arg(long, value_name = "DIR")]
@@ -64,6 +67,7 @@ impl Args {
         let options = ReceiveOptions {
             listen: self.listen,
             control: self.control,
+            tracking: self.tracking.tracking()?,
             max_memory,
             populate: self.populate,
             storage: self.storage,

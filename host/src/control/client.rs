@@ -4,6 +4,8 @@ use super::{
     ControlError,
     line::{LineReader, encode},
     protocol::{MigrateRequest, Request, Resolution, Response},
+    recording::RecordRequest,
+    session::RecordingSession,
 };
 use crate::{
     channel::{Address, ChannelError, Stream, Wait, connect},
@@ -100,6 +102,39 @@ impl Client {
         }
     }
 
+    /// Asks for a recording. Nothing is tracked before [`RecordingSession::go`].
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn start_recording(
+        mut self,
+        request: &RecordRequest,
+        wait: Wait<'_>,
+    ) -> Result<RecordingSession, ControlError> {
+        let answer = self.ask(&Request::Record(Box::new(request.clone())), wait)?;
+        Ok(RecordingSession::new(self, answer))
+    }
+
+    pub(super) const fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// What was read beyond the last line.
+    pub(super) fn take_rest(&mut self) -> Vec<u8> {
+        self.lines.take_rest()
+    }
+
+    /// Gives back what was read and is no message.
+    pub(super) fn put_rest(&mut self, rest: &[u8]) {
+        self.lines.put_rest(rest);
+    }
+
+    pub(super) fn lost(&self) -> ControlError {
+        ControlError::Lost {
+            path: self.path.clone(),
+        }
+    }
+
     fn ask<T: DeserializeOwned>(&mut self, request: &Request, wait: Wait<'_>) -> Result<T, ControlError> {
         self.send(request, wait)?;
         loop {
@@ -111,19 +146,15 @@ impl Client {
         }
     }
 
-    fn send(&self, request: &Request, wait: Wait<'_>) -> Result<(), ControlError> {
+    pub(super) fn send(&self, request: &Request, wait: Wait<'_>) -> Result<(), ControlError> {
         match self.stream.write_all(&encode(request), wait) {
-            Err(ChannelError::Closed { .. }) => Err(ControlError::Lost {
-                path: self.path.clone(),
-            }),
+            Err(ChannelError::Closed { .. }) => Err(self.lost()),
             sent => Ok(sent?),
         }
     }
 
     fn response(&mut self, wait: Wait<'_>) -> Result<Response, ControlError> {
-        let line = self.lines.next(&self.stream, wait)?.ok_or_else(|| ControlError::Lost {
-            path: self.path.clone(),
-        })?;
+        let line = self.lines.next(&self.stream, wait)?.ok_or_else(|| self.lost())?;
         serde_json::from_slice(&line).map_err(|error| self.misunderstood(&error))
     }
 

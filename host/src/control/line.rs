@@ -25,6 +25,17 @@ impl LineReader {
         }
     }
 
+    /// What was read beyond the last line, for whoever reads on in another way.
+    pub(super) fn take_rest(&mut self) -> Vec<u8> {
+        self.searched = 0;
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Puts it back.
+    pub(super) fn put_rest(&mut self, rest: &[u8]) {
+        self.buffer.extend_from_slice(rest);
+    }
+
     /// The next line without its end; `None` when the peer has ended the stream, whatever it sent of an unfinished
     /// line.
     pub(super) fn next(&mut self, stream: &Stream, wait: Wait<'_>) -> Result<Option<Vec<u8>>, ControlError> {

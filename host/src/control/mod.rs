@@ -3,17 +3,25 @@
 //! A client sends `{"command":"status"}`, `{"command":"cancel"}`, `{"command":"resolve","resolution":"give-up"}` or
 //! `{"command":"migrate","to":"host:7000","strategy":"precopy",…}`, and reads lines: `{"progress":{…}}` as often as
 //! there is news, then `{"result":{…}}` or `{"error":{"message":"…","exit_code":2}}`. Then it may send the next
-//! request. The socket belongs to the user who started the process; nobody else can open it.
+//! request. A recording, `{"command":"record",…}`, is told of in binary [`Message`]s after its answer: see [`RecordRequest`]. The socket
+//! belongs to the user who started the process; nobody else can open it.
 #![forbid(unsafe_code)]
 
 mod client;
 mod line;
 mod protocol;
+mod recording;
 mod server;
+mod session;
 
 pub use client::{Client, Event};
 pub use protocol::{Failure, MigrateRequest, Request, Resolution, Response};
-pub use server::{Handler, Server};
+pub use recording::{
+    Decoder, DirtyRuns, Encoder, EndReason, Message, OrderedPages, RecordRequest, RecordedRegion, RecordingAnswer,
+    Service,
+};
+pub use server::{Gone, Handler, Heard, Server, Subscriber};
+pub use session::RecordingSession;
 
 use crate::channel::ChannelError;
 use std::path::PathBuf;
@@ -70,6 +78,10 @@ pub enum ControlError {
         /// What is wrong with it.
         reason: String,
     },
+
+    /// Bytes that are no message of a recording.
+    #[error("what the process says of the recording is not understood ({0}): use the same version for both")]
+    Message(&'static str),
 
     /// The path cannot be a socket's.
     #[error(transparent)]

@@ -1,5 +1,6 @@
 //! Requests and responses.
 
+use super::recording::RecordRequest;
 use crate::{channel::Address, report::Progress};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -19,6 +20,12 @@ pub enum Request {
         /// The decision.
         resolution: Resolution,
     },
+    /// Record which pages the VM writes; answered with a [`RecordingAnswer`](super::RecordingAnswer).
+    Record(Box<RecordRequest>),
+    /// Begin the recording that was asked for over this connection.
+    Go,
+    /// End it.
+    Stop,
 }
 
 /// A person's decision about a VM that waits between two hosts.
@@ -161,6 +168,12 @@ mod tests {
                 },
                 json!({"command": "resolve", "resolution": "run-here"}),
             ),
+            (
+                Request::Record(Box::default()),
+                json!({"command": "record", "serve": [], "window_us": 50_000, "exact": false}),
+            ),
+            (Request::Go, json!({"command": "go"})),
+            (Request::Stop, json!({"command": "stop"})),
             (
                 Request::Migrate(Box::new(MigrateRequest::new("host:7000".parse().unwrap(), "precopy"))),
                 json!({

@@ -1,10 +1,15 @@
 //! The side of the process that holds the VM.
 
+mod subscriber;
+
+pub use subscriber::{Gone, Heard, Subscriber};
+
 use super::{
     ControlError,
     client::Client,
     line::{LineReader, encode},
     protocol::{Failure, MigrateRequest, Request, Resolution, Response},
+    recording::RecordRequest,
 };
 use crate::{
     channel::{Address, Cancel, ChannelError, Listener, Stream, Wait},
@@ -64,6 +69,13 @@ pub trait Handler: Send + Sync {
     /// # Errors
     /// [`ControlError::Failed`] when there is nothing to decide.
     fn resolve(&self, resolution: Resolution) -> Result<Status, ControlError>;
+
+    /// Records which pages the VM writes for as long as its client wants it and is there. All that is said to the client, the answer
+    /// included, is said to the subscriber.
+    ///
+    /// # Errors
+    /// [`ControlError::Failed`] before the answer: no VM here, another recording, a migration, or a tracker that this VM does not have.
+    fn record(&self, request: RecordRequest, subscriber: &mut Subscriber<'_>) -> Result<(), ControlError>;
 }
 
 /// A served control socket.
@@ -226,6 +238,15 @@ impl Connection<'_> {
             let answer = match lines.next(&self.stream, Wait::forever(&self.shared.closing)) {
                 Ok(None) | Err(ControlError::Channel(_)) => return,
                 Ok(Some(line)) => match serde_json::from_slice(&line) {
+                    Ok(Request::Record(request)) => {
+                        let mut subscriber = Subscriber::new(&self.stream, &mut lines, &self.shared.closing);
+                        match handler.record(*request, &mut subscriber) {
+                            Ok(()) if subscriber.is_broken() => return,
+                            // All has been said.
+                            Ok(()) => continue,
+                            Err(error) => encode(&failed(&error)),
+                        }
+                    }
                     Ok(request) => self.fulfil(handler, request),
                     Err(error) => encode(&failed(&ControlError::Request {
                         reason: error.to_string(),
@@ -254,6 +275,9 @@ impl Connection<'_> {
             Request::Status => answer(Ok(handler.status())),
             Request::Cancel => answer(handler.cancel()),
             Request::Resolve { resolution } => answer(handler.resolve(resolution)),
+            Request::Record(_) | Request::Go | Request::Stop => answer::<()>(Err(ControlError::refused(
+                "nothing is being recorded over this connection: ask for it first, with {\"command\":\"record\"}",
+            ))),
             Request::Migrate(request) => {
                 let mut news = News {
                     stream: &self.stream,
@@ -280,7 +304,7 @@ impl Connection<'_> {
 /// Encoded lines.
 type Answer = Vec<u8>;
 
-fn answer(result: Result<impl Serialize, ControlError>) -> Answer {
+fn answer<T: Serialize>(result: Result<T, ControlError>) -> Answer {
     let response = match result {
         Ok(document) => Response::Result(serde_json::to_value(document).expect("reports always have a JSON form")),
         Err(error) => failed(&error),

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_core::pageset::Run;
+use dunlin_core::units::Nanos;
 
 use super::kvm::KvmGuest;
 use super::thread::ThreadGuest;
-use super::{Guest, GuestConfig, GuestError, GuestKind, Machine, Progress};
+use super::{Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, Tracking, TrackingState};
 use crate::memory::GuestMemory;
+use crate::track::rings::RingWindow;
 
 /// A guest of the kind its configuration asks for.
 pub enum AnyGuest {
@@ -19,24 +21,44 @@ pub enum AnyGuest {
 }
 
 impl AnyGuest {
-    /// Builds a guest that is ready to start.
+    /// Builds a guest that is ready to start, tracked by a bitmap.
     ///
     /// # Errors
     /// What the configuration, memory or KVM are lacking.
     pub fn create(config: GuestConfig) -> Result<Self, GuestError> {
+        Self::create_tracked(config, Tracking::default())
+    }
+
+    /// Builds a guest that is ready to start, tracked in this way.
+    ///
+    /// # Errors
+    /// What the configuration, memory or KVM are lacking.
+    pub fn create_tracked(config: GuestConfig, tracking: Tracking) -> Result<Self, GuestError> {
         Ok(match config.kind {
-            GuestKind::Kvm => Self::Kvm(Box::new(KvmGuest::create(config)?)),
+            GuestKind::Kvm => Self::Kvm(Box::new(KvmGuest::create(config, tracking)?)),
             GuestKind::Thread => Self::Thread(Box::new(ThreadGuest::create(config)?)),
         })
     }
 
-    /// Builds a guest that takes over from one with this machine on another host. Its memory is empty.
+    /// Builds a guest that takes over from one with this machine on another host, tracked by a bitmap. Its memory is empty.
     ///
     /// # Errors
     /// As [`create`](Self::create), and what KVM refuses of a machine that this host cannot be.
     pub fn create_incoming(config: GuestConfig, machine: Machine) -> Result<Self, GuestError> {
+        Self::create_incoming_tracked(config, machine, Tracking::default())
+    }
+
+    /// The same, tracked in this way, which need not be that of the other host.
+    ///
+    /// # Errors
+    /// As [`create_incoming`](Self::create_incoming).
+    pub fn create_incoming_tracked(
+        config: GuestConfig,
+        machine: Machine,
+        tracking: Tracking,
+    ) -> Result<Self, GuestError> {
         Ok(match config.kind {
-            GuestKind::Kvm => Self::Kvm(Box::new(KvmGuest::create_incoming(config, machine)?)),
+            GuestKind::Kvm => Self::Kvm(Box::new(KvmGuest::create_incoming(config, machine, tracking)?)),
             GuestKind::Thread => Self::Thread(Box::new(ThreadGuest::create_incoming(config)?)),
         })
     }
@@ -79,6 +101,26 @@ impl Guest for AnyGuest {
 
     fn harvest(&self, dirty: &mut [u64]) -> Result<(), GuestError> {
         self.guest().harvest(dirty)
+    }
+
+    fn harvest_window(&self, dirty: &mut [u64], window: &mut RingWindow) -> Result<(), GuestError> {
+        self.guest().harvest_window(dirty, window)
+    }
+
+    fn keep_order(&self, on: bool) {
+        self.guest().keep_order(on);
+    }
+
+    fn tracking_state(&self) -> TrackingState {
+        self.guest().tracking_state()
+    }
+
+    fn tracker_cpu(&self) -> Nanos {
+        self.guest().tracker_cpu()
+    }
+
+    fn vcpu_threads(&self) -> Vec<u32> {
+        self.guest().vcpu_threads()
     }
 
     fn mark_dirty(&self, run: Run) {

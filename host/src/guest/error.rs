@@ -81,6 +81,15 @@ pub enum GuestError {
     #[error("Tracking of written pages is not possible")]
     TrackingUserfaultfd(#[from] UserfaultfdError),
 
+    /// A dirty ring of a size that KVM does not make.
+    #[error("A dirty ring of {entries} entries is not possible here; write a power of two from 2048 to {most}")]
+    RingSize {
+        /// The entries asked for.
+        entries: u32,
+        /// The most this KVM makes.
+        most: u32,
+    },
+
     /// A harvest without tracking.
     #[error("Written pages are not being tracked; start tracking first")]
     NotTracking,

@@ -15,6 +15,7 @@ mod prepare;
 mod progress;
 mod state;
 pub mod thread;
+mod tracking;
 
 pub use any::AnyGuest;
 pub use config::{GuestConfig, GuestKind};
@@ -22,13 +23,16 @@ pub use dunlin_core::workload::Fill;
 pub use error::GuestError;
 pub use machine::{CpuidEntry, Machine};
 pub use progress::{Progress, RunState, VcpuProgress};
+pub use tracking::{Tracking, TrackingState};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_core::pageset::Run;
+use dunlin_core::units::Nanos;
 
 use crate::memory::GuestMemory;
+use crate::track::rings::RingWindow;
 
 /// A virtual machine, or something that behaves like one.
 pub trait Guest: Send + Sync {
@@ -58,6 +62,33 @@ pub trait Guest: Send + Sync {
     /// # Panics
     /// If `dirty` is shorter than [`MemoryLayout::words`](crate::memory::MemoryLayout::words).
     fn harvest(&self, dirty: &mut [u64]) -> Result<(), GuestError>;
+
+    /// As [`harvest`](Self::harvest), and tells what a dirty ring knows beyond that; without rings, `window` stays empty. The order of
+    /// writes is kept since [`keep_order`](Self::keep_order).
+    ///
+    /// # Errors
+    /// As [`harvest`](Self::harvest).
+    ///
+    /// # Panics
+    /// As [`harvest`](Self::harvest).
+    fn harvest_window(&self, dirty: &mut [u64], window: &mut RingWindow) -> Result<(), GuestError> {
+        *window = RingWindow::default();
+        self.harvest(dirty)
+    }
+
+    /// Keeps the order in which vCPUs write, or does not; without effect where there are no rings.
+    fn keep_order(&self, _on: bool) {}
+
+    /// How its tracking stands.
+    fn tracking_state(&self) -> TrackingState;
+
+    /// CPU time that threads of the guest's tracker have taken since it was started.
+    fn tracker_cpu(&self) -> Nanos {
+        Nanos::ZERO
+    }
+
+    /// The threads of its vCPUs, as the kernel numbers threads.
+    fn vcpu_threads(&self) -> Vec<u32>;
 
     /// Puts pages that the *host* wrote into the next harvest. Without effect when nothing is tracked.
     fn mark_dirty(&self, run: Run);

@@ -1,12 +1,14 @@
 //! What all kinds of guest have in common when they are built and when they end.
 
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
 
 use dunlin_core::pageset::Run;
 use dunlin_core::units::Pages;
 use dunlin_core::workload::layout::{HALT_BOOT, HALT_DONE, HALT_PANIC, HALT_STAMP};
 use dunlin_core::workload::{BootBlock, Fill, Progress, Ram};
+use rustix::thread::gettid;
 
 use super::{GuestConfig, GuestError};
 use crate::memory::{GuestMemory, MemoryLayout};
@@ -45,17 +47,36 @@ pub(super) fn fill(memory: &GuestMemory, boot: &BootBlock) -> Result<(), GuestEr
     Ok(())
 }
 
+/// The thread of a vCPU.
+#[derive(Debug)]
+pub(super) struct VcpuThread {
+    pub(super) handle: JoinHandle<()>,
+    /// The kernel's number for it.
+    pub(super) tid: u32,
+}
+
 /// Starts the thread of a vCPU.
-pub(super) fn spawn(
+pub(super) fn spawn_vcpu(
     guest: &str,
     vcpu: u32,
     body: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, GuestError> {
-    // The kernel shows 15 bytes of it.
-    let name: String = format!("vcpu{vcpu} {guest}")
-        .chars()
-        .filter(|letter| *letter != '\0')
-        .collect();
+) -> Result<VcpuThread, GuestError> {
+    let (tell, told) = sync_channel(1);
+    let handle = spawn(&format!("vcpu{vcpu} {guest}"), move || {
+        // The receiver waits for this and nothing else.
+        let _ = tell.send(gettid().as_raw_nonzero().get());
+        body();
+    })?;
+    let tid = told.recv().expect("a thread that was started says its number first");
+    Ok(VcpuThread {
+        handle,
+        tid: tid.unsigned_abs(),
+    })
+}
+
+/// Starts a thread of this name, of which the kernel shows 15 bytes.
+pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, GuestError> {
+    let name: String = name.chars().filter(|letter| *letter != '\0').collect();
     Builder::new().name(name).spawn(body).map_err(GuestError::Thread)
 }
 

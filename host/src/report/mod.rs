@@ -10,6 +10,7 @@ mod migration;
 mod prediction;
 mod prediction_table;
 mod progress;
+mod record;
 mod schema;
 mod similarity;
 mod status;
@@ -32,11 +33,13 @@ pub use prediction::{
 };
 pub use prediction_table::{prediction_chart, prediction_table};
 pub use progress::Progress;
+pub use record::{OverheadReport, RecordReport, record_summary};
 pub use schema::{
-    GuestSchema, MigrationSchema, PredictionSchema, ReceiveSchema, ReportSchema, SimilaritySchema, StatusSchema,
+    GuestSchema, MigrationSchema, PredictionSchema, ReceiveSchema, RecordSchema, RecordingSchema, ReportSchema,
+    SimilaritySchema, StatusSchema,
 };
 pub use similarity::{SimilarPair, SimilarityReport, similarity_table};
-pub use status::{State, Status};
+pub use status::{RecordingStatus, State, Status, TrackingStatus};
 pub use table::{Paint, migration_table, status_lines};
 pub use text::{bytes, chain, count, duration, milli, rate};
 pub use trace::{

@@ -45,6 +45,14 @@ schema! {
     GuestSchema = "dunlin.guest.v1"
 }
 schema! {
+    /// Marks a [`RecordingAnswer`](crate::control::RecordingAnswer).
+    RecordingSchema = "dunlin.recording.v1"
+}
+schema! {
+    /// Marks a [`RecordReport`](super::RecordReport).
+    RecordSchema = "dunlin.record.v1"
+}
+schema! {
     /// Marks a [`ReceiveReport`](super::ReceiveReport).
     ReceiveSchema = "dunlin.receive.v1"
 }

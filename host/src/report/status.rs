@@ -75,6 +75,34 @@ pub struct Status {
     /// The process.
     #[serde(default)]
     pub pid: Option<u32>,
+    /// How its written pages are tracked.
+    #[serde(default)]
+    pub tracking: Option<TrackingStatus>,
+    /// The recording that goes on.
+    #[serde(default)]
+    pub recording: Option<RecordingStatus>,
+}
+
+/// How the pages that a VM writes are tracked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackingStatus {
+    /// By what: `kvm-dirty-bitmap`, `kvm-dirty-ring` or `pagemap-scan`.
+    pub source: String,
+    /// Whether they are at the moment: during a migration and a recording.
+    pub on: bool,
+    /// How often a dirty ring was full before it was harvested, so that all pages had to count as written.
+    pub overruns: u64,
+}
+
+/// A recording that goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordingStatus {
+    /// The trackers that are on for it; none before it has begun.
+    pub serve: Vec<String>,
+    /// The process that records.
+    pub client_pid: Option<u32>,
+    /// Windows so far.
+    pub windows: u64,
 }
 
 impl Status {
@@ -93,6 +121,8 @@ impl Status {
             eta_us: None,
             reason: None,
             pid: None,
+            tracking: None,
+            recording: None,
         }
     }
 }
@@ -112,11 +142,23 @@ mod tests {
             eta_us: Some(6),
             steps: Some(7),
             reason: Some("why".into()),
+            tracking: Some(TrackingStatus {
+                source: "kvm-dirty-ring".into(),
+                on: true,
+                overruns: 1,
+            }),
+            recording: Some(RecordingStatus {
+                serve: vec!["kvm-dirty-ring".into()],
+                client_pid: Some(8),
+                windows: 9,
+            }),
             ..Status::new(Role::Target, State::PostCopyPaused)
         };
         let expected = json!({
             "schema": "dunlin.status.v1", "name": null, "role": "target", "state": "post-copy-paused", "session": "0".repeat(32),
             "round": 3, "remaining_pages": 4, "missing_pages": 5, "eta_us": 6, "steps": 7, "reason": "why", "pid": null,
+            "tracking": {"source": "kvm-dirty-ring", "on": true, "overruns": 1},
+            "recording": {"serve": ["kvm-dirty-ring"], "client_pid": 8, "windows": 9},
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);
         assert_eq!(serde_json::from_value::<Status>(expected).unwrap(), status);

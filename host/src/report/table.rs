@@ -129,6 +129,10 @@ pub fn status_lines(status: &Status, paint: Paint) -> String {
             .map(|pages| format!("{} pages missing", count(pages))),
         status.eta_us.map(|eta| format!("ETA {}", micros(eta))),
         status.steps.map(|steps| format!("{} steps done", count(steps))),
+        status.recording.as_ref().map(|recording| match recording.client_pid {
+            Some(pid) => format!("recorded by process {pid}"),
+            None => "recorded".to_owned(),
+        }),
     ];
     let facts: Vec<_> = facts.into_iter().flatten().collect();
     if !facts.is_empty() {

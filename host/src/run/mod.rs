@@ -6,6 +6,7 @@ pub mod options;
 
 pub mod receive;
 mod recorder;
+mod recording;
 mod result;
 pub mod serve;
 pub mod source;

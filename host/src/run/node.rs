@@ -15,13 +15,14 @@ use dunlin_core::strategy::{Cut, First, Push, Strategy, SwitchRule};
 use dunlin_core::units::{BytesPerSec, Pages};
 
 use super::recorder::Recorder;
+use super::recording::{self, Place, Recordings};
 use super::source::{Snapshot, SourceHandle, SourceOptions, SourceRun};
 use super::target::TargetHandle;
-use crate::control::{self, ControlError, Handler, MigrateRequest};
+use crate::control::{self, ControlError, Handler, MigrateRequest, RecordRequest, Subscriber};
 use crate::guest::{AnyGuest, Guest, RunState};
 use crate::journal::Role;
 use crate::push_order;
-use crate::report::{MigrationReport, Progress, State, Status};
+use crate::report::{MigrationReport, Progress, State, Status, TrackingStatus};
 
 /// How far back the guest's speed is remembered.
 const SPEED_WINDOW: Duration = Duration::from_secs(1);
@@ -54,6 +55,7 @@ pub(super) struct Node {
     pub(super) recorder: Mutex<Recorder>,
     speed: Mutex<VecDeque<(Instant, u64)>>,
     warned: AtomicBool,
+    recordings: Recordings,
 }
 
 impl Node {
@@ -66,6 +68,7 @@ impl Node {
             recorder: Mutex::new(recorder),
             speed: Mutex::new(VecDeque::new()),
             warned: AtomicBool::new(false),
+            recordings: Recordings::default(),
         }
     }
 
@@ -250,7 +253,45 @@ impl Node {
         }
         let handle = Arc::new(SourceHandle::default());
         *holding = Holding::Outgoing(Arc::clone(&guest), Arc::clone(&handle));
+        drop(holding);
+        // From here on no recording begins.
+        if !self.recordings.end() {
+            self.hold(Holding::Guest(guest));
+            return Err(ControlError::failed(
+                "the recording of the VM did not end, and both need its tracker: end that first, then try again",
+            ));
+        }
         Ok((guest, handle))
+    }
+
+    /// The guest to record, and the place for it.
+    fn begin_recording(&self, client_pid: Option<u32>) -> Result<(Arc<AnyGuest>, Place<'_>), ControlError> {
+        let holding = self.holding();
+        let guest = match &*holding {
+            Holding::Guest(guest) => Arc::clone(guest),
+            Holding::Nothing => {
+                return Err(ControlError::refused(
+                    "there is no VM here yet; ask the process that holds it",
+                ));
+            }
+            Holding::Incoming(_) | Holding::Outgoing(..) => {
+                return Err(ControlError::refused(
+                    "the VM is being migrated, which needs its tracker: record it before or afterwards",
+                ));
+            }
+            Holding::Gone(_) => {
+                return Err(ControlError::refused(
+                    "the VM has moved away; ask the process that holds it now",
+                ));
+            }
+        };
+        if !matches!(guest.progress().state, RunState::Paused | RunState::Running) {
+            return Err(ControlError::refused("the VM has ended and writes nothing any more"));
+        }
+        // While the holding is locked: no migration can begin in between.
+        let place = self.recordings.begin(client_pid)?;
+        drop(holding);
+        Ok((guest, place))
     }
 }
 
@@ -267,6 +308,7 @@ impl Handler for Node {
             Holding::Outgoing(guest, handle) => match handle.snapshot() {
                 Some(snapshot) => Status {
                     steps: Some(guest.progress().steps()),
+                    tracking: Some(tracking_status(guest)),
                     ..source_status(&snapshot)
                 },
                 None => guest_status(guest),
@@ -276,7 +318,14 @@ impl Handler for Node {
         let name = lock(&self.name).clone();
         status.name = (!name.is_empty()).then_some(name);
         status.pid = Some(std::process::id());
+        status.recording = self.recordings.status();
         status
+    }
+
+    fn record(&self, request: RecordRequest, subscriber: &mut Subscriber<'_>) -> Result<(), ControlError> {
+        let (guest, place) = self.begin_recording(subscriber.pid())?;
+        let name = lock(&self.name).clone();
+        recording::record(&guest, &name, &request, &place, subscriber)
     }
 
     fn migrate(
@@ -408,7 +457,17 @@ fn guest_status(guest: &AnyGuest) -> Status {
     };
     status.steps = Some(progress.steps());
     status.reason = progress.failure;
+    status.tracking = Some(tracking_status(guest));
     status
+}
+
+fn tracking_status(guest: &AnyGuest) -> TrackingStatus {
+    let state = guest.tracking_state();
+    TrackingStatus {
+        source: state.source.name().to_owned(),
+        on: state.on,
+        overruns: state.overruns,
+    }
 }
 
 pub(super) fn state_of(phase: Phase) -> State {

@@ -1,15 +1,11 @@
 //! What the command line asks of a process that holds a VM.
 
-use crate::{channel::Address, guest::GuestConfig};
+use crate::{
+    channel::Address,
+    guest::{GuestConfig, Tracking},
+};
 use dunlin_core::units::Bytes;
 use std::path::PathBuf;
-
-/// How the pages that a guest writes are tracked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tracking {
-    /// By a bitmap: KVM's dirty log, or PAGEMAP_SCAN for thread guests.
-    Bitmap,
-}
 
 /// `dunlin guest`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +31,8 @@ pub struct ReceiveOptions {
     pub listen: Address,
     /// Where to serve the control socket.
     pub control: PathBuf,
+    /// How written pages of a KVM guest are tracked from its arrival on.
+    pub tracking: Tracking,
     /// The largest guest to accept.
     pub max_memory: Bytes,
     /// Populate all guest memory before the copy.

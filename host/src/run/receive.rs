@@ -22,7 +22,7 @@ use super::target::{TargetError, TargetHandle, TargetRun};
 use crate::channel::{Cancel, Listener};
 use crate::control::Server;
 use crate::guest::kvm::KvmGuest;
-use crate::guest::{AnyGuest, GuestConfig, GuestKind};
+use crate::guest::{AnyGuest, GuestConfig, GuestKind, Tracking};
 use crate::journal;
 use crate::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
 use crate::report::ReceiveReport;
@@ -38,6 +38,10 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
     let options = &options;
     let stop = Stop::install()?;
     super::serve::check_dump(options.dump_ram.as_deref())?;
+    if let Tracking::Ring { entries } = options.tracking {
+        // What KVM lacks must not show only when a VM arrives.
+        KvmGuest::check_ring(entries)?;
+    }
     let recorder = Recorder::without_journal(VmId::default());
     let node = Arc::new(Node::new(String::new(), VmId::default(), Holding::Nothing, recorder));
     let listener = Listener::bind(&options.listen)?;
@@ -191,6 +195,7 @@ impl Receiving<'_> {
             link,
             incoming: self.incoming,
             populate: self.options.populate,
+            tracking: self.options.tracking,
             storage: self.options.storage.clone(),
             recorder: &mut recorder,
             handle: &handle,

@@ -104,7 +104,7 @@ pub fn run_guest(options: GuestOptions) -> Result<ExitCode, NodeError> {
     let name = options.config.name.clone();
     let control = Some(options.control.display().to_string());
     let recorder = Recorder::open(options.state.as_deref(), &name, vm, control)?;
-    let guest = Arc::new(AnyGuest::create(options.config.clone())?);
+    let guest = Arc::new(AnyGuest::create_tracked(options.config.clone(), options.tracking)?);
     recorder.write(SessionId::default(), Role::Source, Phase::Running)?;
     let node = Arc::new(Node::new(
         name.clone(),

@@ -2,6 +2,7 @@
 
 mod any;
 mod file;
+pub mod recording;
 pub mod text;
 
 pub use any::{AnyReader, AnyWriter, Assumed, FileFormat};

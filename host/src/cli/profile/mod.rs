@@ -268,6 +268,9 @@ mod tests {
     fn a_line_says_how_it_goes() {
         let items = writes("seq", 1024, 1, 3_000, Nanos::from_millis(1));
         let report = reported(&head(Source::Generator, 1024, 1), &items);
-        assert_eq!(line(&report, 10_000_000), "3.00 s of 10.0 s: 1,000 pages/s, 4.00 MiB written so far");
+        assert_eq!(
+            line(&report, 10_000_000),
+            "3.00 s of 10.0 s: 1,000 pages/s, 4.00 MiB written so far"
+        );
     }
 }

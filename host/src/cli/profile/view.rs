@@ -48,11 +48,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, report: &TraceReport, plan: Plan) {
     frame.render_widget(Paragraph::new(vcpu_lines(report)).block(framed("vCPUs")), shares);
     heat_map(frame, heat, report);
     frame.render_widget(Paragraph::new(hot_lines(report)).block(framed("hottest pages")), hot);
-    frame.render_widget(Line::styled("q or Ctrl-C ends the recording and shows the report", FAINT), foot);
+    frame.render_widget(
+        Line::styled("q or Ctrl-C ends the recording and shows the report", FAINT),
+        foot,
+    );
 }
 
 fn framed(title: &str) -> Block<'_> {
-    Block::bordered().border_style(FAINT).title(Span::styled(format!(" {title} "), TITLE))
+    Block::bordered()
+        .border_style(FAINT)
+        .title(Span::styled(format!(" {title} "), TITLE))
 }
 
 fn title<'a>(report: &TraceReport, plan: Plan) -> Paragraph<'a> {
@@ -68,7 +73,12 @@ fn title<'a>(report: &TraceReport, plan: Plan) -> Paragraph<'a> {
     Paragraph::new(vec![
         Line::from(vec![
             Span::styled(guest.name.clone(), TITLE),
-            Span::raw(format!("  {}, {} vCPUs, by {}{harvest}", bytes(guest.memory_bytes), guest.vcpus, report.source)),
+            Span::raw(format!(
+                "  {}, {} vCPUs, by {}{harvest}",
+                bytes(guest.memory_bytes),
+                guest.vcpus,
+                report.source
+            )),
         ]),
         Line::from(vec![
             Span::raw(format!(
@@ -78,7 +88,11 @@ fn title<'a>(report: &TraceReport, plan: Plan) -> Paragraph<'a> {
                 count(report.events)
             )),
             lost,
-            Span::raw(format!(" · this process takes {}.{} % of a CPU", plan.cpu_milli / 10, plan.cpu_milli % 10)),
+            Span::raw(format!(
+                " · this process takes {}.{} % of a CPU",
+                plan.cpu_milli / 10,
+                plan.cpu_milli % 10
+            )),
         ]),
         Line::styled(format!("cannot see: {}", report.cannot_see), FAINT),
     ])
@@ -100,16 +114,30 @@ fn dirty_rate(frame: &mut Frame<'_>, area: Rect, report: &TraceReport) {
     let fit = usize::from(area.width.saturating_sub(2)).min(rates.series.len());
     let shown = &rates.series[rates.series.len() - fit..];
     let values: Vec<u64> = shown.iter().map(|point| point.pages_per_s as u64).collect();
-    let line = Sparkline::default().data(&values).style(Style::new().fg(Color::Cyan)).block(framed(&title));
+    let line = Sparkline::default()
+        .data(&values)
+        .style(Style::new().fg(Color::Cyan))
+        .block(framed(&title));
     frame.render_widget(line, area);
 }
 
 /// Both axes by factors.
 fn working_sets(frame: &mut Frame<'_>, area: Rect, report: &TraceReport) {
     let log = |value: u64| (value.max(1) as f64).log10();
-    let low: Vec<(f64, f64)> = report.wws.iter().map(|point| (log(point.window_us), log(point.pages))).collect();
-    let high: Vec<(f64, f64)> = report.wws.iter().map(|point| (log(point.window_us), log(point.pages_high))).collect();
-    let title = format!("working set by window: {} in all", bytes(report.guest.written_pages * PAGE_SIZE));
+    let low: Vec<(f64, f64)> = report
+        .wws
+        .iter()
+        .map(|point| (log(point.window_us), log(point.pages)))
+        .collect();
+    let high: Vec<(f64, f64)> = report
+        .wws
+        .iter()
+        .map(|point| (log(point.window_us), log(point.pages_high)))
+        .collect();
+    let title = format!(
+        "working set by window: {} in all",
+        bytes(report.guest.written_pages * PAGE_SIZE)
+    );
     let (Some(first), Some(last)) = (report.wws.first(), report.wws.last()) else {
         frame.render_widget(framed(&title), area);
         return;
@@ -118,7 +146,11 @@ fn working_sets(frame: &mut Frame<'_>, area: Rect, report: &TraceReport) {
     let top = last.pages_high.max(1);
     let line = |points, colour| {
         let style = Style::new().fg(colour);
-        Dataset::default().marker(Marker::Braille).graph_type(GraphType::Line).style(style).data(points)
+        Dataset::default()
+            .marker(Marker::Braille)
+            .graph_type(GraphType::Line)
+            .style(style)
+            .data(points)
     };
     let chart = Chart::new(vec![line(&high, Color::DarkGray), line(&low, Color::Green)])
         .block(framed(&title))
@@ -144,8 +176,15 @@ fn heat_map(frame: &mut Frame<'_>, area: Rect, report: &TraceReport) {
         frame.render_widget(block, area);
         return;
     };
-    let (width, height) = (usize::from(area.width.saturating_sub(2)), usize::from(area.height.saturating_sub(2)));
-    let map = ShadeMap::of(&heat.evened(report.duration_us), width.saturating_sub(ADDRESS + 1), height.saturating_sub(2));
+    let (width, height) = (
+        usize::from(area.width.saturating_sub(2)),
+        usize::from(area.height.saturating_sub(2)),
+    );
+    let map = ShadeMap::of(
+        &heat.evened(report.duration_us),
+        width.saturating_sub(ADDRESS + 1),
+        height.saturating_sub(2),
+    );
     let lines = map.lines.iter().map(|(address, line)| {
         Line::from(vec![
             Span::styled(format!("{address:>ADDRESS$x} "), FAINT),
@@ -153,7 +192,14 @@ fn heat_map(frame: &mut Frame<'_>, area: Rect, report: &TraceReport) {
         ])
     });
     let legend = [
-        Line::styled(format!("{} a column, {} a line; per second and page:", micros(map.column_us), bytes(map.line_pages * PAGE_SIZE)), FAINT),
+        Line::styled(
+            format!(
+                "{} a column, {} a line; per second and page:",
+                micros(map.column_us),
+                bytes(map.line_pages * PAGE_SIZE)
+            ),
+            FAINT,
+        ),
         Line::styled(map.legend(), FAINT),
     ];
     let lines: Vec<Line<'_>> = lines.chain(legend).collect();
@@ -169,7 +215,12 @@ fn vcpu_lines<'a>(report: &TraceReport) -> Vec<Line<'a>> {
         Line::from(vec![
             Span::raw(format!("{:>4} ", share.vcpu)),
             Span::styled("█".repeat(filled), Style::new().fg(Color::Blue)),
-            Span::raw(format!("{} {}.{} %", " ".repeat(BAR - filled), share.share_milli / 10, share.share_milli % 10)),
+            Span::raw(format!(
+                "{} {}.{} %",
+                " ".repeat(BAR - filled),
+                share.share_milli / 10,
+                share.share_milli % 10
+            )),
         ])
     });
     lines.collect()
@@ -218,8 +269,21 @@ mod tests {
         let items = writes("hotset:0.1", 8192, 2, 100_000, Nanos::from_micros(50));
         let text = drawn(&reported(&head(Source::Generator, 8192, 2), &items), 110, 40);
         for part in [
-            "generated", "32.0 MiB", "5.00 s of 10.0 s", "200,000 events", "0 lost", "1.3 % of a CPU", "dirty rate:", "working set by window",
-            "where and when it writes", "vCPUs", "50.0 %", "hottest pages", "q or Ctrl-C", "█", "per second and page",
+            "generated",
+            "32.0 MiB",
+            "5.00 s of 10.0 s",
+            "200,000 events",
+            "0 lost",
+            "1.3 % of a CPU",
+            "dirty rate:",
+            "working set by window",
+            "where and when it writes",
+            "vCPUs",
+            "50.0 %",
+            "hottest pages",
+            "q or Ctrl-C",
+            "█",
+            "per second and page",
         ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }

@@ -2,15 +2,22 @@
 
 use super::*;
 use crate::{
-    control::Event,
+    control::{EndReason, Event, Message, RecordingAnswer, Service, recording::Encoder},
+    guest::GuestKind,
     journal::Role,
-    report::{Outcome, State},
+    memory::Run,
+    report::{Outcome, RecordingSchema, State},
+};
+use dunlin_core::{
+    tracefile::Source,
+    units::{Gfn, Pages},
 };
 use proptest::prelude::*;
 use std::sync::{
     atomic::{AtomicU64, Ordering},
     mpsc::{Receiver, SyncSender, sync_channel},
 };
+use std::time::Instant;
 
 const FOREVER_FOR_A_TEST: Duration = Duration::from_secs(20);
 
@@ -61,6 +68,43 @@ impl Handler for Pretender {
 
     fn resolve(&self, _: Resolution) -> Result<Status, ControlError> {
         Err(ControlError::refused("nothing to resolve: the VM runs"))
+    }
+
+    /// Says where it is, and ends with a reason of its own.
+    fn record(&self, request: RecordRequest, subscriber: &mut Subscriber<'_>) -> Result<(), ControlError> {
+        if request.exact {
+            return Err(ControlError::refused("not with this one"));
+        }
+        let never = Cancel::new();
+        let mut recorded = || -> Result<(), Gone> {
+            subscriber.answer(&some_answer(), &never)?;
+            let mut encoder = Encoder::default();
+            assert_eq!(
+                subscriber.listen(Instant::now() + FOREVER_FOR_A_TEST, &never)?,
+                Heard::Go
+            );
+            encoder.put(&Message::Started { at_ns: 1, unix_ns: 2 });
+            let reason = loop {
+                subscriber.say(encoder.bytes(), &never)?;
+                encoder.clear();
+                encoder.put_dirty(0, [Run::new(Gfn(3), Pages(4))].into_iter());
+                match subscriber.listen(Instant::now() + Duration::from_millis(1), &never)? {
+                    Heard::Nothing | Heard::Go => {}
+                    Heard::Closing => break EndReason::ProcessEnds,
+                    _ => break EndReason::Stopped,
+                }
+            };
+            encoder.put(&Message::End {
+                at_ns: 3,
+                cpu_ns: 4,
+                reason,
+            });
+            subscriber.say(encoder.bytes(), &never)
+        };
+        if recorded().is_err() {
+            self.ended.send(Outcome::Cancelled).unwrap();
+        }
+        Ok(())
     }
 }
 
@@ -127,6 +171,22 @@ impl Scene {
     }
 }
 
+fn some_answer() -> RecordingAnswer {
+    RecordingAnswer {
+        schema: RecordingSchema,
+        name: "web".into(),
+        pid: 1,
+        kind: GuestKind::Thread,
+        vcpu_threads: vec![2],
+        regions: vec![],
+        tracking: Source::PagemapScan,
+        ring_entries: 0,
+        used_pages: 7,
+        serve: vec![Service::with_pages(Source::PagemapScan)],
+        window_us: 1000,
+    }
+}
+
 fn some_progress() -> Progress {
     Progress {
         phase: State::PreCopy,
@@ -172,6 +232,75 @@ fn requests_are_answered_one_after_the_other() {
     scene.complete.send(()).unwrap();
     assert_eq!(outcome(&mut client, scene.wait()), Outcome::Completed);
     assert_eq!(client.status(scene.wait()).unwrap().state, State::Running);
+}
+
+#[test]
+fn a_recording_goes_on_until_its_client_stops_it() {
+    let scene = Scene::new();
+    let refused = RecordRequest {
+        exact: true,
+        ..RecordRequest::default()
+    };
+    let error = scene.client().start_recording(&refused, scene.wait()).unwrap_err();
+    assert_eq!(error.to_string(), "not with this one");
+    let mut session = scene
+        .client()
+        .start_recording(&RecordRequest::default(), scene.wait())
+        .unwrap();
+    assert_eq!(session.answer().used_pages, 7);
+    session.go(scene.wait()).unwrap();
+    assert_eq!(
+        session.next(scene.wait()).unwrap(),
+        Message::Started { at_ns: 1, unix_ns: 2 }
+    );
+    for _ in 0..3 {
+        let Message::Dirty { pages, .. } = session.next(scene.wait()).unwrap() else {
+            panic!("it is told of pages");
+        };
+        assert_eq!(pages.runs().collect::<Vec<_>>(), [Some(Run::new(Gfn(3), Pages(4)))]);
+    }
+    session.stop(scene.wait()).unwrap();
+    let reason = loop {
+        if let Message::End { reason, .. } = session.next(scene.wait()).unwrap() {
+            break reason;
+        }
+    };
+    assert_eq!(reason, EndReason::Stopped);
+    // The connection is as it was before.
+    let mut client = session.into_client();
+    assert_eq!(client.status(scene.wait()).unwrap().name.as_deref(), Some("web"));
+    assert!(
+        scene
+            .talk(b"{\"command\":\"stop\"}\n")
+            .contains("nothing is being recorded")
+    );
+}
+
+#[test]
+fn a_recording_ends_with_its_client_and_with_the_process() {
+    let mut scene = Scene::new();
+    let record = |scene: &Scene| {
+        let mut session = scene
+            .client()
+            .start_recording(&RecordRequest::default(), scene.wait())
+            .unwrap();
+        session.go(scene.wait()).unwrap();
+        session.next(scene.wait()).unwrap();
+        session
+    };
+    drop(record(&scene));
+    assert_eq!(scene.ended.recv_timeout(FOREVER_FOR_A_TEST), Ok(Outcome::Cancelled));
+    let mut session = record(&scene);
+    let server = scene.server.take().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| server.close(FOREVER_FOR_A_TEST));
+        let reason = loop {
+            if let Message::End { reason, .. } = session.next(scene.wait()).unwrap() {
+                break reason;
+            }
+        };
+        assert_eq!(reason, EndReason::ProcessEnds);
+    });
 }
 
 #[test]

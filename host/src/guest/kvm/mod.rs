@@ -2,6 +2,7 @@
 
 mod boot;
 mod log;
+mod ring;
 mod state;
 mod vcpu;
 mod vm;
@@ -13,15 +14,20 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dunlin_core::pageset::Run;
+use dunlin_core::tracefile::Source;
+use dunlin_core::units::Nanos;
 use dunlin_core::workload::BootBlock;
 use kvm_bindings::{KVM_MP_STATE_RUNNABLE, Msrs, kvm_mp_state};
-use kvm_ioctls::Cap;
+use kvm_ioctls::{Cap, VcpuFd};
 
 use super::gate::{Gates, VcpuState};
+use super::prepare::VcpuThread;
 use super::state::STATE_VERSION;
-use super::{Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, prepare};
+use super::{Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, Tracking, TrackingState, prepare};
 use crate::memory::GuestMemory;
 use crate::track::pagemap::set_bits;
+use crate::track::rings::RingWindow;
+use ring::DirtyRings;
 use state::{Parts, VmParts, VmState};
 use vcpu::{Devices, Vcpu};
 use vm::{Vm, kvm_error};
@@ -33,19 +39,24 @@ pub struct KvmGuest {
     memory: Arc<GuestMemory>,
     vm: Arc<Vm>,
     vcpus: Vec<Arc<Vcpu>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<VcpuThread>,
+    /// Instead of dirty bitmaps.
+    rings: Option<Arc<DirtyRings>>,
     /// The model-specific registers that move, and room for their values.
     msrs: Mutex<Msrs>,
-    tracking: Mutex<Tracking>,
+    tracker: Mutex<Tracker>,
     /// Pages the host wrote since the last harvest, one bit each, and whether there are any.
     written: Vec<AtomicU64>,
     any_written: AtomicBool,
 }
 
 #[derive(Default)]
-struct Tracking {
+struct Tracker {
     on: bool,
+    /// Of bitmaps.
     scratch: Vec<u64>,
+    /// Of rings.
+    harvester: Option<JoinHandle<()>>,
 }
 
 impl KvmGuest {
@@ -76,14 +87,22 @@ impl KvmGuest {
         Ok(vm::open()?.check_extension(Cap::TscControl))
     }
 
+    /// Checks that KVM makes dirty rings of so many entries.
+    ///
+    /// # Errors
+    /// [`GuestError::KvmLacks`], [`GuestError::RingSize`], and those of [`host_machine`](Self::host_machine).
+    pub fn check_ring(entries: u32) -> Result<(), GuestError> {
+        ring::check(&vm::open()?, entries).map(drop)
+    }
+
     /// Builds a guest that is ready to start.
     ///
     /// # Errors
     /// What the configuration, memory or KVM are lacking.
-    pub fn create(config: GuestConfig) -> Result<Self, GuestError> {
+    pub fn create(config: GuestConfig, tracking: Tracking) -> Result<Self, GuestError> {
         let boot = config.boot_block()?;
         let machine = Self::host_machine()?;
-        let guest = Self::build(config, machine, &boot)?;
+        let guest = Self::build(config, machine, &boot, tracking)?;
         prepare::fill(&guest.memory, &boot)?;
         let entry = boot::load(&guest.memory, &boot)?;
         for (vcpu, index) in guest.vcpus.iter().zip(0..) {
@@ -107,18 +126,31 @@ impl KvmGuest {
     ///
     /// # Errors
     /// As [`create`](Self::create), and what KVM refuses of a machine that this host cannot be.
-    pub fn create_incoming(config: GuestConfig, machine: Machine) -> Result<Self, GuestError> {
+    pub fn create_incoming(config: GuestConfig, machine: Machine, tracking: Tracking) -> Result<Self, GuestError> {
         let boot = config.boot_block()?;
-        Self::build(config, machine, &boot)
+        Self::build(config, machine, &boot, tracking)
     }
 
-    fn build(config: GuestConfig, machine: Machine, boot: &BootBlock) -> Result<Self, GuestError> {
+    fn build(config: GuestConfig, machine: Machine, boot: &BootBlock, tracking: Tracking) -> Result<Self, GuestError> {
         let kvm = vm::open()?;
         let memory = prepare::map(&config)?;
         let vm = Arc::new(Vm::new(&kvm, memory.clone(), config.irqchip)?);
-        let vcpus = (0..config.vcpus)
-            .map(|index| build_vcpu(&vm, &config, &machine, boot, index).map(Arc::new))
+        if let Tracking::Ring { entries } = tracking {
+            ring::enable(&kvm, vm.fd(), entries)?;
+        }
+        let fds = (0..config.vcpus)
+            .map(|index| build_vcpu(&vm, &machine, index))
             .collect::<Result<Vec<_>, _>>()?;
+        let rings = match tracking {
+            Tracking::Bitmap => None,
+            Tracking::Ring { entries } => Some(Arc::new(DirtyRings::new(vm.clone(), &fds, entries)?)),
+        };
+        let vcpu = |(fd, index)| {
+            let log = log::Log::new(&config.name, index);
+            let devices = Devices::new(boot.spec.clone(), config.vcpus, log);
+            Arc::new(Vcpu::new(fd, index, devices, vm.clone(), rings.clone()))
+        };
+        let vcpus: Vec<_> = fds.into_iter().zip(0..).map(vcpu).collect();
         let msrs = state::movable_msrs(&kvm, &vcpus[0].core().fd, config.irqchip)?;
         let written = (0..memory.layout().words()).map(|_| AtomicU64::new(0)).collect();
         let mut guest = Self {
@@ -128,15 +160,16 @@ impl KvmGuest {
             vm,
             vcpus,
             threads: Vec::new(),
+            rings,
             msrs: Mutex::new(msrs),
-            tracking: Mutex::default(),
+            tracker: Mutex::default(),
             written,
             any_written: AtomicBool::new(false),
         };
         for (vcpu, index) in guest.vcpus.iter().cloned().zip(0..) {
             guest
                 .threads
-                .push(prepare::spawn(&guest.config.name, index, move || vcpu.work())?);
+                .push(prepare::spawn_vcpu(&guest.config.name, index, move || vcpu.work())?);
         }
         Ok(guest)
     }
@@ -150,11 +183,27 @@ impl KvmGuest {
         let Some(thread) = self.threads.get(index) else { return };
         // SAFETY: the thread is joined or let go only when this guest is dropped, so its handle is valid; the signal has a
         // handler that does nothing.
-        unsafe { libc::pthread_kill(thread.as_pthread_t(), vcpu::kick_signal()) };
+        unsafe { libc::pthread_kill(thread.handle.as_pthread_t(), vcpu::kick_signal()) };
     }
 
-    fn tracking(&self) -> MutexGuard<'_, Tracking> {
-        self.tracking.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn harvest_into(&self, dirty: &mut [u64], window: Option<&mut RingWindow>) -> Result<(), GuestError> {
+        assert!(
+            dirty.len() >= self.memory.layout().words(),
+            "the bitmap is shorter than guest memory"
+        );
+        let mut tracker = self.tracker();
+        if !tracker.on {
+            return Err(GuestError::NotTracking);
+        }
+        self.harvest_written(dirty);
+        match &self.rings {
+            Some(rings) => rings.harvest(dirty, window),
+            None => self.vm.harvest(dirty, &mut tracker.scratch),
+        }
     }
 
     /// Moves what the host wrote into `dirty`.
@@ -167,13 +216,7 @@ impl KvmGuest {
     }
 }
 
-fn build_vcpu(
-    vm: &Arc<Vm>,
-    config: &GuestConfig,
-    machine: &Machine,
-    boot: &BootBlock,
-    index: u32,
-) -> Result<Vcpu, GuestError> {
+fn build_vcpu(vm: &Vm, machine: &Machine, index: u32) -> Result<VcpuFd, GuestError> {
     let fd = vm
         .fd()
         .create_vcpu(u64::from(index))
@@ -186,8 +229,7 @@ fn build_vcpu(
         fd.set_tsc_khz(guest_khz)
             .map_err(|_| GuestError::Tsc { guest_khz, host_khz })?;
     }
-    let devices = Devices::new(boot.spec.clone(), config.vcpus, log::Log::new(&config.name, index));
-    Ok(Vcpu::new(fd, index, devices, vm.clone()))
+    Ok(fd)
 }
 
 impl Guest for KvmGuest {
@@ -204,29 +246,53 @@ impl Guest for KvmGuest {
     }
 
     fn start_tracking(&self) -> Result<(), GuestError> {
-        let mut tracking = self.tracking();
-        if !tracking.on {
-            self.vm.set_logging(true)?;
-            tracking.on = true;
+        let mut tracker = self.tracker();
+        if !tracker.on {
+            match &self.rings {
+                Some(rings) => tracker.harvester = Some(rings.start(&self.config.name)?),
+                None => self.vm.set_logging(true)?,
+            }
+            tracker.on = true;
         }
         Ok(())
     }
 
     fn harvest(&self, dirty: &mut [u64]) -> Result<(), GuestError> {
-        assert!(
-            dirty.len() >= self.memory.layout().words(),
-            "the bitmap is shorter than guest memory"
-        );
-        let mut tracking = self.tracking();
-        if !tracking.on {
-            return Err(GuestError::NotTracking);
+        self.harvest_into(dirty, None)
+    }
+
+    fn harvest_window(&self, dirty: &mut [u64], window: &mut RingWindow) -> Result<(), GuestError> {
+        *window = RingWindow::default();
+        self.harvest_into(dirty, Some(window))
+    }
+
+    fn keep_order(&self, on: bool) {
+        if let Some(rings) = &self.rings {
+            rings.keep_order(on);
         }
-        self.harvest_written(dirty);
-        self.vm.harvest(dirty, &mut tracking.scratch)
+    }
+
+    fn tracking_state(&self) -> TrackingState {
+        let on = self.tracker().on;
+        let rings = self.rings.as_ref();
+        TrackingState {
+            source: if rings.is_some() { Source::Ring } else { Source::Bitmap },
+            on,
+            ring_entries: rings.map_or(0, |rings| rings.entries()),
+            overruns: rings.map_or(0, |rings| rings.overruns()),
+        }
+    }
+
+    fn tracker_cpu(&self) -> Nanos {
+        self.rings.as_ref().map_or(Nanos::ZERO, |rings| rings.cpu())
+    }
+
+    fn vcpu_threads(&self) -> Vec<u32> {
+        self.threads.iter().map(|thread| thread.tid).collect()
     }
 
     fn mark_dirty(&self, run: Run) {
-        if !self.tracking().on || self.memory.check(run).is_err() {
+        if !self.tracker().on || self.memory.check(run).is_err() {
             return;
         }
         let mut bit = run.first.0;
@@ -242,12 +308,20 @@ impl Guest for KvmGuest {
     }
 
     fn stop_tracking(&self) -> Result<(), GuestError> {
-        let mut tracking = self.tracking();
-        if tracking.on {
-            tracking.on = false;
+        let mut tracker = self.tracker();
+        if tracker.on {
+            tracker.on = false;
             self.any_written.store(false, Ordering::Release);
             self.written.iter().for_each(|word| word.store(0, Ordering::Release));
-            self.vm.set_logging(false)?;
+            match &self.rings {
+                Some(rings) => {
+                    let ended = rings.end();
+                    // A panic in there has been printed.
+                    let _ = tracker.harvester.take().map(JoinHandle::join);
+                    ended?;
+                }
+                None => self.vm.set_logging(false)?,
+            }
         }
         Ok(())
     }
@@ -330,11 +404,15 @@ impl Guest for KvmGuest {
 
 impl Drop for KvmGuest {
     fn drop(&mut self) {
+        if self.rings.is_some() {
+            // The harvester would keep them, and the VM with them.
+            let _ = self.stop_tracking();
+        }
         let ended = self.gates().quit(|index| self.kick(index));
         // A vCPU that waits for a missing page keeps its thread, and with it VM and memory, until the process ends.
         if ended {
             for thread in self.threads.drain(..) {
-                let _ = thread.join();
+                let _ = thread.handle.join();
             }
         }
     }
@@ -364,7 +442,7 @@ mod tests {
             fill: Fill::Zero,
             irqchip: false,
         };
-        let guest = KvmGuest::create(config).unwrap();
+        let guest = KvmGuest::create(config, Tracking::Bitmap).unwrap();
         let gone = Gfn(0x300);
         // SAFETY: takes access away from 16 pages of the guest's RAM, which nobody but the guest touches afterwards.
         let result = unsafe {

@@ -9,6 +9,7 @@ use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
 use dunlin_core::workload::Spec;
 use dunlin_core::workload::layout::{PORT_HALT, PORT_LOG, PORT_PACE};
+use kvm_bindings::KVM_EXIT_DIRTY_RING_FULL;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::super::gate::{Gate, VcpuState};
@@ -16,6 +17,7 @@ use super::super::pace::Pace;
 use super::super::prepare;
 use super::super::progress::Reports;
 use super::log::Log;
+use super::ring::DirtyRings;
 use super::vm::Vm;
 use crate::memory::GuestMemory;
 
@@ -26,6 +28,7 @@ pub(super) struct Vcpu {
     /// `immediate_exit` of the structure that the vCPU shares with KVM; mapped as long as `core` lives.
     immediate_exit: NonNull<u8>,
     vm: Arc<Vm>,
+    rings: Option<Arc<DirtyRings>>,
     index: u32,
 }
 
@@ -50,7 +53,13 @@ pub(super) struct Devices {
 type Failure = String;
 
 impl Vcpu {
-    pub(super) fn new(mut fd: VcpuFd, index: u32, devices: Devices, vm: Arc<Vm>) -> Self {
+    pub(super) fn new(
+        mut fd: VcpuFd,
+        index: u32,
+        devices: Devices,
+        vm: Arc<Vm>,
+        rings: Option<Arc<DirtyRings>>,
+    ) -> Self {
         install_signal_handler();
         let immediate_exit = NonNull::from(&mut fd.get_kvm_run().immediate_exit);
         Self {
@@ -58,6 +67,7 @@ impl Vcpu {
             core: Mutex::new(Core { fd, devices }),
             immediate_exit,
             vm,
+            rings,
             index,
         }
     }
@@ -139,14 +149,25 @@ impl Vcpu {
     /// Enters the guest once and handles what made it leave.
     fn enter(&self, core: &mut Core) -> Result<Entry, Failure> {
         let Core { fd, devices } = core;
-        let failure = match fd.run() {
-            Ok(VcpuExit::Intr) => return Ok(Entry::Interrupted),
-            Ok(exit) => match devices.on_exit(exit, self.vm.memory(), &self.gate.reports) {
-                Ok(entry) => return Ok(entry),
+        let rings = self.rings.as_deref();
+        let resets = rings.map_or(0, |rings| rings.resets(self.index));
+        let failure = match (fd.run(), rings) {
+            (Ok(VcpuExit::Intr), _) => return Ok(Entry::Interrupted),
+            (Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)), Some(rings)) => {
+                rings.on_full(self.index, resets);
+                return Ok(Entry::Exit);
+            }
+            (Ok(exit), _) => match devices.on_exit(exit, self.vm.memory(), &self.gate.reports) {
+                Ok(entry) => {
+                    if let Some(rings) = rings {
+                        rings.on_exit(self.index);
+                    }
+                    return Ok(entry);
+                }
                 Err(failure) => failure,
             },
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Ok(Entry::Interrupted),
-            Err(error) => format!("KVM_RUN: {error}"),
+            (Err(error), _) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Ok(Entry::Interrupted),
+            (Err(error), _) => format!("KVM_RUN: {error}"),
         };
         let rip = fd.get_regs().map_or(0, |regs| regs.rip);
         Err(format!("{failure} (at instruction {rip:#x})"))

@@ -4,15 +4,16 @@
 mod worker;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dunlin_core::pageset::Run;
+use dunlin_core::tracefile::Source;
 use dunlin_core::workload::BootBlock;
 
 use super::gate::{Gates, VcpuState};
+use super::prepare::VcpuThread;
 use super::state::{self, STATE_VERSION};
-use super::{Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, prepare};
+use super::{Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, TrackingState, prepare};
 use crate::memory::GuestMemory;
 use crate::track::pagemap::PagemapTracker;
 use worker::{Worker, WorkerState};
@@ -24,7 +25,7 @@ pub struct ThreadGuest {
     memory: Arc<GuestMemory>,
     boot: BootBlock,
     workers: Vec<Arc<Worker>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<VcpuThread>,
     tracker: Mutex<Option<PagemapTracker>>,
 }
 
@@ -73,7 +74,7 @@ impl ThreadGuest {
         for (worker, vcpu) in guest.workers.iter().cloned().zip(0..) {
             guest
                 .threads
-                .push(prepare::spawn(&guest.config.name, vcpu, move || worker.work())?);
+                .push(prepare::spawn_vcpu(&guest.config.name, vcpu, move || worker.work())?);
         }
         Ok(guest)
     }
@@ -110,6 +111,19 @@ impl Guest for ThreadGuest {
 
     fn harvest(&self, dirty: &mut [u64]) -> Result<(), GuestError> {
         self.tracker().as_ref().ok_or(GuestError::NotTracking)?.harvest(dirty)
+    }
+
+    fn tracking_state(&self) -> TrackingState {
+        TrackingState {
+            source: Source::PagemapScan,
+            on: self.tracker().is_some(),
+            ring_entries: 0,
+            overruns: 0,
+        }
+    }
+
+    fn vcpu_threads(&self) -> Vec<u32> {
+        self.threads.iter().map(|thread| thread.tid).collect()
     }
 
     /// Nothing to do: the tracker has seen it.
@@ -182,7 +196,7 @@ impl Drop for ThreadGuest {
         // A thread that waits for a missing page keeps the memory until the process ends.
         if self.gates().quit(|_| {}) {
             for thread in self.threads.drain(..) {
-                let _ = thread.join();
+                let _ = thread.handle.join();
             }
         }
     }

@@ -34,7 +34,7 @@ use dunlin_core::wire::{FrameHeader, FrameKind};
 use twox_hash::XxHash3_64;
 
 use crate::channel::{FrameError, FrameReceiver};
-use crate::guest::{AnyGuest, Guest, GuestConfig, GuestError, GuestKind};
+use crate::guest::{AnyGuest, Guest, GuestConfig, GuestError, GuestKind, Tracking};
 use crate::memory::{FaultOrigin, GuestMemory, MemoryError, Userfaultfd, UserfaultfdError};
 use crate::run::Clock;
 use crate::run::clock::nanos;
@@ -144,6 +144,8 @@ pub struct TargetRun<'a> {
     pub incoming: &'a Receiver<Incoming>,
     /// Populate all memory before the copy.
     pub populate: bool,
+    /// How written pages of a KVM guest are tracked here.
+    pub tracking: Tracking,
     /// A directory that both hosts mount.
     pub storage: Option<PathBuf>,
     /// Where records go.
@@ -278,6 +280,7 @@ impl TargetRun<'_> {
                 hello: &self.hello,
                 incoming: self.incoming,
                 populate: self.populate,
+                tracking: self.tracking,
                 directory: directory.as_ref(),
                 merge: None,
                 static_reader: StaticReader::none(),

@@ -8,6 +8,7 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) hello: &'e OwnedHello,
     pub(super) incoming: &'a Receiver<Incoming>,
     pub(super) populate: bool,
+    pub(super) tracking: Tracking,
     /// The session's folder in the storage directory, if something comes from there.
     pub(super) directory: Option<&'e SessionDirectory>,
     /// If pages come by two channels before the guest runs here.
@@ -424,7 +425,11 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         let hello = self.hello.get();
         let config = GuestConfig::decode(hello.config)?;
         let kind = config.kind;
-        let guest = Arc::new(AnyGuest::create_incoming(config, crate::run::vm::machine(&hello))?);
+        let guest = Arc::new(AnyGuest::create_incoming_tracked(
+            config,
+            crate::run::vm::machine(&hello),
+            self.tracking,
+        )?);
         let memory = guest.memory();
         if crate::run::vm::regions(memory.layout()) != hello.regions {
             return Err(TargetError::Description);

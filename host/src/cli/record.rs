@@ -1,0 +1,282 @@
+//! `dunlin record`: a client of the process that holds the guest, and the writer of a trace.
+
+use super::{
+    ANSWER_PATIENCE, CliError,
+    migrate::catch_signals,
+    output,
+    values::{self, Micros},
+};
+use crate::{
+    channel::{Cancel, Wait},
+    control::{Client, EndReason, RecordRequest, RecordingSession},
+    report::{OverheadReport, RecordReport, RecordSchema, count, duration, record_summary},
+    trace::{
+        TraceError, TraceWriter,
+        recording::{Limits, Recorded, Served, Sink, Tally, record, served},
+    },
+};
+use dunlin_core::tracefile::{Head, Item, Source};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{
+    fs::File,
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+/// `dunlin record` as typed.
+#[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
+pub(super) struct Args {
+    #[command(flatten)]
+    watched: Watched,
+
+    /// How long to record; an interrupt ends it before, with a whole file
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::positive_time, allow_hyphen_values = true)]
+    duration: Micros,
+
+    /// Write the trace to this file
+    #[arg(short, long, value_name = "FILE.dtrace")]
+    output: PathBuf,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which guest is watched, and by what.
+#[derive(Debug, clap::Args)]
+pub(super) struct Watched {
+    /// Ask the process that serves this control socket
+    #[arg(long, value_name = "SOCK")]
+    control: PathBuf,
+
+    /// The time between two looks at what was written
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = window, allow_hyphen_values = true)]
+    window: Micros,
+
+    /// What is to see the writes
+    ///
+    /// ring and bitmap are KVM's, of which a guest has the one that it was started with (`dunlin guest --tracking`); pagemap write-protects
+    /// the guest's memory anew in each window, and works with every guest; auto is the best one that the guest has.
+    #[arg(long, value_enum, default_value_t = SourceArg::Auto)]
+    source: SourceArg,
+
+    /// Stop all vCPUs for each look, so that pages and the guest's own step counts speak of the same moment
+    #[arg(long)]
+    exact: bool,
+}
+
+impl Watched {
+    /// Asks for a recording; it begins when somebody follows it.
+    pub(super) fn start(&self, interrupt: &Cancel) -> Result<(RecordingSession, Served), CliError> {
+        let wait = Wait::within(ANSWER_PATIENCE, interrupt);
+        let request = RecordRequest {
+            serve: served(self.source.source()),
+            window_us: self.window.0,
+            exact: self.exact,
+        };
+        let session = Client::connect(&self.control, wait)?.start_recording(&request, wait)?;
+        let source = Served::new(session.answer())?;
+        Ok((session, source))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum SourceArg {
+    Auto,
+    Ring,
+    Bitmap,
+    Pagemap,
+}
+
+impl SourceArg {
+    const fn source(self) -> Option<Source> {
+        match self {
+            Self::Auto => None,
+            Self::Ring => Some(Source::Ring),
+            Self::Bitmap => Some(Source::Bitmap),
+            Self::Pagemap => Some(Source::PagemapScan),
+        }
+    }
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        let interrupt = catch_signals()?;
+        let (mut session, mut source) = self.watched.start(&interrupt)?;
+        let mut sink = FileSink {
+            path: &self.output,
+            writer: None,
+        };
+        let mut view = View::new(Duration::from_micros(self.duration.0));
+        let limits = Limits {
+            duration: Some(Duration::from_micros(self.duration.0)),
+            interrupt: &interrupt,
+        };
+        let recorded = record(&mut session, &mut source, &mut sink, limits, &mut |tally| {
+            view.show(tally)
+        });
+        view.finish();
+        // What there is of it can be read, however it ended.
+        let file_bytes = sink.finish()?;
+        let report = self.report(&session, &recorded?, file_bytes);
+        if self.json {
+            output::json(&report)?;
+        } else {
+            output::result(&record_summary(&report))?;
+        }
+        Ok(if report.ended_early.is_none() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    fn report(&self, session: &RecordingSession, recorded: &Recorded, file_bytes: u64) -> RecordReport {
+        let tally = recorded.tally;
+        let duration_us = tally.duration.0 / 1000;
+        RecordReport {
+            schema: RecordSchema,
+            guest: session.answer().name.clone(),
+            source: recorded.source.name().to_owned(),
+            cannot_see: recorded.source.cannot_see().to_owned(),
+            file: self.output.clone(),
+            file_bytes,
+            duration_us,
+            window_us: session.answer().window_us,
+            windows: tally.windows,
+            events: tally.writes,
+            dirty_pages: tally.dirty_pages,
+            lost_events: (tally.lost != u64::MAX).then_some(tally.lost),
+            overruns: tally.overruns,
+            overhead: OverheadReport::new(recorded.cpu.0 / 1000, duration_us),
+            ended_early: (recorded.reason != EndReason::Stopped).then(|| recorded.reason.to_string()),
+        }
+    }
+}
+
+/// A time that a window may take.
+fn window(text: &str) -> Result<Micros, String> {
+    let window = values::positive_time(text).map_err(|error| error.to_string())?;
+    let windows = RecordRequest::WINDOW_MIN_US..=RecordRequest::WINDOW_MAX_US;
+    if windows.contains(&window.0) {
+        Ok(window)
+    } else {
+        Err("write a time from 1ms to 60s".into())
+    }
+}
+
+/// The file, made when the recording begins.
+struct FileSink<'a> {
+    path: &'a Path,
+    writer: Option<TraceWriter<File>>,
+}
+
+impl Sink for FileSink<'_> {
+    fn begin(&mut self, head: &Head) -> Result<(), TraceError> {
+        self.writer = Some(TraceWriter::create(self.path, head)?);
+        Ok(())
+    }
+
+    fn push(&mut self, item: &Item) -> Result<(), TraceError> {
+        self.writer.as_mut().map_or(Ok(()), |writer| writer.push(item))
+    }
+}
+
+impl FileSink<'_> {
+    /// Writes what is left; the bytes of the file.
+    fn finish(&mut self) -> Result<u64, TraceError> {
+        let writer = self.writer.take();
+        writer.map_or(Ok(0), |writer| Ok(writer.finish()?.bytes))
+    }
+}
+
+/// How far the recording is, on a terminal.
+struct View {
+    bar: Option<ProgressBar>,
+    last: Tally,
+}
+
+impl View {
+    fn new(whole: Duration) -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let whole = u64::try_from(whole.as_millis()).unwrap_or(u64::MAX);
+            let bar = ProgressBar::with_draw_target(Some(whole), ProgressDrawTarget::stderr_with_hz(10));
+            let style = ProgressStyle::with_template("{bar:24} {msg}").expect("a valid template");
+            bar.set_style(style.progress_chars("█▌░"));
+            bar
+        });
+        Self {
+            bar,
+            last: Tally::default(),
+        }
+    }
+
+    fn show(&mut self, tally: &Tally) {
+        let Some(bar) = &self.bar else { return };
+        let passed = tally.duration.saturating_sub(self.last.duration);
+        let seen = |tally: &Tally| tally.writes + tally.dirty_pages;
+        let rate = (u128::from(seen(tally) - seen(&self.last)) * 1_000_000_000)
+            .checked_div(passed.0.into())
+            .unwrap_or(0);
+        let lost = match tally.lost {
+            0 => String::new(),
+            u64::MAX => " · some lost".to_owned(),
+            lost => format!(" · {} lost", count(lost)),
+        };
+        bar.set_message(format!(
+            "recording {} · {} pages/s{lost}",
+            duration(Duration::from_nanos(tally.duration.0)),
+            count(u64::try_from(rate).unwrap_or(u64::MAX)),
+        ));
+        bar.set_position(tally.duration.0 / 1_000_000);
+        self.last = *tally;
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, Command};
+    use super::*;
+    use clap::Parser;
+
+    fn args(text: &str) -> Args {
+        let fixed = ["dunlin", "record", "--control", "sock", "-o", "out.dtrace"];
+        match Cli::try_parse_from(fixed.into_iter().chain(text.split_whitespace()))
+            .unwrap()
+            .command
+        {
+            Command::Record(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_and_limits() {
+        let plain = args("");
+        assert_eq!(
+            (plain.duration, plain.watched.window),
+            (Micros(10_000_000), Micros(50_000))
+        );
+        assert_eq!(
+            (plain.watched.source.source(), plain.watched.exact, plain.json),
+            (None, false, false)
+        );
+        let given = args("--duration 2s --window 1ms --source ring --exact --json");
+        assert_eq!(
+            (given.duration, given.watched.window),
+            (Micros(2_000_000), Micros(1_000))
+        );
+        assert_eq!(given.watched.source.source(), Some(Source::Ring));
+        assert!(window("999us").unwrap_err().contains("from 1ms to 60s"));
+        assert!(window("61s").is_err());
+    }
+}

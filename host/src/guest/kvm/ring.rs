@@ -1,0 +1,291 @@
+//! KVM's dirty rings: mapped, harvested by a thread of their own while writes are tracked, and by vCPUs whose ring fills up.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dunlin_core::units::{Nanos, PAGE_SIZE};
+use kvm_bindings::{
+    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_DIRTY_LOG_PAGE_OFFSET, kvm_dirty_gfn, kvm_enable_cap,
+};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+
+use super::super::{GuestError, prepare};
+use super::vm::{Vm, kvm_error};
+use crate::track::ring::{ENTRIES_MAX, ENTRIES_MIN, Entry};
+use crate::track::rings::{RingGauges, RingKernel, RingWindow, Rings};
+use crate::track::thread_cpu;
+
+// _IO(KVMIO, 0xc7), include/uapi/linux/kvm.h
+const KVM_RESET_DIRTY_RINGS: libc::c_ulong = 0xaec7;
+
+/// How often rings are harvested whether or not anybody asks. A KVM that emulates pushes every store, and does not stop a vCPU whose
+/// ring is full before it has emulated whole batches: waiting for that would lose entries.
+const HARVEST_EVERY: Duration = Duration::from_millis(20);
+
+const _: () = assert!(size_of::<Entry>() == size_of::<kvm_dirty_gfn>());
+const _: () = assert!(align_of::<Entry>() == align_of::<kvm_dirty_gfn>());
+
+/// Checks that this KVM makes rings of so many entries; by which capability.
+pub(super) fn check(kvm: &Kvm, entries: u32) -> Result<u32, GuestError> {
+    // Both are the same on x86, where all accesses are ordered as needed; only the newer one promises it everywhere.
+    let known = [KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING].into_iter();
+    let most_bytes = |capability: &u32| u32::try_from(kvm.check_extension_raw((*capability).into())).unwrap_or(0);
+    let Some(capability) = known.into_iter().find(|capability| most_bytes(capability) > 0) else {
+        return Err(GuestError::KvmLacks("dirty rings (KVM_CAP_DIRTY_LOG_RING)"));
+    };
+    let most = (most_bytes(&capability) / size_of::<Entry>() as u32).min(ENTRIES_MAX);
+    if !entries.is_power_of_two() || !(ENTRIES_MIN..=most).contains(&entries) {
+        return Err(GuestError::RingSize { entries, most });
+    }
+    Ok(capability)
+}
+
+/// Gives a VM that has no vCPUs yet rings of this size instead of dirty bitmaps.
+pub(super) fn enable(kvm: &Kvm, vm: &VmFd, entries: u32) -> Result<(), GuestError> {
+    let mut enable = kvm_enable_cap {
+        cap: check(kvm, entries)?,
+        ..Default::default()
+    };
+    enable.args[0] = u64::from(entries) * size_of::<Entry>() as u64;
+    vm.enable_cap(&enable)
+        .map_err(kvm_error("KVM_ENABLE_CAP(KVM_CAP_DIRTY_LOG_RING)"))
+}
+
+/// The ring of one vCPU, mapped.
+struct Mapping {
+    base: NonNull<Entry>,
+    entries: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone; all access is through shared references to atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(vcpu: &VcpuFd, entries: u32) -> Result<Self, GuestError> {
+        let entries = entries as usize;
+        let offset = libc::off_t::from(KVM_DIRTY_LOG_PAGE_OFFSET) * PAGE_SIZE as libc::off_t;
+        // SAFETY: a new mapping at an address the kernel chooses touches nothing that exists.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                entries * size_of::<Entry>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                vcpu.as_raw_fd(),
+                offset,
+            )
+        };
+        let failed = || GuestError::Kvm {
+            call: "mmap of a dirty ring",
+            source: io::Error::last_os_error(),
+        };
+        if address == libc::MAP_FAILED {
+            return Err(failed());
+        }
+        let base = NonNull::new(address.cast()).ok_or_else(failed)?;
+        Ok(Self { base, entries })
+    }
+
+    fn get(&self) -> &[Entry] {
+        // SAFETY: the mapping holds so many entries, page-aligned and zeroed at first, and lives as long as `self`. KVM writes them
+        // while we look, and only by aligned stores of whole fields; every field is an atomic of that size.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.entries) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and every reference to it has borrowed `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.entries * size_of::<Entry>()) };
+    }
+}
+
+/// What the rings are read through.
+struct Access {
+    vm: Arc<Vm>,
+    mappings: Vec<Mapping>,
+}
+
+impl RingKernel for Access {
+    fn ring(&self, vcpu: usize) -> &[Entry] {
+        self.mappings[vcpu].get()
+    }
+
+    fn reset(&self) -> Result<u32, GuestError> {
+        // SAFETY: takes no argument; it protects pages of the VM again and changes flags in the rings.
+        let reset = unsafe { libc::ioctl(self.vm.fd().as_raw_fd(), KVM_RESET_DIRTY_RINGS) };
+        u32::try_from(reset).map_err(|_| GuestError::Tracking {
+            call: "KVM_RESET_DIRTY_RINGS",
+            source: io::Error::last_os_error(),
+        })
+    }
+
+    fn set_logging(&self, on: bool) -> Result<(), GuestError> {
+        self.vm.set_logging(on)
+    }
+}
+
+/// The dirty rings of a guest, shared by its vCPUs, its harvester and its owner.
+pub(super) struct DirtyRings {
+    access: Access,
+    gauges: Arc<RingGauges>,
+    inner: Mutex<Inner>,
+    /// Wakes the harvester before its time: it is to end.
+    ending: Condvar,
+    /// Copy of `inner.on`, to be looked at without the lock.
+    on: AtomicBool,
+    /// CPU time that harvesting has taken outside of the owner's own calls, in ns.
+    cpu_ns: AtomicU64,
+    entries: u32,
+}
+
+struct Inner {
+    rings: Rings,
+    on: bool,
+    /// A harvest failed when nobody was there to be told.
+    failure: Option<GuestError>,
+}
+
+impl DirtyRings {
+    /// Of the vCPUs of a VM that [`enable`] was called for with so many entries.
+    pub(super) fn new(vm: Arc<Vm>, vcpus: &[VcpuFd], entries: u32) -> Result<Self, GuestError> {
+        let mappings = vcpus
+            .iter()
+            .map(|vcpu| Mapping::new(vcpu, entries))
+            .collect::<Result<Vec<_>, _>>()?;
+        let rings = Rings::new(mappings.len(), entries, vm.memory().layout().regions().to_vec());
+        Ok(Self {
+            gauges: rings.gauges(),
+            access: Access { vm, mappings },
+            inner: Mutex::new(Inner {
+                rings,
+                on: false,
+                failure: None,
+            }),
+            ending: Condvar::new(),
+            on: AtomicBool::new(false),
+            cpu_ns: AtomicU64::new(0),
+            entries,
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Entries of each ring.
+    pub(super) const fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.on.load(Ordering::Acquire)
+    }
+
+    pub(super) fn overruns(&self) -> u64 {
+        self.inner().rings.overruns()
+    }
+
+    pub(super) fn cpu(&self) -> Nanos {
+        Nanos(self.cpu_ns.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn keep_order(&self, on: bool) {
+        self.inner().rings.keep_order(on);
+    }
+
+    /// Starts logging, and a thread that harvests.
+    pub(super) fn start(self: &Arc<Self>, guest: &str) -> Result<JoinHandle<()>, GuestError> {
+        {
+            let mut inner = self.inner();
+            self.access.set_logging(true)?;
+            (inner.on, inner.failure) = (true, None);
+            self.on.store(true, Ordering::Release);
+        }
+        let rings = Arc::clone(self);
+        prepare::spawn(&format!("harvest {guest}"), move || rings.harvest_for_ever()).inspect_err(|_| {
+            // If it cannot be switched off either, there is nobody to be told who does not know already.
+            let _ = self.end();
+        })
+    }
+
+    /// Ends logging, and lets the thread end; what was not harvested is forgotten.
+    pub(super) fn end(&self) -> Result<(), GuestError> {
+        let mut inner = self.inner();
+        inner.on = false;
+        self.on.store(false, Ordering::Release);
+        self.ending.notify_all();
+        self.access.set_logging(false)?;
+        inner.rings.discard(&self.access)
+    }
+
+    fn harvest_for_ever(&self) {
+        let mut inner = self.inner();
+        while inner.on {
+            let harvested = inner.rings.harvest(&self.access);
+            inner.keep(harvested);
+            self.cpu_ns.store(thread_cpu().0, Ordering::Relaxed);
+            inner = self
+                .ending
+                .wait_timeout(inner, HARVEST_EVERY)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Harvests, and ORs all that was written since the last call into `dirty`.
+    pub(super) fn harvest(&self, dirty: &mut [u64], window: Option<&mut RingWindow>) -> Result<(), GuestError> {
+        let mut inner = self.inner();
+        if !inner.on {
+            return Err(GuestError::NotTracking);
+        }
+        if let Some(failure) = inner.failure.take() {
+            return Err(failure);
+        }
+        inner.rings.harvest(&self.access)?;
+        inner.rings.take(dirty, window);
+        Ok(())
+    }
+
+    // The vCPUs' threads.
+
+    /// Entries of this vCPU's ring that were reset so far; to be asked before it enters the guest.
+    pub(super) fn resets(&self, vcpu: u32) -> u64 {
+        self.gauges.resets(vcpu as usize)
+    }
+
+    /// The vCPU was not let into the guest because its ring is full.
+    pub(super) fn on_full(&self, vcpu: u32, resets: u64) {
+        let mut inner = self.inner();
+        let harvested = inner.rings.on_full(&self.access, vcpu as usize, resets);
+        inner.keep(harvested);
+    }
+
+    /// The vCPU has left the guest: harvests if its ring is half full, so that the other half does for what it does next.
+    pub(super) fn on_exit(&self, vcpu: u32) {
+        let vcpu = vcpu as usize;
+        if self.is_on() && self.gauges.is_half_full(vcpu, self.access.ring(vcpu)) {
+            let mut inner = self.inner();
+            if inner.on {
+                let harvested = inner.rings.harvest(&self.access);
+                inner.keep(harvested);
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Keeps an error for whoever harvests next.
+    fn keep(&mut self, harvested: Result<(), GuestError>) {
+        if let Err(failure) = harvested {
+            self.failure.get_or_insert(failure);
+        }
+    }
+}
