@@ -13,6 +13,7 @@ mod pageset;
 mod predict;
 mod push;
 mod qemu;
+mod report;
 pub(crate) mod sampling;
 mod scale;
 mod sim;
@@ -76,6 +77,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "choose",
         run: choose::run,
+    },
+    Group {
+        name: "report",
+        run: report::run,
     },
     Group {
         name: "sim",
