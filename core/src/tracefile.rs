@@ -77,7 +77,7 @@ mod tests;
 pub use decoder::{Decoder, Items};
 pub use encoder::Encoder;
 pub use error::{EncodeError, HeadError, ItemError, TracefileError};
-pub use frame::{FRAME_BYTES_MAX, FrameHeader, FrameKind, HEADER_BYTES, START_BYTES, check_start, find_frame};
+pub use frame::{FRAME_BYTES_MAX, FrameHeader, FrameKind, HEADER_BYTES, MAGIC, START_BYTES, check_start, find_frame};
 pub use head::{GUEST_NAME_MAX, Head, Resolution, Source, VCPUS_MAX};
 pub use item::{Item, VCPU_UNKNOWN};
 pub use layout::SLOTS;

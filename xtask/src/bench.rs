@@ -18,6 +18,7 @@ pub(crate) mod sampling;
 mod scale;
 mod sim;
 mod switch;
+mod tracefile;
 mod tracking;
 
 use std::process::ExitCode;
@@ -65,6 +66,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "predict",
         run: predict::run,
+    },
+    Group {
+        name: "tracefile",
+        run: tracefile::run,
     },
     Group {
         name: "tracking",

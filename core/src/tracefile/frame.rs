@@ -12,7 +12,8 @@ pub const HEADER_BYTES: usize = 44;
 /// Most bytes of a frame, its header included.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 
-const START_MAGIC: [u8; 8] = *b"\x89DTRC\r\n\x1a";
+/// First bytes of a file.
+pub const MAGIC: [u8; 8] = *b"\x89DTRC\r\n\x1a";
 const ORDER_MARK: u32 = 0x0102_0304;
 const FRAME_MAGIC: [u8; 4] = *b"DTFR";
 /// Most bytes of a payload.
@@ -29,7 +30,7 @@ pub(super) fn checksum(bytes: &[u8]) -> u32 {
 /// The first bytes of a file.
 pub(super) fn start() -> [u8; START_BYTES] {
     let mut bytes = [0; START_BYTES];
-    bytes[..8].copy_from_slice(&START_MAGIC);
+    bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&ORDER_MARK.to_le_bytes());
     bytes[12..14].copy_from_slice(&VERSION.to_le_bytes());
     let crc = checksum(&bytes[..16]);
@@ -44,8 +45,8 @@ pub(super) fn start() -> [u8; START_BYTES] {
 /// [`ForeignEndian`](TracefileError::ForeignEndian), [`StartChecksum`](TracefileError::StartChecksum) or
 /// [`Version`](TracefileError::Version).
 pub fn check_start(bytes: &[u8; START_BYTES]) -> Result<(), TracefileError> {
-    if bytes[..8] != START_MAGIC {
-        let like_ours = bytes[1..5] == START_MAGIC[1..5];
+    if bytes[..8] != MAGIC {
+        let like_ours = bytes[1..5] == MAGIC[1..5];
         return Err(match like_ours {
             true => TracefileError::CopiedAsText,
             false => TracefileError::Magic,

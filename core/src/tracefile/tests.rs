@@ -351,7 +351,7 @@ fn what_cannot_be_is_refused_and_leaves_the_trace_as_it_was() {
     assert_eq!(encoder.push(&end), Err(EncodeError::Item(ItemError::AfterEnd)));
     let (_, frames) = split(encoder.frame());
     assert_eq!(items(&head, &frames[0]), Ok(vec![write(10, 0, 1), end]));
-    assert_eq!(encoder.frame(), []);
+    assert!(encoder.frame().is_empty());
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(super) struct Args {
     /// way where the rounds show that it is better from there.
     ///
     /// A composition is key=value,…, possibly after a preset: hybrid:2,cut=fail. Keys: first, filter, switch, push, cut, slow,
-    /// clear, hold, split; a wrong value is answered with those there are. push=recorded:FILE goes by a file of --record-order.
+    /// clear, hold, split; a wrong value is answered with those there are. push=recorded:FILE goes by a file of --record-order, or by a trace.
     #[arg(long, value_name = "PRESET|COMPOSITION", value_parser = strategy)]
     strategy: String,
 

@@ -424,7 +424,7 @@ fn a_recorded_guest_writes_what_it_wrote_and_starts_over() {
 #[test]
 fn a_recorded_guest_waits_for_its_pages_in_post_copy() {
     let report = result(&recorded_setup("postcopy"));
-    let postcopy = report.postcopy.expect("it went into post-copy");
+    let postcopy = report.postcopy.as_ref().expect("it went into post-copy");
     assert!((1..=200).contains(&postcopy.faults), "{postcopy:?}");
     assert!(report.guest_gap_us > 100, "{report:?}");
 }

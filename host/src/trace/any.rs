@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use dunlin_core::tracefile::{Head, Item};
+use dunlin_core::tracefile::{Head, Item, MAGIC};
 use dunlin_core::units::{Nanos, Pages};
 
 use super::file::{Damage, Ending, TraceError, TraceReader, TraceWriter};
@@ -13,8 +13,6 @@ use super::text::{Said, Survey, TextFormat, TextReader, TextWriter};
 
 /// Bytes that are read at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// With what a trace file begins, but for what a copy as text changes.
-const MAGIC: &[u8] = b"DTRC";
 
 /// Forms of a trace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +38,8 @@ impl FileFormat {
 
     /// The one that begins so. What is nothing else may be CSV.
     pub(crate) fn from_beginning(bytes: &[u8]) -> Self {
-        if bytes.get(1..).is_some_and(|rest| rest.starts_with(MAGIC)) {
+        // What a copy as text changes does not make it another form.
+        if bytes.get(1..).is_some_and(|rest| rest.starts_with(&MAGIC[1..5])) {
             return Self::Dtrace;
         }
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);

@@ -10,6 +10,6 @@ mod writer;
 mod tests;
 
 pub use error::TraceError;
-pub(crate) use error::seconds;
+use error::seconds;
 pub use reader::{Damage, Ending, TraceReader};
 pub use writer::{TraceWriter, Written};

@@ -6,5 +6,4 @@ pub mod recording;
 pub mod text;
 
 pub use any::{AnyReader, AnyWriter, Assumed, FileFormat};
-pub(crate) use file::seconds;
 pub use file::{Damage, Ending, TraceError, TraceReader, TraceWriter, Written};

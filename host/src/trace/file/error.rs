@@ -107,7 +107,7 @@ impl TraceError {
 }
 
 /// Seconds with milliseconds, rounded down.
-pub(crate) fn seconds(time: Nanos) -> String {
+pub(super) fn seconds(time: Nanos) -> String {
     let millis = time.0 / 1_000_000;
     format!("{}.{:03}", millis / 1000, millis % 1000)
 }

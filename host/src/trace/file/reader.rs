@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use dunlin_core::tracefile::{
-    Decoder, FRAME_BYTES_MAX, FrameHeader, HEADER_BYTES, Head, Item, ItemError, START_BYTES, TracefileError,
+    Decoder, FRAME_BYTES_MAX, FrameHeader, HEADER_BYTES, Head, Item, ItemError, MAGIC, START_BYTES, TracefileError,
     check_start, find_frame,
 };
 use dunlin_core::units::Nanos;
@@ -105,13 +105,11 @@ impl<R: Read> TraceReader<R> {
         let no_head = || TraceError::NoHead { path: path.clone() };
         buffer.fill(&mut from, START_BYTES + HEADER_BYTES, &path)?;
         let Some((start, rest)) = buffer.bytes().split_first_chunk() else {
-            // A file that is too short for a start may still be something else.
             let begins = buffer.bytes();
-            let mut start = [0; START_BYTES];
-            start[..begins.len()].copy_from_slice(begins);
-            return Err(match check_start(&start) {
-                Err(TracefileError::Magic) if !begins.is_empty() => unreadable(TracefileError::Magic),
-                _ => no_head(),
+            let is_ours = MAGIC.starts_with(begins) || begins.starts_with(&MAGIC);
+            return Err(match is_ours {
+                true => no_head(),
+                false => unreadable(TracefileError::Magic),
             });
         };
         check_start(start).map_err(unreadable)?;
@@ -119,12 +117,12 @@ impl<R: Read> TraceReader<R> {
             return Err(no_head());
         };
         let header = FrameHeader::decode(header).map_err(unreadable)?;
-        buffer.drop(START_BYTES + HEADER_BYTES);
+        buffer.skip(START_BYTES + HEADER_BYTES);
         let length = header.bytes as usize;
         buffer.fill(&mut from, length, &path)?;
         let payload = buffer.bytes().get(..length).ok_or_else(no_head)?;
         let head = Head::decode(&header, payload).map_err(unreadable)?;
-        buffer.drop(length);
+        buffer.skip(length);
         Ok(Self {
             from,
             path,
@@ -191,7 +189,7 @@ impl<R: Read> TraceReader<R> {
         if self.is_done {
             return Ok(false);
         }
-        self.buffer.drop(self.payload);
+        self.buffer.skip(self.payload);
         self.payload = 0;
         self.fill(HEADER_BYTES)?;
         let bytes = self.buffer.bytes();
@@ -227,7 +225,9 @@ impl<R: Read> TraceReader<R> {
         }
         if let Err(fault) = self.decoder.begin(&header, payload) {
             // Where writing failed, the next frame may stand in the middle of this.
-            let inside = find_frame(payload).unwrap_or(length);
+            self.fill(2 * HEADER_BYTES + length)?;
+            let inside = self.buffer.bytes().get(HEADER_BYTES..).and_then(find_frame);
+            let inside = inside.map_or(length, |place| place.min(length));
             self.last = FrameHeader {
                 to: self.last.to,
                 ..header
@@ -236,7 +236,7 @@ impl<R: Read> TraceReader<R> {
         }
         self.gap_is_known = false;
         self.last = header;
-        self.buffer.drop(HEADER_BYTES);
+        self.buffer.skip(HEADER_BYTES);
         self.payload = length;
         Ok(true)
     }
@@ -244,7 +244,7 @@ impl<R: Read> TraceReader<R> {
     /// Leaves a frame out, or the header and as much of the payload.
     fn skip_frame(&mut self, payload: usize, fault: TracefileError) -> TraceError {
         let (offset, bytes) = (self.buffer.offset, HEADER_BYTES + payload);
-        self.buffer.drop(bytes);
+        self.buffer.skip(bytes);
         self.gap_is_known = true;
         self.damaged(offset, bytes as u64, fault)
     }
@@ -264,7 +264,7 @@ impl<R: Read> TraceReader<R> {
                 useless
             };
             is_zero &= bytes[..useless].iter().all(|byte| *byte == 0);
-            self.buffer.drop(useless);
+            self.buffer.skip(useless);
             if found.is_none() && !self.buffer.is_at_end {
                 self.fill(FRAME_BYTES_MAX)?;
                 continue;
@@ -352,10 +352,10 @@ impl Buffer {
         &self.memory[self.start..self.end]
     }
 
-    fn drop(&mut self, bytes: usize) {
+    fn skip(&mut self, bytes: usize) {
         self.start += bytes;
         self.offset += bytes as u64;
-        debug_assert!(self.start <= self.end, "what is dropped was there");
+        debug_assert!(self.start <= self.end, "what is skipped was there");
     }
 
     /// Reads until there are that many bytes, or all.

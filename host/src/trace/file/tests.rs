@@ -263,7 +263,8 @@ fn garbage_and_zeros_between_frames_cost_nothing_else() {
     }
     // A crash may leave zeros where data was to come; anything else at the end is damage.
     for zeros in [10, 44, 100_000] {
-        let (found, errors, reader) = read(&[&file[..], &vec![0; zeros]].concat());
+        let crashed = [&file[..], &vec![0; zeros]].concat();
+        let (found, errors, reader) = read(&crashed);
         assert_eq!((found, errors.len()), (items.clone(), 0));
         let ending = Ending::CutOff {
             after: Nanos(2_900_000_000),

@@ -11,7 +11,7 @@ pub(super) fn object(line: &str) -> Result<Map<String, Value>, RowFault> {
         // The place is said already.
         let reason = error.to_string();
         let reason = reason.split(" at line ").next().unwrap_or_default().to_owned();
-        let before = line.as_bytes().len().min(error.column().saturating_sub(1));
+        let before = line.len().min(error.column().saturating_sub(1));
         RowFault {
             byte: before,
             field: None,

@@ -16,7 +16,8 @@
 //! | `pages` | `dirty`, `write` | length of the run, 1 without one; of a write 1 |
 //! | `value` | `lost`, `steps`, `end` | how many; of `end` the overhead in nanoseconds, 0 without one |
 //!
-//! Lines that begin with `#` are comments. Before the header they may say what a trace says of itself, see [`Head`]:
+//! Lines that begin with `#` are comments. Before the header they may say what a trace says of itself, see
+//! [`Head`](dunlin_core::tracefile::Head):
 //!
 //! ```text
 //! # dunlin.trace.v1
