@@ -2,6 +2,7 @@
 //! played by this test.
 
 mod play;
+mod reports;
 
 use dunlin::{
     journal::{HandOver, Journal, Phase, Role},
@@ -66,7 +67,10 @@ fn wrong_usage_says_what_to_do() {
             "simulate --workload seq --memory 8MiB --bandwidth 9MB/s --strategy precopy --goal time<9s".into(),
             "write --strategy auto",
         ),
-        ("record".into(), "unrecognized subcommand"),
+        ("record".into(), "--control <SOCK>"),
+        ("profile".into(), "--control <SOCK>"),
+        ("report".into(), "<FILE>..."),
+        ("predict".into(), "--trace <FILE.dtrace>"),
     ];
     for (arguments, hint) in cases {
         let ran = run(arguments.split_whitespace());
