@@ -92,11 +92,12 @@ fn recorded_writes_cost_what_the_generator_costs() {
 #[test]
 fn the_best_is_recommended_with_its_reason() {
     let items = generated("uniform");
-    let report = predicted(
-        &items,
-        Source::Generator,
-        &asked("downtime<100ms", &["precopy", "postcopy", "hybrid:1"]),
-    );
+    // Half as fast as the guest writes.
+    let question = Question {
+        bandwidths: vec![BytesPerSec(LINK.0 / 2)],
+        ..asked("downtime<100ms", &["precopy", "postcopy", "hybrid:1"])
+    };
+    let report = predicted(&items, Source::Generator, &question);
     let link = &report.links[0];
     let precopy = &link.strategies[0].simulated;
     assert!(

@@ -95,7 +95,7 @@ impl<'t> Analysis<'t> {
             counts: &mut tables.counts,
             rates: windows.iter().map(|window| Rate::over(*window)).collect(),
             heat: Heat::new(if by_window { 1 } else { COLUMN.0 }),
-            touch: FirstTouch::default(),
+            touch: FirstTouch::new(by_window),
             harvest: Harvest::default(),
             vcpus: vec![0; head.vcpus as usize],
             unknown: 0,
@@ -237,6 +237,7 @@ impl<'t> Analysis<'t> {
             (Some((at, _)), _) => at.max(self.now),
             // What is in no window has no length either.
             (None, Writes::Windows(_)) if self.open == 0 => self.harvest.ended(),
+            (None, _) if self.events == 0 => self.now,
             // A write at the last nanosecond is inside.
             (None, _) => self.now.saturating_add(Nanos(1)),
         }

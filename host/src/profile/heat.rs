@@ -92,7 +92,7 @@ impl Heat {
     }
 
     fn widen(&mut self) {
-        self.column_ticks *= 2;
+        self.column_ticks = self.column_ticks.saturating_mul(2);
         let together = |pair: &[[u64; ROWS]]| {
             let mut sum = pair[0];
             for (mine, theirs) in sum.iter_mut().zip(pair.get(1).into_iter().flatten()) {

@@ -34,9 +34,10 @@ pub(super) struct Rate {
     /// A stretch has 2^shift windows.
     shift: u32,
     stretches: Vec<Stretch>,
-    /// Over all whole windows: their length, their pages, Σ length · rate², and the extremes of the rate.
+    /// Over all whole windows: their length, their pages, the mean rate and Σ length · (rate − mean)², and the extremes of the rate.
     nanos: u64,
     all_pages: u64,
+    mean: f64,
     squares: f64,
     extremes: [f64; 2],
 }
@@ -54,6 +55,7 @@ impl Rate {
             stretches: Vec::new(),
             nanos: 0,
             all_pages: 0,
+            mean: 0.0,
             squares: 0.0,
             extremes: [f64::INFINITY, 0.0],
         }
@@ -114,10 +116,21 @@ impl Rate {
         stretch.nanos = stretch.nanos.saturating_add(nanos);
         stretch.peak = stretch.peak.max(rate);
         self.windows += 1;
-        self.nanos = self.nanos.saturating_add(nanos);
+        self.weigh(rate, nanos);
         self.all_pages += pages;
-        self.squares += nanos as f64 * rate * rate;
         self.extremes = [self.extremes[0].min(rate), self.extremes[1].max(rate)];
+    }
+
+    /// Adds windows of one rate to mean and squares, as in Chan, Golub and LeVeque, "Updating formulae" (1979): what squares of large
+    /// rates would cancel out stays.
+    fn weigh(&mut self, rate: f64, nanos: u64) {
+        let (before, more) = (self.nanos as f64, nanos as f64);
+        let (all, distance) = (before + more, rate - self.mean);
+        if all > 0.0 {
+            self.mean += distance * more / all;
+            self.squares += distance * distance * before * more / all;
+        }
+        self.nanos = self.nanos.saturating_add(nanos);
     }
 
     /// So many windows without a page.
@@ -139,7 +152,7 @@ impl Rate {
             at = until;
         }
         self.windows = after;
-        self.nanos = self.nanos.saturating_add(windows.saturating_mul(self.window.0));
+        self.weigh(0.0, windows.saturating_mul(self.window.0));
         self.extremes[0] = 0.0;
     }
 
@@ -181,8 +194,7 @@ impl Rate {
             return None;
         }
         let mean = per_second(self.all_pages, self.nanos);
-        // Rounding may leave it just below zero.
-        let variance = (self.squares / self.nanos as f64 - mean * mean).max(0.0);
+        let variance = self.squares / self.nanos as f64;
         Some(RateWindows {
             window_us: self.nanos as f64 / self.windows as f64 / 1e3,
             windows: self.windows,

@@ -171,12 +171,12 @@ fn curve(sets: &WorkingSets, unit: u64, unseen: u64, nanos: f64) -> Vec<WwsPoint
     let mean = |window: u64, high: bool| {
         let total = sets.total(Nanos(window))?;
         let windows = u128::from(span - window) + 1;
+        let pages = match high {
+            true => total.end().div_ceil(windows),
+            false => (total.start() + windows / 2) / windows,
+        };
         // At most all pages.
-        Some(if high {
-            total.end().div_ceil(windows)
-        } else {
-            total.start() / windows
-        } as u64)
+        Some(pages as u64)
     };
     let mut points: Vec<WwsPoint> = Vec::new();
     for window in lengths(unit.min(span), span) {
@@ -365,7 +365,7 @@ mod tests {
                     inside.map(|write| write.0).collect::<BTreeSet<_>>().len() as u64
                 });
                 let (truth, windows) = (distinct.sum::<u64>(), span - window + 1);
-                prop_assert!(point.pages * windows <= truth && truth <= point.pages_high * windows, "{point:?} {truth} / {windows}");
+                prop_assert!(point.pages * windows <= truth + windows / 2 && truth <= point.pages_high * windows, "{point:?} {truth} / {windows}");
             }
         }
     }

@@ -140,7 +140,7 @@ fn every_workload_is_recognised() {
         let items = writes(spec, PAGES, 2, 40_960, MICRO);
         let report = reported(&head(Source::Generator, PAGES, 2), &items);
         assert_eq!(report.order.class, class, "{spec}");
-        let distinct: BTreeSet<_> = items.iter().filter_map(|item| match item {
+        let distinct = items.iter().filter_map(|item| match item {
             Item::Write { gfn, .. } => Some(gfn),
             _ => None,
         });
@@ -166,7 +166,8 @@ fn every_workload_is_recognised() {
                 "{spec}: {shares:?}"
             );
             let shared = report.sharing.unwrap().shared_pages_milli;
-            assert_eq!(shared, if spec == "shared:0.5" { 500 } else { 0 }, "{spec}");
+            let expected = if spec == "shared:0.5" { 490..=500 } else { 0..=0 };
+            assert!(expected.contains(&shared), "{spec}: {shared}");
         }
     }
 }
@@ -189,10 +190,14 @@ fn a_steady_guest_has_the_rate_it_was_given() {
     assert_eq!((longest.windows, longest.mean_pages_per_s), (1, 2_000.0));
     assert_eq!(report.sharing, None);
     let at = |window_us: u64| report.wws.iter().find(|point| point.window_us == window_us).unwrap();
-    assert_eq!(
-        [at(1_000).pages, at(1_000_000).pages, at(5_000_000).pages],
-        [10, 10_000, 20_000]
-    );
+    // Between windows of powers of two the curve is a bound.
+    for (window_us, pages) in [(1_000, 10), (1_000_000, 10_000), (5_000_000, 20_000)] {
+        let point = at(window_us);
+        assert!(
+            point.pages <= pages && pages <= point.pages_high && point.pages >= pages - pages / 1000,
+            "{point:?}"
+        );
+    }
     assert_eq!(report.intervals.unwrap().count, 100_000);
     let overhead = report.overhead.unwrap();
     assert_eq!((overhead.cpu_us, overhead.per_event_ns), (1_000, Some(8)));

@@ -12,7 +12,8 @@ const POINTS: usize = 256;
 pub struct FirstTouch {
     /// Frame numbers: tables end at 2^32.
     order: Vec<u32>,
-    /// Where in the order each window with new pages begins, for a source that does not tell which came first; else empty.
+    /// Whether pages of one window came in no known order, and where in the order each window with new pages after the first begins.
+    by_window: bool,
     groups: Vec<u32>,
     /// Every 2^shift-th page of the order, and when it came.
     course: Vec<Nanos>,
@@ -20,6 +21,14 @@ pub struct FirstTouch {
 }
 
 impl FirstTouch {
+    /// No page yet; by a source that tells which came first, or only in which window.
+    pub(super) fn new(by_window: bool) -> Self {
+        Self {
+            by_window,
+            ..Self::default()
+        }
+    }
+
     /// A page comes for the first time. O(1).
     #[inline]
     pub(super) fn on_first(&mut self, gfn: Gfn, at: Nanos) {
@@ -57,7 +66,7 @@ impl FirstTouch {
 
     /// Whether pages of one window came in no known order.
     pub const fn is_by_window(&self) -> bool {
-        !self.groups.is_empty()
+        self.by_window
     }
 
     /// When the page at this place of the order had come, at the latest.
@@ -95,7 +104,7 @@ impl FirstTouch {
 
     /// The rank of each place: its own, or that of its window.
     fn ranks(&self) -> Vec<u32> {
-        if self.groups.is_empty() {
+        if !self.by_window {
             return (0..self.order.len() as u32).collect();
         }
         let mut ranks = vec![0; self.order.len()];
@@ -230,7 +239,7 @@ mod tests {
 
     /// Distinct pages in their order, with ends of windows where asked for.
     fn touched(pages: &[u32], ends: &BTreeSet<usize>) -> (FirstTouch, BTreeMap<u32, usize>) {
-        let (mut touch, mut ranks, mut window) = (FirstTouch::default(), BTreeMap::new(), 0);
+        let (mut touch, mut ranks, mut window) = (FirstTouch::new(!ends.is_empty()), BTreeMap::new(), 0);
         for (place, &page) in pages.iter().enumerate() {
             if ends.contains(&place) {
                 touch.end_window();

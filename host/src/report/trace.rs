@@ -175,7 +175,7 @@ pub struct RatePoint {
 pub struct WwsPoint {
     /// The window's length.
     pub window_us: u64,
-    /// Distinct pages in a window of this length, in the mean, rounded down: at least so many.
+    /// Distinct pages in a window of this length, in the mean, rounded: at least so many.
     pub pages: u64,
     /// At most so many: more than `pages` where the source does not see each write, or by rounding.
     pub pages_high: u64,
