@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use dunlin::guest::Tracking;
+use dunlin::guest::kvm::KvmGuest;
 use dunlin::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
 use dunlin_core::units::{Bytes, PAGE_SIZE};
 use kvm_ioctls::Kvm;
@@ -24,6 +26,8 @@ pub const FULL: &str = "DUNLIN_FULL";
 pub enum Capability {
     /// `/dev/kvm` opens and makes a virtual machine.
     Kvm,
+    /// KVM tracks written pages by dirty rings.
+    DirtyRing,
     /// userfaultfd that also catches the kernel's own accesses, which post-copy of a KVM guest needs.
     Uffd,
     /// Loading eBPF tracing programs.
@@ -42,8 +46,9 @@ pub enum Capability {
 
 impl Capability {
     /// Every capability, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Kvm,
+        Self::DirtyRing,
         Self::Uffd,
         Self::Ebpf,
         Self::Qemu,
@@ -57,6 +62,7 @@ impl Capability {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
+            Self::DirtyRing => "dirty-ring",
             Self::Uffd => "uffd",
             Self::Ebpf => "ebpf",
             Self::Qemu => "qemu",
@@ -71,6 +77,7 @@ impl Capability {
     pub fn probe(self) -> Result<(), String> {
         match self {
             Self::Kvm => probe_kvm(),
+            Self::DirtyRing => KvmGuest::check_ring(Tracking::RING_ENTRIES).map_err(|error| error.to_string()),
             Self::Uffd => probe_uffd(),
             Self::Ebpf => probe_ebpf(),
             Self::Qemu => runs("qemu-system-x86_64", &["--version"]),

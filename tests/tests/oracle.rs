@@ -49,14 +49,20 @@ const STORAGE_LINK: [&str; 2] = ["--storage-bandwidth", "64MB/s"];
 
 /// Moves a guest through `hops` further processes while it runs and compares its memory in the end.
 fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()> {
-    let steps = STEPS * u64::from(hops) / u64::from(options.vcpus);
+    check_between(options, strategy, &vec![&[][..]; hops as usize])
+}
+
+/// Moves a guest through one process after the other, each started with these arguments, and compares its memory in the end.
+fn check_between(options: &GuestOptions, strategy: &str, receivers: &[&[&str]]) -> anyhow::Result<()> {
+    let hops = receivers.len() as u64;
+    let steps = STEPS * hops / u64::from(options.vcpus);
     with_enough_steps(options, steps, |options| {
         let scene = Scene::new()?;
         let mut holder = scene.guest("first", options)?;
-        for hop in 0..hops {
+        for (hop, receiver) in receivers.iter().enumerate() {
             let storage = scene.subfolder("storage")?;
             let storage = ["--storage", &storage];
-            let target = scene.receiver(&format!("hop-{hop}"), &storage)?;
+            let target = scene.receiver(&format!("hop-{hop}"), &[&storage, *receiver].concat())?;
             let link = match strategy {
                 // Pre-copy of a busy guest ends by the default downtime, the others by their rule.
                 "precopy" => LINK[..3].to_vec(),
@@ -231,6 +237,54 @@ fn there_and_back_again() {
             .vcpus(2)
             .with(["--fill", "random"]);
         if let Err(error) = check(&options, strategy, 2) {
+            panic!("{strategy} of {options:?}: {error:?}");
+        }
+    }
+}
+
+/// A target tracks as it is told to, whatever the source does; both ways the guest loses nothing.
+#[test]
+fn between_bitmaps_and_dirty_rings() {
+    if !require(Capability::Kvm) || !require(Capability::DirtyRing) || !require(Capability::Uffd) {
+        return;
+    }
+    let ring = ["--tracking", "ring"];
+    for (strategy, workload, vcpus) in [
+        ("precopy", WORKLOADS[1], 2),
+        ("postcopy", WORKLOADS[2], 1),
+        ("hybrid:2", WORKLOADS[5], 2),
+        ("markov-sdf:0.5", WORKLOADS[3], 1),
+        ("par-migrate", WORKLOADS[4], 2),
+    ] {
+        let options = GuestOptions::new(Kind::Kvm, workload)
+            .vcpus(vcpus)
+            .with(["--fill", "random"]);
+        // Into a ring, from ring to ring, and out of it again.
+        for receivers in [&[&ring[..]][..], &[&ring[..], &ring[..], &[][..]][..]] {
+            if receivers.len() > 1 && !dunlin_tests::capability::full() && strategy != "hybrid:2" {
+                continue;
+            }
+            let options = options.clone().with(["--tracking", "ring"]);
+            if let Err(error) = check_between(&options, strategy, receivers) {
+                panic!("{strategy} of {options:?} by {receivers:?}: {error:?}");
+            }
+        }
+    }
+}
+
+/// Rings so small that they overrun all the time: every harvest names every page, and nothing is lost.
+#[test]
+fn dirty_rings_that_overrun() {
+    if !require(Capability::Kvm) || !require(Capability::DirtyRing) || !require(Capability::Uffd) {
+        return;
+    }
+    let small = ["--tracking", "ring", "--ring-size", "2048"];
+    for strategy in ["hybrid:2", "as-hybrid"] {
+        let options = GuestOptions::new(Kind::Kvm, "uniform,rate=1000000")
+            .vcpus(2)
+            .with(small);
+        // So fast a guest has done many steps when it arrives.
+        if let Err(error) = check_between(&options, strategy, &[&small[..]]) {
             panic!("{strategy} of {options:?}: {error:?}");
         }
     }

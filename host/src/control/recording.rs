@@ -230,7 +230,8 @@ impl DirtyRuns {
     pub fn runs(&self) -> impl Iterator<Item = Option<Run>> + '_ {
         let mut end = Some(0u64);
         self.0.iter().map(move |(gap, more)| {
-            let first = end.and_then(|end| end.checked_add(*gap))?;
+            // Behind a run that cannot be nothing is known of the others.
+            let first = end.take().and_then(|end| end.checked_add(*gap))?;
             let count = more.checked_add(1)?;
             end = first.checked_add(count);
             end.map(|_| Run::new(Gfn(first), Pages(count)))

@@ -112,8 +112,8 @@ impl Reader {
         if self.lost {
             match self.find(ring) {
                 Found::Nothing => return taken,
-                Found::At(position) => self.catch_up(ring, position),
-                Found::Full => {
+                Found::At(position) if self.catch_up(ring, position) => {}
+                Found::At(_) | Found::Full => {
                     taken.complete = false;
                     return taken;
                 }
@@ -175,18 +175,23 @@ impl Reader {
         self.lost = true;
     }
 
-    fn give(&mut self, ring: &[Entry], entries: u32) {
+    /// Whether none of them had been pushed.
+    fn give(&mut self, ring: &[Entry], entries: u32) -> bool {
+        let mut free = true;
         for _ in 0..entries {
-            self.at(ring, self.fetch).flags.store(RESET, Ordering::Release);
+            // KVM may push at the same moment, if it has come around.
+            free &= self.at(ring, self.fetch).flags.swap(RESET, Ordering::AcqRel) & DIRTY == 0;
             self.fetch = self.fetch.wrapping_add(1);
         }
+        free
     }
 
-    /// Goes to the position, an index into the ring, at which KVM has gone on.
-    fn catch_up(&mut self, ring: &[Entry], position: u32) {
+    /// Goes to the position, an index into the ring, at which KVM has gone on. False if it has come around since: the entries up to there
+    /// are part of the lap.
+    fn catch_up(&mut self, ring: &[Entry], position: u32) -> bool {
         let distance = position.wrapping_sub(self.fetch) & (self.size - 1);
-        self.give(ring, distance);
         self.lost = false;
+        self.give(ring, distance)
     }
 
     /// Where the pushed entries begin, in a ring that was cleared.

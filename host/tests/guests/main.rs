@@ -3,11 +3,13 @@
 mod faults;
 mod life;
 mod moves;
+mod rings;
 mod tracking;
+mod windows;
 
 use std::time::{Duration, Instant};
 
-use dunlin::guest::{AnyGuest, Fill, Guest, GuestConfig, GuestKind};
+use dunlin::guest::{AnyGuest, Fill, Guest, GuestConfig, GuestKind, Tracking};
 use dunlin::memory::{GuestMemory, RunClass};
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Bytes, Gfn, PAGE_SIZE, Pages};

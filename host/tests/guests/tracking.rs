@@ -20,11 +20,28 @@ fn harvest(guest: &AnyGuest) -> Vec<u64> {
     pages(&words)
 }
 
+/// Every way in which this machine tracks such a guest.
+fn trackings(config: &GuestConfig) -> Vec<Tracking> {
+    let mut trackings = vec![Tracking::Bitmap];
+    if config.kind == GuestKind::Kvm && require(Capability::DirtyRing) {
+        trackings.push(Tracking::Ring { entries: 65_536 });
+    }
+    trackings
+}
+
+fn guests(configs: Vec<GuestConfig>) -> impl Iterator<Item = (GuestConfig, AnyGuest)> {
+    configs.into_iter().flat_map(|config| {
+        trackings(&config).into_iter().map(move |tracking| {
+            let guest = AnyGuest::create_tracked(config.clone(), tracking).unwrap();
+            (config.clone(), guest)
+        })
+    })
+}
+
 /// Copies a running guest round by round. After the last round, with the guest stopped, no page may differ.
 #[test]
 fn nothing_that_a_running_guest_writes_is_missed() {
-    for config in shapes("uniform", 10_000_000) {
-        let guest = AnyGuest::create(config.clone()).unwrap();
+    for (config, guest) in guests(shapes("uniform", 10_000_000)) {
         let replica = GuestMemory::new(MemoryLayout::new(config.memory).unwrap()).unwrap();
         guest.resume().unwrap();
         for attempt in 0..2 {
@@ -64,8 +81,7 @@ fn nothing_that_a_running_guest_writes_is_missed() {
 
 #[test]
 fn what_the_host_writes_is_harvested_when_it_says_so() {
-    for config in shapes("seq", 1000) {
-        let guest = AnyGuest::create(config.clone()).unwrap();
+    for (config, guest) in guests(shapes("seq", 1000)) {
         guest.mark_dirty(page(5));
         guest.start_tracking().unwrap();
         assert_eq!(harvest(&guest), [0; 0]);
@@ -101,15 +117,16 @@ fn pages_behind_the_hole_are_tracked() {
         memory: Bytes(6144 * MIB),
         ..config(GuestKind::Kvm, 2, "uniform", 800)
     };
-    let guest = AnyGuest::create(config.clone()).unwrap();
-    let replica = GuestMemory::new(MemoryLayout::new(config.memory).unwrap()).unwrap();
-    guest.start_tracking().unwrap();
-    copy_all(guest.memory(), &replica);
-    finish(&guest);
-    let dirty = harvest(&guest);
-    assert!(dirty.iter().filter(|gfn| **gfn >= 0xfee40).count() > 150);
-    dirty
-        .into_iter()
-        .for_each(|gfn| copy(guest.memory(), &replica, page(gfn)));
-    assert_eq!(guest.memory().blake3().unwrap(), replica.blake3().unwrap());
+    for (config, guest) in guests(vec![config]) {
+        let replica = GuestMemory::new(MemoryLayout::new(config.memory).unwrap()).unwrap();
+        guest.start_tracking().unwrap();
+        copy_all(guest.memory(), &replica);
+        finish(&guest);
+        let dirty = harvest(&guest);
+        assert!(dirty.iter().filter(|gfn| **gfn >= 0xfee40).count() > 150);
+        dirty
+            .into_iter()
+            .for_each(|gfn| copy(guest.memory(), &replica, page(gfn)));
+        assert_eq!(guest.memory().blake3().unwrap(), replica.blake3().unwrap());
+    }
 }

@@ -2,8 +2,8 @@
 
 use super::Probe;
 use kvm_bindings::{
-    KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_READONLY_MEM, KVM_CAP_USER_MEMORY,
-    KVM_CAP_XSAVE2,
+    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    KVM_CAP_READONLY_MEM, KVM_CAP_USER_MEMORY, KVM_CAP_XSAVE2, kvm_dirty_gfn,
 };
 use kvm_ioctls::Kvm;
 use rustix::io::Errno;
@@ -42,7 +42,7 @@ pub(super) fn probes() -> Vec<Probe> {
             format!("API version {version}, makes virtual machines"),
         )
     };
-    vec![device, basics(&kvm), dirty_log(&kvm), state(&kvm)]
+    vec![device, basics(&kvm), dirty_log(&kvm), dirty_ring(&kvm), state(&kvm)]
 }
 
 fn not_opened(errno: i32) -> Probe {
@@ -93,6 +93,16 @@ fn dirty_log(kvm: &Kvm) -> Probe {
             NEWER_KERNEL,
         ),
         flags => Probe::ok("kvm dirty log", USE, format!("bitmap, manual protection {flags}")),
+    }
+}
+
+fn dirty_ring(kvm: &Kvm) -> Probe {
+    const USE: &str = "guests of --tracking ring, which tell the order of their writes";
+    let bytes = has(kvm, KVM_CAP_DIRTY_LOG_RING_ACQ_REL).max(has(kvm, KVM_CAP_DIRTY_LOG_RING));
+    match usize::try_from(bytes).unwrap_or(0) / size_of::<kvm_dirty_gfn>() {
+        // A guest can be tracked by bitmaps as well.
+        0 => Probe::limited("kvm dirty ring", USE, "not there".into(), "use Linux 5.11 or newer"),
+        entries => Probe::ok("kvm dirty ring", USE, format!("up to {entries} entries for each vCPU")),
     }
 }
 

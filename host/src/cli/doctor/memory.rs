@@ -38,7 +38,7 @@ fn faults(name: &'static str, needed_for: &'static str, origin: FaultOrigin) -> 
 }
 
 fn pagemap() -> Probe {
-    const USE: &str = "guests of --kind thread";
+    const USE: &str = "guests of --kind thread, and record --source pagemap";
     let tried = page().and_then(|memory| {
         let mut dirty = vec![0; memory.layout().words()];
         let tracker = PagemapTracker::start(Arc::clone(&memory))?;

@@ -289,3 +289,95 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use dunlin_core::pageset::Run;
+    use dunlin_core::units::{Bytes, Gfn, Pages};
+    use dunlin_core::workload::Fill;
+    use dunlin_tests::{Capability, require};
+
+    use super::super::super::{Guest, GuestConfig, GuestKind, Tracking};
+    use super::super::KvmGuest;
+    use super::*;
+    use crate::memory::{GuestMemory, MemoryLayout};
+    use crate::track::ring::is_pushed;
+    use crate::track::runs::runs;
+
+    /// Batches of a thousand steps, each of which writes several times: more than the smallest ring holds.
+    const HASTY: &str = "uniform,rate=1000000,ws=4MiB";
+
+    fn guest() -> KvmGuest {
+        let config = GuestConfig {
+            name: "test".into(),
+            kind: GuestKind::Kvm,
+            memory: Bytes(16 << 20),
+            vcpus: 1,
+            workload: HASTY.into(),
+            seed: 1,
+            steps: None,
+            fill: Fill::Zero,
+            irqchip: false,
+        };
+        KvmGuest::create(config, Tracking::Ring { entries: ENTRIES_MIN }).unwrap()
+    }
+
+    /// Nobody can harvest while the guest runs: KVM stops it, as on hardware, or it overruns its ring. Some rounds of it, so that the way
+    /// back from an overrun is gone as well.
+    #[test]
+    fn a_ring_that_nobody_harvests_overruns_or_stops_its_vcpu() {
+        if !require(Capability::Kvm) || !require(Capability::DirtyRing) {
+            return;
+        }
+        let guest = guest();
+        let rings = guest.rings.clone().unwrap();
+        let replica = GuestMemory::new(MemoryLayout::new(guest.config.memory).unwrap()).unwrap();
+        let mut words = vec![0; guest.memory.layout().words()];
+        let mut buffer = vec![0; PAGE_SIZE as usize];
+        let mut copy = |words: &[u64]| {
+            for gfn in runs(words).flat_map(|run| run.first.0..run.end().0) {
+                let page = Run::new(Gfn(gfn), Pages(1));
+                guest.memory.copy_run(page, &mut buffer).unwrap();
+                replica.write_run(page, &buffer).unwrap();
+            }
+        };
+        guest.start_tracking().unwrap();
+        copy(&vec![u64::MAX; words.len()]);
+        let mut overran = 0;
+        for round in 0..4 {
+            let full = {
+                let _nobody_else = rings.inner();
+                guest.resume().unwrap();
+                let ring = rings.access.ring(0);
+                let deadline = Instant::now() + Duration::from_secs(60);
+                // It leaves after a batch, or because KVM does not let it go on, and then wants to harvest.
+                while !(rings.gauges.is_half_full(0, ring) && sleeps(&guest)) {
+                    assert!(Instant::now() < deadline, "the vCPU does not want to harvest");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                (0..ENTRIES_MIN).all(|index| is_pushed(ring, index))
+            };
+            overran += u64::from(full);
+            guest.pause().unwrap();
+            words.fill(0);
+            guest.harvest(&mut words).unwrap();
+            copy(&words);
+            println!("round {round}: full {full}, overruns {}", rings.overruns());
+            assert!(rings.overruns() >= overran, "a ring without a free entry counts");
+            for gfn in 0..guest.memory.end_gfn().0 {
+                let same = guest.memory.hash_page(Gfn(gfn)).unwrap() == replica.hash_page(Gfn(gfn)).unwrap();
+                assert!(same, "round {round}: page {gfn} was written and nobody was told");
+            }
+        }
+    }
+
+    /// Whether the vCPU's thread sleeps, as it does when it wants a lock that is held.
+    fn sleeps(guest: &KvmGuest) -> bool {
+        let tid = guest.vcpu_threads()[0];
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).unwrap();
+        // Behind the name, which is in brackets: the state. proc_pid_stat(5).
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
+    }
+}
