@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -208,7 +208,7 @@ fn recorded_guests_are_simulated() {
     convert(folder.path(), &["other.csv", "a.dtrace"]);
     let (report, stderr) = simulate(folder.path(), &["--workload", "trace:a.dtrace"]);
     assert!(
-        stderr.contains("trace of 3.00 s, 3,000 writes, recorded by imported"),
+        stderr.contains("trace of 3.00 s, 3,000 writes, source imported; what it cannot see: "),
         "{stderr}"
     );
     assert_eq!(
@@ -248,9 +248,8 @@ fn recorded_guests_are_simulated() {
         assert_eq!(code, Some(2), "{stderr}");
         assert!(stderr.contains(hint), "{stderr}");
     }
-    let plan = PathBuf::from("plan.toml");
-    let text = "[guest]\nworkload = \"trace:a.dtrace\"\nmemory = \"256KiB\"\n[link]\nbandwidth = \"1MB/s\"\n[[arm]]\nname = \"a\"\nstrategy = \"precopy\"\n";
-    fs::write(folder.path().join(&plan), text).unwrap();
+    let text = "title = \"recorded\"\n[guest]\nworkload = \"trace:a.dtrace\"\nmemory = \"256KiB\"\n[link]\nbandwidth = \"1MB/s\"\n[[arm]]\nname = \"a\"\nstrategy = \"precopy\"\n";
+    fs::write(folder.path().join("plan.toml"), text).unwrap();
     let words = ["simulate", "--plan", "plan.toml"];
     let (code, _, stderr) = ran(command(folder.path(), &words).output().unwrap());
     assert_eq!(code, Some(0), "{stderr}");

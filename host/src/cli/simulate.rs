@@ -209,7 +209,7 @@ impl Args {
 
 fn say_what_is_played(recording: &Recording) {
     let source = recording.head().source;
-    output::message(&format!("{recording}, which cannot see {}", source.cannot_see()));
+    output::message(&format!("{recording}; what it cannot see: {}", source.cannot_see()));
     if !recording.is_whole() {
         output::message(&format!(
             "only its first {} writes are used",

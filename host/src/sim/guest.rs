@@ -42,7 +42,7 @@ struct Vcpu {
 /// Where a vCPU's steps come from.
 #[derive(Debug)]
 enum Writes {
-    Generated(Generated),
+    Generated(Box<Generated>),
     Recorded(Recorded),
 }
 
@@ -52,7 +52,9 @@ impl Guest {
         let room = pages.saturating_sub(setup.bookkeeping.pages());
         let writes: Vec<Writes> = match &setup.workload {
             Work::Generated(spec) => {
-                let of_vcpu = |vcpu| Generated::new(spec, room, vcpu, setup).map(Writes::Generated);
+                let of_vcpu = |vcpu| {
+                    Generated::new(spec, room, vcpu, setup).map(|generated| Writes::Generated(Box::new(generated)))
+                };
                 let all = (0..setup.vcpus).map(of_vcpu);
                 all.collect::<Result<_, _>>().map_err(SimError::Plan)?
             }

@@ -24,7 +24,7 @@ pub const RECORDED_WRITES_MAX: u64 = 1 << 26;
 #[derive(Clone, Debug)]
 pub enum Work {
     /// What a workload generates.
-    Generated(Spec),
+    Generated(Box<Spec>),
     /// What was recorded, over and over.
     Recorded(Arc<Recording>),
 }
@@ -54,12 +54,12 @@ impl Work {
     pub fn parse(text: &str) -> Result<Self, WorkError> {
         match text.strip_prefix(PREFIX) {
             Some(path) => Ok(Self::Recorded(Arc::new(Recording::load(Path::new(path))?))),
-            None => Ok(Self::Generated(text.parse()?)),
+            None => Ok(text.parse::<Spec>()?.into()),
         }
     }
 
     /// The workload, if it is one.
-    pub const fn spec(&self) -> Option<&Spec> {
+    pub fn spec(&self) -> Option<&Spec> {
         match self {
             Self::Generated(spec) => Some(spec),
             Self::Recorded(_) => None,
@@ -86,7 +86,7 @@ impl fmt::Display for Work {
 
 impl From<Spec> for Work {
     fn from(spec: Spec) -> Self {
-        Self::Generated(spec)
+        Self::Generated(Box::new(spec))
     }
 }
 
@@ -246,7 +246,7 @@ impl fmt::Display for Recording {
         let length = duration(Duration::from_nanos(self.length.0));
         write!(
             f,
-            "trace of {length}, {} writes, recorded by {}",
+            "trace of {length}, {} writes, source {}",
             count(self.writes),
             self.head.source
         )

@@ -23,10 +23,12 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn read_file(input: &[u8]) {
-    if let Some(start) = input.first_chunk::<START_BYTES>() {
-        let _ = check_start(start);
-    }
     let mut rest = input;
+    if let Some((start, after)) = input.split_first_chunk::<START_BYTES>()
+        && check_start(start).is_ok()
+    {
+        rest = after;
+    }
     let mut head = None;
     while let Some((bytes, after)) = rest.split_first_chunk::<HEADER_BYTES>() {
         let Some((header, payload)) = frame(bytes, after) else {

@@ -266,7 +266,7 @@ fn payloads_that_cannot_be_are_named() {
     assert_eq!(decode(&[0], 1, to + 1), Err(ItemError::Count), "not up to its time");
     assert_eq!(decode(&[1], 1, to), Err(ItemError::Short));
     assert_eq!(decode(&[1, 11], 1, to), Err(ItemError::Time { last: Nanos(to) }));
-    assert_eq!(decode(&[0xe7, 0], 1, to), Err(ItemError::Short));
+    assert_eq!(decode(&[0xc7, 0], 1, to), Err(ItemError::Short));
     assert_eq!(decode(&[0xe0], 1, to), Err(ItemError::Tag(0xe0)));
     assert_eq!(decode(&[0x40, 2], 1, to), Err(ItemError::Vcpu { vcpu: 2, vcpus: 2 }));
     let outside = ItemError::Page {

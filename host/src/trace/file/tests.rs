@@ -25,27 +25,25 @@ fn head() -> Head {
     }
 }
 
-/// Five writes a second in seconds 0 to `seconds`, and a window at the end of each; so that frames are of a second.
-fn trace(seconds: u64) -> Vec<Item> {
-    let second = |second: u64| {
-        let at = move |part: u64| Nanos(second * 1_000_000_000 + part * 1_000_000);
-        let writes = (0..5).map(move |number| Item::Write {
-            at: at(number),
-            vcpu: (number % 4) as u32,
-            gfn: Gfn((second * 31 + number) % 1000),
+/// Windows of half a second, each of five writes and a run: a frame each if [`encoded`].
+fn trace(windows: u64) -> Vec<Item> {
+    let window = |number: u64| {
+        let at = move |millis: u64| Nanos::from_millis(number * 500 + millis);
+        let writes = (0..5).map(move |write| Item::Write {
+            at: at(write),
+            vcpu: (write % 4) as u32,
+            gfn: Gfn((number * 31 + write) % 1000),
         });
-        let window = [
-            Item::Dirty {
-                run: Run::new(Gfn(second % 900), Pages(7)),
-            },
-            Item::WindowEnd {
-                at: at(900),
-                vcpu: VCPU_UNKNOWN,
-            },
-        ];
-        writes.chain(window)
+        let run = Item::Dirty {
+            run: Run::new(Gfn(number % 900), Pages(7)),
+        };
+        let end = Item::WindowEnd {
+            at: at(450),
+            vcpu: VCPU_UNKNOWN,
+        };
+        writes.chain([run, end])
     };
-    (0..seconds).flat_map(second).collect()
+    (0..windows).flat_map(window).collect()
 }
 
 const END: Item = Item::End {
@@ -58,6 +56,9 @@ fn encoded(items: &[Item]) -> Vec<u8> {
     let mut writer = TraceWriter::new(&mut file, "memory", &head()).unwrap();
     for item in items {
         writer.push(item).unwrap();
+        if let Item::WindowEnd { .. } = item {
+            writer.flush().unwrap();
+        }
     }
     let written = writer.finish().unwrap();
     assert_eq!((written.items, written.bytes), (items.len() as u64, file.len() as u64));
@@ -128,16 +129,21 @@ fn what_is_a_second_old_can_be_read_while_recording_goes_on() {
     let mut writer = TraceWriter::create(&path, &head()).unwrap();
     let count = |path: &Path| TraceReader::open(path).unwrap().filter(Result::is_ok).count();
     assert_eq!(count(&path), 0);
-    let items = trace(3);
-    for item in &items {
-        writer.push(item).unwrap();
-    }
-    assert_eq!(count(&path), items.len() - 7, "all but the last second");
+    let mut push = |millis| {
+        let item = Item::Write {
+            at: Nanos::from_millis(millis),
+            vcpu: 0,
+            gfn: Gfn(1),
+        };
+        writer.push(&item).unwrap();
+        count(&path)
+    };
+    assert_eq!([0, 400, 800, 1200, 1600, 2000].map(&mut push), [0, 0, 0, 3, 3, 5]);
     writer.flush().unwrap();
-    assert_eq!(count(&path), items.len());
+    assert_eq!(count(&path), 6);
     writer.push(&END).unwrap();
     drop(writer);
-    assert_eq!(count(&path), items.len() + 1, "what is dropped is written");
+    assert_eq!(count(&path), 7, "what is dropped is written");
 }
 
 #[test]
@@ -168,7 +174,7 @@ fn a_file_that_is_cut_anywhere_is_read_up_to_its_last_whole_frame() {
         assert_eq!(reader.ending(), Some(Ending::CutOff { after, bytes }));
     }
     let (.., reader) = read(&file[..file.len() - 1]);
-    assert_eq!(reader.ending().unwrap().to_string(), "cut off after 2.900 s");
+    assert_eq!(reader.ending().unwrap().to_string(), "cut off after 1.450 s");
 }
 
 #[test]
@@ -232,7 +238,7 @@ fn frames_that_are_missing_repeated_or_swapped_are_told() {
         &[
             items[..7].to_vec(),
             vec![Item::End {
-                at: Nanos(1_000_000_000),
+                at: Nanos::from_millis(500),
                 overhead: Nanos(0),
             }],
         ]
@@ -267,7 +273,7 @@ fn garbage_and_zeros_between_frames_cost_nothing_else() {
         let (found, errors, reader) = read(&crashed);
         assert_eq!((found, errors.len()), (items.clone(), 0));
         let ending = Ending::CutOff {
-            after: Nanos(2_900_000_000),
+            after: Nanos::from_millis(1450),
             bytes: zeros as u64,
         };
         assert_eq!(reader.ending(), Some(ending));
@@ -386,9 +392,9 @@ fn a_full_disk_is_told() {
 proptest! {
     #[test]
     fn damage_is_never_a_panic_and_never_makes_items_up(
-        seconds in 1..6_u64, cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..6),
+        windows in 1..6_u64, cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..6),
     ) {
-        let items = trace(seconds);
+        let items = trace(windows);
         let mut file = encoded(&items);
         for (place, byte, what) in cuts {
             let place = place.index(file.len());
