@@ -13,4 +13,5 @@ pub mod report;
 pub mod run;
 pub mod sim;
 pub mod storage;
+pub mod trace;
 pub mod track;

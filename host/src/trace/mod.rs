@@ -1,0 +1,5 @@
+//! Seeing which pages a guest writes.
+
+pub mod ebpf;
+pub mod foreign;
+pub mod ladder;
