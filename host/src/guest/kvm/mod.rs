@@ -1,10 +1,13 @@
 //! Virtual machines under KVM.
 
+mod backend;
 mod boot;
 mod log;
 mod state;
 mod vcpu;
 mod vm;
+
+pub use backend::Backend;
 
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
