@@ -17,8 +17,9 @@ const QEMU: &str = "qemu-system-x86_64";
 const PROCESSORS: &str = "2";
 /// For the image, which stays in memory, and for guests.
 const MEMORY: &str = "3G";
-/// No mitigations: they cost an emulated processor much and protect nobody. A panic ends the machine.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 mitigations=off panic=-1";
+/// No mitigations: they cost an emulated processor much and protect nobody. No checks of timers and no watchdog: on a busy machine
+/// nothing is in time. A panic ends the machine.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 mitigations=off no_timer_check tsc=reliable nowatchdog panic=-1";
 
 /// How often somebody who waits is called although nothing has come.
 const TICK: Duration = Duration::from_millis(250);

@@ -18,12 +18,7 @@ struct Chosen {
 }
 
 /// In the order in which they run.
-const CHOSEN: [Chosen; 3] = [
-    Chosen {
-        target: "dunlin",
-        kind: "lib",
-        tests: &["guest::kvm::"],
-    },
+const CHOSEN: [Chosen; 2] = [
     Chosen {
         target: "lab",
         kind: "test",

@@ -8,6 +8,8 @@ use super::programs::Test;
 
 /// Longest output that is kept of one test, in lines: the last ones.
 const LINES_MAX: usize = 400;
+/// Longest line that is kept, in bytes: the beginning.
+const LINE_BYTES_MAX: usize = 2000;
 
 /// What became of a test.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -116,7 +118,8 @@ impl<'a> Collector<'a> {
             }
             _ => {
                 if self.running.is_some() {
-                    self.output.push(line.to_owned());
+                    self.output
+                        .push(line[..line.floor_char_boundary(LINE_BYTES_MAX)].to_owned());
                     let surplus = self.output.len().saturating_sub(LINES_MAX);
                     self.output.drain(..surplus);
                 }
