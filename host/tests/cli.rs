@@ -66,7 +66,7 @@ fn wrong_usage_says_what_to_do() {
             "simulate --workload seq --memory 8MiB --bandwidth 9MB/s --strategy precopy --goal time<9s".into(),
             "write --strategy auto",
         ),
-        ("record".into(), "unrecognized subcommand"),
+        ("record".into(), "--control <SOCK>"),
     ];
     for (arguments, hint) in cases {
         let ran = run(arguments.split_whitespace());
