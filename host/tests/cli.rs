@@ -32,7 +32,7 @@ fn wrong_usage_says_what_to_do() {
         (format!("{guest} --vcpus 0"), "0 is not in 1..=4"),
         (format!("{guest} --name ../etc"), "letters, digits, dots"),
         (format!("{guest} --dump-ram f"), "--steps"),
-        (format!("{guest} --tracking ring"), "possible values: bitmap"),
+        (format!("{guest} --tracking radar"), "possible values: bitmap, ring"),
         (
             "guest --control c --memory 32MiB --workload sequential".into(),
             "unknown pattern: use idle",
@@ -94,7 +94,7 @@ fn help_and_version_are_results() {
     }
     let help = run(["--help"]).stdout;
     assert!(
-        help.contains("migrate") && !help.contains("record "),
+        help.contains("migrate") && !help.contains("audit "),
         "only what there is: {help}"
     );
 }

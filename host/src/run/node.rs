@@ -6,6 +6,7 @@ pub use super::serve::{NodeError, run_guest};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use dunlin_core::choose::{Goal, GoalError};
@@ -372,11 +373,17 @@ impl Handler for Node {
         }
         report.strategy = request.strategy;
         lock(&self.speed).clear();
-        self.hold(match result.outcome {
-            SourceOutcome::Completed => Holding::Gone(None),
-            SourceOutcome::GaveUp | SourceOutcome::Lost => Holding::Gone(report.reason.clone()),
-            SourceOutcome::Aborted { .. } | SourceOutcome::Refused(_) => Holding::Guest(guest),
-        });
+        let reason = match result.outcome {
+            SourceOutcome::Completed => None,
+            SourceOutcome::GaveUp | SourceOutcome::Lost => report.reason.clone(),
+            SourceOutcome::Aborted { .. } | SourceOutcome::Refused(_) => {
+                self.hold(Holding::Guest(guest));
+                return Ok(report);
+            }
+        };
+        self.hold(Holding::Gone(reason));
+        // The kernel takes its time to end a virtual machine, on a loaded host more than a client waits for its answer.
+        thread::spawn(move || drop(guest));
         Ok(report)
     }
 

@@ -2,7 +2,7 @@
 
 use dunlin::{
     channel::Cancel,
-    control::{ControlError, Handler, MigrateRequest, Resolution, Server},
+    control::{ControlError, Handler, MigrateRequest, RecordRequest, Resolution, Server, Subscriber},
     journal::Role,
     report::{MigrationReport, Outcome, Progress, State, Status},
 };
@@ -191,6 +191,10 @@ impl Handler for Actor {
             Resolution::RunHere => Ok(self.status()),
             Resolution::GiveUp => Err(ControlError::refused("nothing to give up: the VM runs here")),
         }
+    }
+
+    fn record(&self, _: RecordRequest, _: &mut Subscriber<'_>) -> Result<(), ControlError> {
+        Err(ControlError::refused("nothing to record: there is no VM"))
     }
 }
 

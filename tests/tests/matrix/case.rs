@@ -21,16 +21,16 @@ pub(crate) const STRATEGIES: [&str; 9] = [
     "hybrid:1,first=parallel,cut=reconnect",
 ];
 pub(crate) const WORKLOADS: [&str; 6] = [
-    "seq,rate=3000",
-    "uniform,rate=3000",
-    "zipf:1,rate=3000",
-    "hotset:0.1,rate=3000",
-    "memcached,rate=3000",
-    "phases:(seq,rate=2000)*1500+(uniform,rate=4000)*1500",
+    "seq,rate=750",
+    "uniform,rate=750",
+    "zipf:1,rate=750",
+    "hotset:0.1,rate=750",
+    "memcached,rate=750",
+    "phases:(seq,rate=500)*250+(uniform,rate=1000)*250",
 ];
 
-/// Steps of the whole guest: some seconds at the rates above.
-const STEPS: u64 = 9000;
+/// Steps of the whole guest: two seconds at the rates above.
+const STEPS: u64 = 1500;
 
 /// What is done to whom, where and when; everything else follows from the seed.
 pub(crate) struct Case {
@@ -97,16 +97,16 @@ impl Case {
         guest(self.workload, self.seed)
     }
 
-    /// Limits of both channels, for a first copy of a quarter of a second, and how long silence is endured: a gentle deed
+    /// Limits of both channels, for a first copy of less than a second, and how long silence is endured: a gentle deed
     /// must not be taken for a loss, the others are to be noticed soon.
     pub(crate) fn limits(&self) -> Vec<&'static str> {
         let timeout = if self.deed.is_gentle() { "30s" } else { "1s" };
-        let mut limits = vec!["--verify", "--bandwidth", "24MB/s", "--network-timeout", timeout];
+        let mut limits = vec!["--verify", "--bandwidth", "6MB/s", "--network-timeout", timeout];
         if !self.strategy.starts_with("precopy") && !self.strategy.starts_with("par-migrate") {
             limits.extend(["--downtime", "1ms"]);
         }
         if parsed(self.strategy).first == First::Parallel {
-            limits.extend(["--storage-bandwidth", "24MB/s"]);
+            limits.extend(["--storage-bandwidth", "6MB/s"]);
         }
         limits
     }
@@ -116,11 +116,11 @@ fn parsed(strategy: &str) -> Strategy {
     Strategy::parse(strategy).expect("a strategy")
 }
 
-/// A small guest that halts after some seconds.
+/// A small guest that halts after two seconds.
 pub(crate) fn guest(workload: &str, seed: u64) -> GuestOptions {
     let vcpus = 1 + (seed % 2) as u32;
     GuestOptions::new(Kind::Kvm, workload)
-        .memory("8MiB")
+        .memory("4MiB")
         .vcpus(vcpus)
         .steps(STEPS / u64::from(vcpus))
         .with(["--fill", "random"])

@@ -27,7 +27,9 @@ fn faults_of_the_network_and_of_processes() {
     let endings = pool::run_all("faults_of_the_network", &Case::seeds(), |seed| {
         let case = Case::of(seed);
         let ending = verdict::run(&case)?;
-        if ending != verdict::NEVER_STRUCK {
+        if ending == verdict::NEVER_STRUCK {
+            println!("never struck: seed {seed}: {case}");
+        } else {
             struck.lock().expect("no panic").insert(format!("{:?}", case.place));
         }
         Ok(ending)

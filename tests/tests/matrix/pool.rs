@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 /// Runs at a time.
-const BESIDE_EACH_OTHER: usize = 8;
+const BESIDE_EACH_OTHER: usize = 12;
 /// The variable that chooses a single run.
 const SEED: &str = "DUNLIN_SEED";
 

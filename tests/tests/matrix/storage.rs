@@ -20,13 +20,13 @@ use crate::verdict::{Stage, without_source, without_target};
 
 const STRATEGIES: [&str; 3] = ["par-migrate", "pa-hybrid", "hybrid:1,first=parallel,cut=reconnect"];
 const POLL: Duration = Duration::from_millis(1);
-/// The copy of 8 MiB takes half a second, so that something can happen meanwhile.
+/// The copy takes up to a second, so that something can happen meanwhile.
 const LIMITS: [&str; 7] = [
     "--verify",
     "--bandwidth",
-    "24MB/s",
+    "6MB/s",
     "--storage-bandwidth",
-    "16MB/s",
+    "4MB/s",
     "--network-timeout",
     "30s",
 ];
@@ -111,7 +111,7 @@ fn run(seed: u64) -> anyhow::Result<Ending> {
 fn attempt(deed: Deed, strategy: &str, workload: &str, seed: u64) -> anyhow::Result<Ending> {
     let mut random = Random::new(seed);
     let small = match deed {
-        Deed::Full => Some(SmallFolder::new(3 << 20)?),
+        Deed::Full => Some(SmallFolder::new(1 << 20)?),
         Deed::FillsUp | Deed::ReadOnly => Some(SmallFolder::new(16 << 20)?),
         _ => None,
     };
@@ -130,7 +130,7 @@ fn attempt(deed: Deed, strategy: &str, workload: &str, seed: u64) -> anyhow::Res
     let to = stage.target.listening()?.to_owned();
     let mut arguments = [&LIMITS[..], &["--storage", &stage.storage]].concat();
     if deed == Deed::Slow {
-        arguments.extend(["--storage-bandwidth", "3MB/s"].iter());
+        arguments.extend(["--storage-bandwidth", "1MB/s"].iter());
         arguments.drain(3..5);
     }
     let mut migration = stage.scene.start_migration(&stage.source, &to, strategy, &arguments)?;

@@ -81,9 +81,18 @@ impl Stage {
         }
         let (scene, next) = (&self.scene, next.unwrap_or(&mut self.target));
         scene.poll_status(next, is_free)?;
-        let second = ["--verify", "--storage", &self.storage];
-        let mut again = scene.start_migration(&self.source, next.listening()?, "hybrid:1", &second)?;
-        let again = again.wait(2 * PATIENCE)?;
+        // Nothing is done to this one; a machine that has no time for it for some seconds is no fault.
+        let second = ["--verify", "--storage", &self.storage, "--network-timeout", "30s"];
+        let deadline = Instant::now() + PATIENCE;
+        let again = loop {
+            let mut again = scene.start_migration(&self.source, next.listening()?, "hybrid:1", &second)?;
+            let again = again.wait(2 * PATIENCE)?;
+            // The first attempt may come to the target after the source has ended it.
+            if !again.lines.iter().any(|line| line.contains("is receiving one")) || Instant::now() > deadline {
+                break again;
+            }
+            thread::sleep(POLL);
+        };
         match again.json() {
             Ok(report) => {
                 ensure!(report["outcome"] == "completed", "the second attempt: {again}");
@@ -96,7 +105,8 @@ impl Stage {
                 let over = ["has halted", "no process answers", "ended before it answered"];
                 ensure!(
                     over.iter().any(|text| again.stderr.contains(text)),
-                    "the second attempt: {again}"
+                    "the second attempt: {again}\n{}",
+                    next.process.stderr()
                 );
                 let ended = self.source.final_report().with_context(|| format!("after {again}"))?;
                 expect_same_memory(&self.guest, &ended)

@@ -131,7 +131,8 @@ fn baremetal(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
         return Ok(());
     }
     let toolchain = capability::baremetal_toolchain().context("the toolchain was there a moment ago")?;
-    for features in combinations(&CORE_FEATURES) {
+    // That the combinations build was seen before; here it is about what they stand on.
+    for features in [String::new(), CORE_FEATURES.join(",")] {
         let tail = [
             "build",
             "--package",
