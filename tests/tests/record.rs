@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use dunlin::channel::{Cancel, Wait};
+use dunlin::control::{Client, Message, RecordRequest, Service};
 use dunlin::trace::{Ending, TraceReader};
 use dunlin_core::tracefile::{Head, Item, Source};
 use dunlin_core::units::Bytes;
@@ -146,6 +148,69 @@ fn every_tracker_records_what_the_guest_wrote() -> anyhow::Result<()> {
                 expect_off(&scene, &host).with_context(case)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Two trackers beside each other, asked as a tracer of the kernel would ask: with the vCPUs stopped at each look they find the same
+/// pages, window by window.
+#[test]
+fn trackers_beside_each_other_agree() -> anyhow::Result<()> {
+    if !require(Capability::Kvm) {
+        return Ok(());
+    }
+    let mut cases = vec![("bitmap", Source::Bitmap)];
+    if require(Capability::DirtyRing) {
+        cases.push(("ring", Source::Ring));
+    }
+    for (tracking, own) in cases {
+        let scene = Scene::new()?;
+        let host = guest(&scene, Kind::Kvm, 2, tracking)?;
+        let never = Cancel::new();
+        let wait = Wait::within(PATIENCE, &never);
+        let request = RecordRequest {
+            serve: vec![Service::with_pages(own), Service::with_pages(Source::PagemapScan)],
+            window_us: 20_000,
+            exact: true,
+        };
+        let mut session = Client::connect(&host.control, wait)?.start_recording(&request, wait)?;
+        ensure!(session.answer().vcpu_threads.len() == 2, "{:?}", session.answer());
+        for (vcpu, thread) in session.answer().vcpu_threads.iter().enumerate() {
+            let name = fs::read_to_string(format!("/proc/{}/task/{thread}/comm", session.answer().pid))?;
+            ensure!(name.starts_with(&format!("vcpu{vcpu}")), "{name}");
+        }
+        session.go(wait)?;
+        let mut found = [BTreeSet::new(), BTreeSet::new()];
+        let (mut windows, mut pages, mut entries) = (0, 0, 0);
+        while windows < 30 {
+            match session.next(wait)? {
+                Message::Started { .. } => {}
+                Message::Dirty { service, pages } => {
+                    for run in pages.runs() {
+                        let run = run.context("a run that can be")?;
+                        found[usize::from(service)].extend(run.first.0..run.end().0);
+                    }
+                }
+                Message::Writes { service, pages, .. } => {
+                    found[usize::from(service)].extend(pages.pages().map(|gfn| gfn.0));
+                }
+                Message::Window { overruns, entries: now, .. } => {
+                    ensure!(found[0] == found[1], "{tracking}, window {windows}: {found:?}");
+                    windows += 1;
+                    pages += found[0].len();
+                    entries = now.iter().sum::<u64>();
+                    ensure!(overruns == 0, "the rings are large enough");
+                    found = [BTreeSet::new(), BTreeSet::new()];
+                }
+                Message::End { reason, .. } => anyhow::bail!("it ended: {reason}"),
+            }
+        }
+        ensure!(pages > 100, "the guest wrote: {pages} pages");
+        ensure!((entries >= pages as u64) == (own == Source::Ring), "{entries} entries");
+        session.stop(wait)?;
+        while !matches!(session.next(wait)?, Message::End { .. }) {}
+        ensure!(session.into_client().status(wait)?.recording.is_none());
+        expect_off(&scene, &host)?;
     }
     Ok(())
 }
