@@ -102,8 +102,10 @@ impl Args {
         } else {
             self.check_other_file()?;
             let file = File::create(&self.to).map_err(|error| TraceError::io("make", &self.to, error))?;
+            // A device or a pipe is not ours to remove.
+            let is_file = file.metadata().is_ok_and(|data| data.is_file());
             let converted = convert(&mut reader, Box::new(file), &self.to.to_string_lossy(), format);
-            if converted.is_err() {
+            if converted.is_err() && is_file {
                 // A half would be taken for a whole.
                 let _ = std::fs::remove_file(&self.to);
             }

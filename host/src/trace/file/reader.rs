@@ -1,5 +1,6 @@
 //! Reading a trace file.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -35,8 +36,8 @@ pub enum Ending {
     },
 }
 
-impl std::fmt::Display for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Complete { at, .. } => write!(f, "complete, {} s", seconds(*at)),
             Self::CutOff { after, .. } => write!(f, "cut off after {} s", seconds(*after)),
@@ -48,7 +49,6 @@ impl std::fmt::Display for Ending {
 ///
 /// Where a part of the file is damaged, that is what comes in the place of its items ([`TraceError::Damaged`]), and then what
 /// follows. Whoever stops at the first error has all that comes before. After any other error nothing comes.
-#[derive(Debug)]
 pub struct TraceReader<R: Read = File> {
     from: R,
     path: PathBuf,
@@ -325,8 +325,18 @@ fn looks_cut(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0) || bytes.starts_with(b"DTFR") || b"DTFR".starts_with(bytes)
 }
 
+impl<R: Read> fmt::Debug for TraceReader<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TraceReader")
+            .field("path", &self.path)
+            .field("head", &self.head)
+            .field("ending", &self.ending)
+            .field("damage", &self.damage)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A window on a file.
-#[derive(Debug)]
 struct Buffer {
     memory: Vec<u8>,
     start: usize,

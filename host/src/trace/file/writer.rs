@@ -1,5 +1,6 @@
 //! Writing a trace file.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,6 @@ pub struct Written {
 ///
 /// A frame is written when it is full, when an item comes that is a second later than the frame's beginning, on
 /// [`flush`](Self::flush), and when the writer is dropped.
-#[derive(Debug)]
 pub struct TraceWriter<W: Write = File> {
     to: W,
     path: PathBuf,
@@ -125,6 +125,15 @@ impl<W: Write> TraceWriter<W> {
     /// What was written so far, and pushed.
     pub const fn written(&self) -> Written {
         self.written
+    }
+}
+
+impl<W: Write> fmt::Debug for TraceWriter<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TraceWriter")
+            .field("path", &self.path)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
     }
 }
 
