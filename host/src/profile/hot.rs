@@ -72,12 +72,11 @@ mod tests {
             prop_assert_eq!(&named[..], &sorted[..sorted.len().min(NAMED)]);
             let all: u32 = sorted.iter().map(|page| page.1).sum();
             let sum = |pages: usize| sorted[..pages].iter().map(|page| page.1).sum::<u32>();
-            if all == 0 {
-                prop_assert_eq!((report.hottest_tenth_milli, report.pages_with_half), (None, None));
-            } else {
-                prop_assert_eq!(report.hottest_tenth_milli, Some(u64::from(sum(sorted.len().div_ceil(10)) * 1000 / all)));
-                let half = report.pages_with_half.unwrap() as usize;
-                prop_assert!(2 * sum(half) >= all && 2 * sum(half - 1) < all);
+            let tenth = (sum(sorted.len().div_ceil(10)) * 1000).checked_div(all);
+            prop_assert_eq!(report.hottest_tenth_milli, tenth.map(u64::from));
+            prop_assert_eq!(report.pages_with_half.is_none(), all == 0);
+            if let Some(half) = report.pages_with_half {
+                prop_assert!(2 * sum(half as usize) >= all && 2 * sum(half as usize - 1) < all);
             }
         }
     }

@@ -235,6 +235,7 @@ mod tests {
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use std::collections::btree_map::Entry;
     use std::collections::{BTreeMap, BTreeSet};
 
     /// Distinct pages in their order, with ends of windows where asked for.
@@ -245,8 +246,8 @@ mod tests {
                 touch.end_window();
                 window += 1;
             }
-            if !ranks.contains_key(&page) {
-                ranks.insert(page, if ends.is_empty() { place } else { window });
+            if let Entry::Vacant(rank) = ranks.entry(page) {
+                rank.insert(if ends.is_empty() { place } else { window });
                 touch.on_first(Gfn(page.into()), Nanos(place as u64));
             }
         }

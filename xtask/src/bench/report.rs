@@ -94,7 +94,7 @@ fn write(path: &Path, spec: &str, events: u64) -> anyhow::Result<()> {
         vcpus: VCPUS,
         window: Nanos::ZERO,
         started_unix_ns: 0,
-        guest: heapless::String::new(),
+        guest: Default::default(),
     };
     let mut generators = (0..VCPUS)
         .map(|vcpu| Generator::new(&spec, PAGES, VCPUS, vcpu, 1))
