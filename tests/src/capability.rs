@@ -1,7 +1,7 @@
 //! What a test needs of the machine beyond plain Rust. A missing capability is a *named* skip, never a silent pass.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use dunlin::guest::Tracking;
 use dunlin::guest::kvm::KvmGuest;
 use dunlin::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
+use dunlin::trace::ebpf::{Config, Hooks, Mode, Tracer};
 use dunlin_core::units::{Bytes, PAGE_SIZE};
 use kvm_ioctls::Kvm;
 
@@ -30,7 +31,7 @@ pub enum Capability {
     DirtyRing,
     /// userfaultfd that also catches the kernel's own accesses, which post-copy of a KVM guest needs.
     Uffd,
-    /// Loading eBPF tracing programs.
+    /// Loading and attaching eBPF programs.
     Ebpf,
     /// `qemu-system-x86_64` runs.
     Qemu,
@@ -178,23 +179,17 @@ fn probe_uffd() -> Result<(), String> {
 }
 
 fn probe_ebpf() -> Result<(), String> {
-    const CAP_SYS_ADMIN: u32 = 21;
-    const CAP_BPF: u32 = 39;
-    const CAP_PERFMON: u32 = 38;
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        return Err("the kernel exports no type information (/sys/kernel/btf/vmlinux)".into());
-    }
-    let may = has_effective_capability(CAP_SYS_ADMIN)
-        || (has_effective_capability(CAP_BPF) && has_effective_capability(CAP_PERFMON));
-    may.then_some(())
-        .ok_or_else(|| "loading tracing programs needs root or CAP_BPF and CAP_PERFMON".into())
-}
-
-fn has_effective_capability(number: u32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .is_some_and(|mask| mask >> number & 1 == 1)
+    let config = Config {
+        process: std::process::id(),
+        hooks: vec![Hooks::Faults],
+        regions: vec![],
+        vcpus: vec![],
+        mode: Mode::Stream { buffer: Bytes(PAGE_SIZE) },
+        repeats: true,
+        measure: false,
+    };
+    let tracer = Tracer::attach(config).map_err(|error| error.to_string())?;
+    tracer.counters().map(drop).map_err(|error| error.to_string())
 }
 
 fn runs(program: &str, args: &[&str]) -> Result<(), String> {

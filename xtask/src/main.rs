@@ -32,9 +32,9 @@ enum Task {
     Experiment(experiment::Options),
     /// The rate at which a workload does to a link what was published of it
     Calibrate(calibrate::Options),
-    /// Build the bare-metal guest payload and put it in its place
+    /// Build the bare-metal guest payload and the eBPF programs and put them in their places
     Build {
-        /// Compare with the committed payload instead, changing nothing
+        /// Compare with what is committed instead, changing nothing
         #[arg(long)]
         check: bool,
     },

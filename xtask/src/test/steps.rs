@@ -56,7 +56,7 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "prebuilt",
-        purpose: "the committed guest payload is what the source gives",
+        purpose: "the committed guest payload and eBPF programs are what the source gives",
         run: prebuilt,
     },
     Step {
@@ -73,6 +73,8 @@ pub(crate) const STEPS: &[Step] = &[
 
 /// Features of core, of which every combination is built.
 const CORE_FEATURES: [&str; 4] = ["wire", "workload", "tracefile", "defmt"];
+/// Features that touch no other, so that each is built alone.
+const CORE_FEATURES_ALONE: [&str; 1] = ["record"];
 
 /// The fuzz targets are a workspace of their own.
 const FUZZ_FOLDER: &str = "tests/fuzz";
@@ -107,7 +109,7 @@ fn docs(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 fn features(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
-    for features in combinations(&CORE_FEATURES) {
+    for features in core_feature_sets() {
         let args = [
             "clippy",
             "--package",
@@ -132,7 +134,8 @@ fn baremetal(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     }
     let toolchain = capability::baremetal_toolchain().context("the toolchain was there a moment ago")?;
     // That the combinations build was seen before; here it is about what they stand on.
-    for features in [String::new(), CORE_FEATURES.join(",")] {
+    let all = [&CORE_FEATURES[..], &CORE_FEATURES_ALONE].concat().join(",");
+    for features in [String::new(), all] {
         let tail = [
             "build",
             "--package",
@@ -158,12 +161,15 @@ fn baremetal(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 fn prebuilt(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
-    if let Some(obstacle) = build::obstacle() {
-        skip_or_fail(tally, "prebuilt", Capability::Baremetal, &obstacle.to_string());
-        return Ok(());
+    for prebuilt in build::ALL {
+        let name = format!("prebuilt {}", prebuilt.name);
+        if let Some(obstacle) = build::obstacle(prebuilt) {
+            skip_or_fail(tally, &name, Capability::Baremetal, &obstacle.to_string());
+            continue;
+        }
+        build::run_one(prebuilt, true)?;
+        tally.pass();
     }
-    build::run(true)?;
-    tally.pass();
     Ok(())
 }
 
@@ -240,6 +246,13 @@ fn skip_or_fail(tally: &mut Tally, name: &str, capability: Capability, why: &str
     } else {
         tally.skip(name, &format!("needs {capability}: {why}"));
     }
+}
+
+/// What core is built with.
+fn core_feature_sets() -> Vec<String> {
+    let mut sets = combinations(&CORE_FEATURES);
+    sets.extend(CORE_FEATURES_ALONE.map(str::to_owned));
+    sets
 }
 
 /// Every subset of `features`, comma separated, the empty one first.
