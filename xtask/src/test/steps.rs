@@ -9,6 +9,7 @@ use dunlin_tests::capability::{self, BAREMETAL_TARGET};
 use super::tally::Tally;
 use crate::build;
 use crate::command::{cargo, cargo_of, describe, succeeds, succeeds_with_lines};
+use crate::lab::{self, Outcome};
 
 /// What a step may want to know.
 pub(crate) struct Context<'a> {
@@ -68,6 +69,11 @@ pub(crate) const STEPS: &[Step] = &[
         name: "fuzz",
         purpose: "a short run of every fuzz target",
         run: fuzz,
+    },
+    Step {
+        name: "lab",
+        purpose: "tests on a KVM that behaves as on hardware, in an emulated machine",
+        run: lab,
     },
 ];
 
@@ -222,6 +228,21 @@ fn fuzz(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
             println!("{}", String::from_utf8_lossy(&output.stderr));
         }
         tally.count(&format!("fuzz {target}"), output.status.success());
+    }
+    Ok(())
+}
+
+fn lab(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    if is_skipped(tally, "lab", Capability::Lab) {
+        return Ok(());
+    }
+    for result in lab::run_all()?.results {
+        let name = format!("in the lab, {}", result.name);
+        match result.outcome {
+            Outcome::Ok => tally.pass(),
+            Outcome::Failed => tally.fail(&name, &result.reason),
+            Outcome::Skipped => tally.skip(&name, &result.reason),
+        }
     }
     Ok(())
 }
