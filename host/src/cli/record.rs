@@ -9,13 +9,17 @@ use super::{
 use crate::{
     channel::{Cancel, Wait},
     control::{Client, EndReason, RecordRequest, RecordingSession},
-    report::{OverheadReport, RecordReport, RecordSchema, count, duration, record_summary},
+    report::{KernelReport, OverheadReport, RecordReport, RecordSchema, count, duration, record_summary},
+    guest::kvm::Backend,
     trace::{
         TraceError, TraceWriter,
-        recording::{Limits, Recorded, Served, Sink, Tally, record, served},
+        recording::{
+            Limits, Programs, Recorded, RecordingError, RecordingSource, Served, Sink, Tally, Traced, record, served,
+        },
     },
 };
 use dunlin_core::tracefile::{Head, Item, Source};
+use dunlin_core::units::{Bytes, PAGE_SIZE};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     fs::File,
@@ -59,9 +63,16 @@ pub(super) struct Watched {
     /// What is to see the writes
     ///
     /// ring and bitmap are KVM's, of which a guest has the one that it was started with (`dunlin guest --tracking`); pagemap write-protects
-    /// the guest's memory anew in each window, and works with every guest; auto is the best one that the guest has.
+    /// the guest's memory anew in each window, and works with every guest. They tell which pages were written in a window. Those that
+    /// begin with ebpf look into the kernel, need privileges, and tell order, time and vCPU of the writes: ebpf:ring at the pushes into
+    /// the dirty ring, ebpf:faults at the page faults of memory that is write-protected, ebpf:mmu at KVM's page tables, ebpf:mark at its
+    /// marking of dirty pages. auto is the best one that works for the guest; `dunlin doctor` lists them.
     #[arg(long, value_enum, default_value_t = SourceArg::Auto)]
     source: SourceArg,
+
+    /// The buffer between the kernel and this process; a write takes 32 bytes of it. Sources of eBPF only
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = buffer, allow_hyphen_values = true)]
+    ring_size: Bytes,
 
     /// Stop all vCPUs for each look, so that pages and the guest's own step counts speak of the same moment
     #[arg(long)]
@@ -70,16 +81,50 @@ pub(super) struct Watched {
 
 impl Watched {
     /// Asks for a recording; it begins when somebody follows it.
-    pub(super) fn start(&self, interrupt: &Cancel) -> Result<(RecordingSession, Served), CliError> {
+    pub(super) fn start(&self, interrupt: &Cancel) -> Result<(RecordingSession, Box<dyn RecordingSource>), CliError> {
         let wait = Wait::within(ANSWER_PATIENCE, interrupt);
+        let mut client = Client::connect(&self.control, wait)?;
+        let own = client.status(wait)?.tracking;
+        let own = own.and_then(|tracking| Source::from_name(&tracking.source));
+        let programs = match own {
+            Some(own) => self.programs(own)?,
+            // It waits for a guest, and will say so.
+            None => None,
+        };
         let request = RecordRequest {
-            serve: served(self.source.source()),
+            serve: match programs {
+                Some(programs) => vec![programs.service()],
+                None => served(self.source.served()),
+            },
             window_us: self.window.0,
             exact: self.exact,
         };
-        let session = Client::connect(&self.control, wait)?.start_recording(&request, wait)?;
-        let source = Served::new(session.answer())?;
+        let session = client.start_recording(&request, wait)?;
+        let source: Box<dyn RecordingSource> = match programs {
+            Some(programs) => {
+                let traced = Traced::attach(programs, session.answer(), self.ring_size);
+                Box::new(traced.map_err(RecordingError::from)?)
+            }
+            None => Box::new(Served::new(session.answer())?),
+        };
         Ok((session, source))
+    }
+
+    /// The programs that are to look into the kernel, if any. Where nothing else was asked for and they are not let in, it is said why.
+    fn programs(&self, own: Source) -> Result<Option<Programs>, CliError> {
+        if self.source != SourceArg::Auto {
+            return Ok(self.source.traced().and_then(|source| Programs::of(source, own)));
+        }
+        let Some(programs) = Programs::of(Programs::best_for(own, Backend::find()), own) else {
+            return Ok(None);
+        };
+        match programs.check() {
+            Ok(()) => Ok(Some(programs)),
+            Err(error) => {
+                output::message(&format!("recording without order and vCPUs: {error}"));
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -89,15 +134,35 @@ enum SourceArg {
     Ring,
     Bitmap,
     Pagemap,
+    #[value(name = "ebpf:ring")]
+    EbpfRing,
+    #[value(name = "ebpf:faults")]
+    EbpfFaults,
+    #[value(name = "ebpf:mmu")]
+    EbpfMmu,
+    #[value(name = "ebpf:mark")]
+    EbpfMark,
 }
 
 impl SourceArg {
-    const fn source(self) -> Option<Source> {
+    /// The tracker of the process that holds the guest.
+    const fn served(self) -> Option<Source> {
         match self {
-            Self::Auto => None,
             Self::Ring => Some(Source::Ring),
             Self::Bitmap => Some(Source::Bitmap),
             Self::Pagemap => Some(Source::PagemapScan),
+            _ => None,
+        }
+    }
+
+    /// The programs in the kernel.
+    const fn traced(self) -> Option<Source> {
+        match self {
+            Self::EbpfRing => Some(Source::RingPush),
+            Self::EbpfFaults => Some(Source::WriteProtectFault),
+            Self::EbpfMmu => Some(Source::SptePermission),
+            Self::EbpfMark => Some(Source::MarkDirty),
+            _ => None,
         }
     }
 }
@@ -115,7 +180,7 @@ impl Args {
             duration: Some(Duration::from_micros(self.duration.0)),
             interrupt: &interrupt,
         };
-        let recorded = record(&mut session, &mut source, &mut sink, limits, &mut |tally| {
+        let recorded = record(&mut session, &mut *source, &mut sink, limits, &mut |tally| {
             view.show(tally)
         });
         view.finish();
@@ -151,7 +216,13 @@ impl Args {
             dirty_pages: tally.dirty_pages,
             lost_events: (tally.lost != u64::MAX).then_some(tally.lost),
             overruns: tally.overruns,
-            overhead: OverheadReport::new(recorded.cpu.0 / 1000, duration_us),
+            overhead: OverheadReport {
+                kernel: recorded.kernel.map(|kernel| KernelReport {
+                    cpu_us: kernel.cpu.0 / 1000,
+                    runs: kernel.runs,
+                }),
+                ..OverheadReport::new(recorded.cpu.0 / 1000, duration_us)
+            },
             ended_early: (recorded.reason != EndReason::Stopped).then(|| recorded.reason.to_string()),
         }
     }
@@ -165,6 +236,17 @@ fn window(text: &str) -> Result<Micros, String> {
         Ok(window)
     } else {
         Err("write a time from 1ms to 60s".into())
+    }
+}
+
+/// A size that the programs' buffer may have.
+fn buffer(text: &str) -> Result<Bytes, String> {
+    let size = values::size(text).map_err(|error| error.to_string())?;
+    let sizes = PAGE_SIZE..=1 << 30;
+    if sizes.contains(&size.0) {
+        Ok(size)
+    } else {
+        Err("write a size from 4KiB to 1GiB".into())
     }
 }
 
@@ -267,15 +349,18 @@ mod tests {
             (Micros(10_000_000), Micros(50_000))
         );
         assert_eq!(
-            (plain.watched.source.source(), plain.watched.exact, plain.json),
-            (None, false, false)
+            (plain.watched.source, plain.watched.exact, plain.json),
+            (SourceArg::Auto, false, false)
         );
         let given = args("--duration 2s --window 1ms --source ring --exact --json");
         assert_eq!(
             (given.duration, given.watched.window),
             (Micros(2_000_000), Micros(1_000))
         );
-        assert_eq!(given.watched.source.source(), Some(Source::Ring));
+        assert_eq!(given.watched.source.served(), Some(Source::Ring));
+        let traced = args("--source ebpf:faults --ring-size 64KiB").watched;
+        assert_eq!((traced.source.traced(), traced.ring_size), (Some(Source::WriteProtectFault), Bytes(64 << 10)));
+        assert!(buffer("2GiB").unwrap_err().contains("from 4KiB to 1GiB"));
         assert!(window("61s").unwrap_err().contains("from 1ms to 60s"));
         assert!(window("999us").is_err());
     }

@@ -33,7 +33,7 @@ pub use prediction::{
 };
 pub use prediction_table::{prediction_chart, prediction_table};
 pub use progress::Progress;
-pub use record::{OverheadReport, RecordReport, record_summary};
+pub use record::{KernelReport, OverheadReport, RecordReport, record_summary};
 pub use schema::{
     GuestSchema, MigrationSchema, PredictionSchema, ReceiveSchema, RecordSchema, RecordingSchema, ReportSchema,
     SimilaritySchema, StatusSchema,

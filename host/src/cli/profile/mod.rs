@@ -84,7 +84,7 @@ impl Args {
             duration: Some(Duration::from_micros(self.duration.0)),
             interrupt: &interrupt,
         };
-        let recorded = record(&mut session, &mut source, &mut live, limits, &mut |_| {});
+        let recorded = record(&mut session, &mut *source, &mut live, limits, &mut |_| {});
         live.finish()?;
         let reason = recorded?.reason;
         if reason != EndReason::Stopped {
