@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use dunlin::guest::kvm::{Backend, KvmGuest};
-use dunlin::guest::{Fill, Guest as _, GuestConfig, GuestKind};
+use dunlin::guest::{Fill, Guest as _, GuestConfig, GuestKind, Tracking};
 use dunlin_core::units::{Bytes, Gfn, PAGE_SIZE};
 use dunlin_core::workload::layout::WORKLOAD;
 use dunlin_tests::scene::{GuestOptions, Kind, PATIENCE, Scene};
@@ -162,7 +162,7 @@ fn the_dirty_log_is_exact() -> anyhow::Result<()> {
     if !require(Capability::Hardware) {
         return Ok(());
     }
-    let guest = KvmGuest::create(config())?;
+    let guest = KvmGuest::create(config(), Tracking::Bitmap)?;
     guest.start_tracking()?;
     run_a_while(&guest)?;
     let mut dirty = vec![0; guest.memory().layout().words()];
@@ -187,7 +187,7 @@ fn soft_dirty_bits_name_what_a_guest_writes() -> anyhow::Result<()> {
     if !require(Capability::Hardware) || !require(Capability::SoftDirty) {
         return Ok(());
     }
-    let guest = KvmGuest::create(config())?;
+    let guest = KvmGuest::create(config(), Tracking::Bitmap)?;
     run_a_while(&guest)?;
     let start = mapping(MEMORY)?;
     let before = pages(&guest)?;

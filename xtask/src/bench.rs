@@ -19,6 +19,7 @@ mod scale;
 mod sim;
 mod switch;
 mod tracefile;
+mod tracer;
 mod tracking;
 
 use std::process::ExitCode;
@@ -74,6 +75,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "tracking",
         run: tracking::run,
+    },
+    Group {
+        name: "tracer",
+        run: tracer::run,
     },
     Group {
         name: "bucket",
