@@ -13,6 +13,7 @@ use crate::{
     guest::kvm::Backend,
     trace::{
         TraceError, TraceWriter,
+        foreign::{ForeignError, Outside},
         recording::{
             Limits, Programs, Recorded, RecordingError, RecordingSource, Served, Sink, Tally, Traced, record, served,
         },
@@ -53,10 +54,19 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 pub(super) struct Watched {
     /// Ask the process that serves this control socket
-    #[arg(long, value_name = "SOCK")]
-    control: PathBuf,
+    #[arg(long, value_name = "SOCK", required_unless_present_any = ["qmp", "pid"])]
+    control: Option<PathBuf>,
 
-    /// The time between two looks at what was written
+    /// Look at the guest of the QEMU that serves this QMP socket, and keep its dirty log on meanwhile
+    #[arg(long, value_name = "SOCK", conflicts_with_all = ["control", "pid", "exact"])]
+    qmp: Option<PathBuf>,
+
+    /// Look at the guest of this process, of whatever hypervisor on KVM. Unless its dirty log is on, only the first write of each page since
+    /// it began is seen
+    #[arg(long, value_name = "PID", conflicts_with_all = ["control", "exact"])]
+    pid: Option<u32>,
+
+    /// The time between two looks at what was written; with --qmp whole seconds, and at least one
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = window, allow_hyphen_values = true)]
     window: Micros,
 
@@ -81,9 +91,26 @@ pub(super) struct Watched {
 
 impl Watched {
     /// Asks for a recording; it begins when somebody follows it.
-    pub(super) fn start(&self, interrupt: &Cancel) -> Result<(RecordingSession, Box<dyn RecordingSource>), CliError> {
+    pub(super) fn start(&self, interrupt: &Cancel) -> Result<Watching, CliError> {
+        if let Some(control) = &self.control {
+            return self.ask(control, interrupt);
+        }
+        let guest = match (&self.qmp, self.pid) {
+            (Some(socket), _) => Outside::by_socket(socket),
+            (None, process) => Outside::by_process(process.unwrap_or_default()),
+        };
+        let failed = |error: ForeignError| CliError::from(RecordingError::from(error));
+        Ok(Watching::Outside {
+            guest: guest.map_err(failed)?,
+            programs: Outside::programs(self.source.source()).map_err(failed)?,
+            buffer: self.ring_size,
+            window_s: u32::try_from(self.window.0.div_ceil(1_000_000)).unwrap_or(u32::MAX),
+        })
+    }
+
+    fn ask(&self, control: &Path, interrupt: &Cancel) -> Result<Watching, CliError> {
         let wait = Wait::within(ANSWER_PATIENCE, interrupt);
-        let mut client = Client::connect(&self.control, wait)?;
+        let mut client = Client::connect(control, wait)?;
         let own = client.status(wait)?.tracking;
         let own = own.and_then(|tracking| Source::from_name(&tracking.source));
         let programs = match own {
@@ -107,7 +134,7 @@ impl Watched {
             }
             None => Box::new(Served::new(session.answer())?),
         };
-        Ok((session, source))
+        Ok(Watching::Session { session, source })
     }
 
     /// The programs that are to look into the kernel, if any. Where nothing else was asked for and they are not let in, it is said why.
@@ -124,6 +151,61 @@ impl Watched {
                 output::message(&format!("recording without order and vCPUs: {error}"));
                 Ok(None)
             }
+        }
+    }
+}
+
+/// A guest that is about to be recorded.
+pub(super) enum Watching {
+    /// One of ours.
+    Session {
+        session: RecordingSession,
+        source: Box<dyn RecordingSource>,
+    },
+    /// Somebody else's.
+    Outside {
+        guest: Outside,
+        programs: Programs,
+        buffer: Bytes,
+        window_s: u32,
+    },
+}
+
+impl Watching {
+    /// The guest's name, or its hypervisor's.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Session { session, .. } => session.answer().name.clone(),
+            Self::Outside { guest, .. } => guest.name().to_owned(),
+        }
+    }
+
+    /// The time between two looks.
+    pub(super) fn window_us(&self) -> u64 {
+        match self {
+            Self::Session { session, .. } => session.answer().window_us,
+            Self::Outside { window_s, .. } => u64::from(*window_s) * 1_000_000,
+        }
+    }
+
+    /// Records until a limit, or until it is over.
+    pub(super) fn record(
+        self,
+        sink: &mut dyn Sink,
+        limits: Limits<'_>,
+        news: &mut dyn FnMut(&Tally),
+    ) -> Result<Recorded, RecordingError> {
+        match self {
+            Self::Session {
+                mut session,
+                mut source,
+            } => record(&mut session, &mut *source, sink, limits, news),
+            Self::Outside {
+                guest,
+                programs,
+                buffer,
+                window_s,
+            } => guest.record(programs, buffer, window_s, sink, limits, news),
         }
     }
 }
@@ -155,6 +237,14 @@ impl SourceArg {
         }
     }
 
+    /// Whatever was asked for.
+    const fn source(self) -> Option<Source> {
+        match self.served() {
+            Some(source) => Some(source),
+            None => self.traced(),
+        }
+    }
+
     /// The programs in the kernel.
     const fn traced(self) -> Option<Source> {
         match self {
@@ -170,7 +260,8 @@ impl SourceArg {
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
         let interrupt = catch_signals()?;
-        let (mut session, mut source) = self.watched.start(&interrupt)?;
+        let watching = self.watched.start(&interrupt)?;
+        let (guest, window_us) = (watching.name(), watching.window_us());
         let mut sink = FileSink {
             path: &self.output,
             writer: None,
@@ -180,13 +271,11 @@ impl Args {
             duration: Some(Duration::from_micros(self.duration.0)),
             interrupt: &interrupt,
         };
-        let recorded = record(&mut session, &mut *source, &mut sink, limits, &mut |tally| {
-            view.show(tally)
-        });
+        let recorded = watching.record(&mut sink, limits, &mut |tally| view.show(tally));
         view.finish();
         // What there is of it can be read, however it ended.
         let file_bytes = sink.finish()?;
-        let report = self.report(&session, &recorded?, file_bytes);
+        let report = self.report(guest, window_us, &recorded?, file_bytes);
         if self.json {
             output::json(&report)?;
         } else {
@@ -199,18 +288,18 @@ impl Args {
         })
     }
 
-    fn report(&self, session: &RecordingSession, recorded: &Recorded, file_bytes: u64) -> RecordReport {
+    fn report(&self, guest: String, window_us: u64, recorded: &Recorded, file_bytes: u64) -> RecordReport {
         let tally = recorded.tally;
         let duration_us = tally.duration.0 / 1000;
         RecordReport {
             schema: RecordSchema,
-            guest: session.answer().name.clone(),
+            guest,
             source: recorded.source.name().to_owned(),
             cannot_see: recorded.source.cannot_see().to_owned(),
             file: self.output.clone(),
             file_bytes,
             duration_us,
-            window_us: session.answer().window_us,
+            window_us,
             windows: tally.windows,
             events: tally.writes,
             dirty_pages: tally.dirty_pages,

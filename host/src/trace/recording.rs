@@ -20,6 +20,7 @@ use dunlin_core::units::{Gfn, Nanos, Pages};
 
 use super::TraceError;
 use super::ebpf::TracerError;
+use super::foreign::ForeignError;
 use crate::channel::{Cancel, ChannelError, Wait};
 use crate::control::{ControlError, EndReason, Message, RecordingAnswer, RecordingSession, Service};
 use crate::track::process_cpu;
@@ -102,6 +103,9 @@ pub enum RecordingError {
     /// What the process says does not fit what it said before.
     #[error("the process that holds the guest contradicts itself ({0}): use the same version for both")]
     Contradiction(&'static str),
+    /// Another hypervisor.
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
     /// The programs in the kernel.
     #[error(transparent)]
     Tracer(#[from] TracerError),

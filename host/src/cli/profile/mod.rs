@@ -24,7 +24,7 @@ use crate::profile::{Analysis, ProfileError, Tables};
 use crate::report::chart::number;
 use crate::report::html::{PageParts, trace_page};
 use crate::report::{TraceReport, bytes, count, duration, prediction_table, trace_table};
-use crate::trace::recording::{Limits, Sink, record};
+use crate::trace::recording::{Limits, Sink};
 use crate::trace::{TraceError, TraceReader, TraceWriter};
 use crate::track::process_cpu;
 
@@ -64,7 +64,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
         let interrupt = catch_signals()?;
-        let (mut session, mut source) = self.watched.start(&interrupt)?;
+        let watching = self.watched.start(&interrupt)?;
         let (mut file, name) = self.file()?;
         let mut tables = None;
         let mut live = Live {
@@ -84,7 +84,7 @@ impl Args {
             duration: Some(Duration::from_micros(self.duration.0)),
             interrupt: &interrupt,
         };
-        let recorded = record(&mut session, &mut *source, &mut live, limits, &mut |_| {});
+        let recorded = watching.record(&mut live, limits, &mut |_| {});
         live.finish()?;
         let reason = recorded?.reason;
         if reason != EndReason::Stopped {

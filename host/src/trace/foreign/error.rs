@@ -65,6 +65,10 @@ pub enum ForeignError {
     #[error("QEMU is measuring its dirty rate for somebody else; wait until that has ended")]
     Busy,
 
+    /// Nothing on this host shows what guests of others write.
+    #[error("{0} does not show what the guest of another hypervisor writes; use ebpf:mmu where the processor runs guests (VMX or SVM, without page-modification log), or ebpf:mark where the kernel lets its functions be traced: see `dunlin doctor`")]
+    Blind(&'static str),
+
     /// A thread for the recording could not be started.
     #[error("Could not start a thread for the dirty log; raise `ulimit -u` or the pids limit of the cgroup")]
     Thread(#[source] io::Error),
