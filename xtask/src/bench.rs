@@ -11,6 +11,7 @@ pub(crate) mod figure;
 mod live;
 mod pageset;
 mod predict;
+mod predicted;
 mod push;
 mod qemu;
 mod report;
@@ -115,6 +116,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "live",
         run: live::run,
+    },
+    Group {
+        name: "predicted",
+        run: predicted::run,
     },
     Group {
         name: "dataplane",
