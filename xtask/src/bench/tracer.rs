@@ -1,17 +1,23 @@
 //! What looking at a guest's writes costs the guest and the host: programs in the kernel against none, the dirty log on in both.
 
+use std::fs::{self, File};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use dunlin::guest::{AnyGuest, Fill, Guest, GuestConfig, GuestKind, Tracking};
 use dunlin::trace::ebpf::{Config, Hooks, Mode, Tracer};
 use dunlin::track::pagemap::PagemapTracker;
 use dunlin_core::units::Bytes;
+use dunlin_tests::scene::GuestOptions;
+use serde_json::Value;
 
 use super::Setting;
+use super::dunlin::number;
 use super::figure::{Figure, Target};
 use super::sampling::{Arm, interleave};
+use super::sim::watch;
 
 const REPETITIONS: usize = 9;
 /// One measurement.
@@ -34,7 +40,46 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     ring_arm("fifty thousand a second", 1, &format!("seq,ws=16MiB,rate={steps}"), 0.03, &mut figures)?;
     ring_arm("all that two vCPUs can", 2, "seq,ws=16MiB", 0.08, &mut figures)?;
     figures.extend(faults()?);
+    figures.extend(recording(setting, steps)?);
     Ok(figures)
+}
+
+/// What `dunlin record` takes of disk and memory at fifty thousand events a second, which does not depend on how long it goes on.
+fn recording(setting: &Setting, steps: f64) -> anyhow::Result<Vec<Figure>> {
+    const HOUR_EVENTS: f64 = 50_000.0 * 3600.0;
+    let scene = setting.dunlin.scene()?;
+    let options = GuestOptions::new(setting.dunlin.kind, &format!("zipf:0.99,ws=64MiB,rate={steps}"));
+    let guest = scene.guest("recorded", &options.memory("96MiB").with(["--tracking", "ring"]))?;
+    let output = scene.folder().join("hour.dtrace");
+    let report = scene.folder().join("hour.json");
+    let process = Command::new(setting.dunlin.program())
+        .args(["record", "--source", "ebpf:ring", "--duration", "10s", "--json", "--control"])
+        .arg(&guest.control)
+        .arg("--output")
+        .arg(&output)
+        .stdout(File::create(&report)?)
+        .spawn()
+        .context("dunlin record does not start")?;
+    let (status, peak) = watch(process)?;
+    let report: Value = serde_json::from_str(&fs::read_to_string(&report)?)?;
+    ensure!(status.success(), "dunlin record ended with {status}");
+    let (events, bytes) = (number(&report, "/events")?, number(&report, "/file_bytes")?);
+    let rate = events / (number(&report, "/duration_us")? / 1e6);
+    let lost = &report["lost_events"];
+    Ok(vec![
+        Figure::plain("recording: disk for an hour at 50,000 events/s", bytes / events * HOUR_EVENTS / 1e9, "GB")
+            .target(Target::AtMost(2.0))
+            .beside(format!("{:.2} B an event over 10 s of zipf:0.99 at {rate:.0} events/s, {lost} lost", bytes / events)),
+        Figure::plain("recording: memory of the recorder", peak as f64 / f64::from(1 << 20), "MiB")
+            .target(Target::AtMost(64.0))
+            .beside("most of 10 s; the programs' buffer of 16 MiB is in it"),
+        Figure::plain(
+            "recording: CPU time an event",
+            number(&report, "/overhead/cpu_us")? * 1000.0 / events,
+            "ns",
+        )
+        .beside("of the recorder, the harvesting threads and the programs together"),
+    ])
 }
 
 struct Seen {
