@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use dunlin::guest::kvm::{Backend, KvmGuest};
 use dunlin::guest::{Fill, Guest as _, GuestConfig, GuestKind, Tracking};
+use dunlin::trace::TraceReader;
+use dunlin::trace::ebpf::{Config, Counters, Hooks, Mode, Tracer};
+use dunlin::track::ring::ENTRIES_MIN;
+use dunlin_core::tracefile::Item;
 use dunlin_core::units::{Bytes, Gfn, PAGE_SIZE};
 use dunlin_core::workload::layout::WORKLOAD;
 use dunlin_tests::scene::{GuestOptions, Kind, PATIENCE, Scene};
@@ -177,6 +181,128 @@ fn the_dirty_log_is_exact() -> anyhow::Result<()> {
             .with_context(|| format!("window {window}"))?;
         before = after;
     }
+    Ok(())
+}
+
+/// Looks at a guest of this process while it makes some steps.
+fn looked_at(guest: &KvmGuest, hooks: Hooks) -> anyhow::Result<Counters> {
+    let threads = guest.vcpu_threads();
+    let tracer = Tracer::attach(Config {
+        process: std::process::id(),
+        hooks: vec![hooks],
+        regions: Config::regions_of(guest.memory()),
+        vcpus: threads.into_iter().zip(0..).collect(),
+        mode: Mode::Windows { counts: false },
+        repeats: true,
+        measure: false,
+    })?;
+    run_a_while(guest)?;
+    guest.harvest(&mut vec![0; guest.memory().layout().words()])?;
+    // Pages are protected by now, and writable again by the end.
+    run_a_while(guest)?;
+    Ok(tracer.counters()?)
+}
+
+/// Each place in the kernel says something of a guest that the processor runs, and a full ring stops its vCPU before something is lost.
+#[test]
+fn every_tracepoint_of_a_guest_fires() -> anyhow::Result<()> {
+    if !require(Capability::Hardware) || !require(Capability::Ebpf) {
+        return Ok(());
+    }
+    let bitmap = KvmGuest::create(config(), Tracking::Bitmap)?;
+    bitmap.start_tracking()?;
+    let ring = KvmGuest::create(config(), Tracking::Ring { entries: ENTRIES_MIN })?;
+    ring.start_tracking()?;
+    let before = ring.tracking_state().overruns;
+    for (guest, hooks) in [
+        (&bitmap, Hooks::Mmu),
+        (&bitmap, Hooks::GuestFaults),
+        (&bitmap, Hooks::Exits),
+        (&ring, Hooks::DirtyRing),
+    ] {
+        let counters = looked_at(guest, hooks).with_context(|| hooks.to_string())?;
+        for kind in hooks.kinds() {
+            ensure!(counters.events(*kind) > 0, "{hooks}: {} is silent: {counters:?}", kind.hook());
+        }
+        ensure!(counters.lost() == 0 && counters.unreadable() == 0, "{hooks}: {counters:?}");
+    }
+    ensure!(ring.tracking_state().overruns == before, "a ring overran");
+    Ok(())
+}
+
+/// Functions of the kernel proper can be traced here; those of KVM, a module, can or are refused by name.
+#[test]
+fn functions_of_the_kernel_are_traced() -> anyhow::Result<()> {
+    if !require(Capability::Hardware) || !require(Capability::Ebpf) {
+        return Ok(());
+    }
+    let guest = KvmGuest::create(config(), Tracking::Bitmap)?;
+    guest.start_tracking()?;
+    match looked_at(&guest, Hooks::MarkDirty) {
+        Ok(counters) => ensure!(counters.events(Hooks::MarkDirty.kinds()[0]) > 0, "{counters:?}"),
+        Err(error) => ensure!(error.to_string().contains("mark_page_dirty_in_slot"), "{error}"),
+    }
+    let scene = Scene::new()?;
+    let source = scene.guest("source", &GuestOptions::new(Kind::Kvm, "uniform,rate=500,ws=4MiB"))?;
+    let target = scene.receiver("target", &[])?;
+    let tracer = Tracer::attach(Config {
+        process: target.process.id(),
+        hooks: vec![Hooks::Waits],
+        regions: vec![],
+        vcpus: vec![],
+        mode: Mode::Stream { buffer: Bytes(1 << 20) },
+        repeats: true,
+        measure: false,
+    })?;
+    let report = scene.migrate(&source, &target, "postcopy", &["--bandwidth", "4MB/s"])?;
+    let faults = report["postcopy"]["faults"].as_u64().context("post-copy has faults")?;
+    let counters = tracer.counters()?;
+    let [begun, ended] = [0, 1].map(|kind| counters.events(Hooks::Waits.kinds()[kind]));
+    ensure!(faults > 0 && begun >= faults && begun == ended, "{faults} faults, {begun} waits begun, {ended} ended");
+    Ok(())
+}
+
+/// Whoever looks at the process only, as at that of any hypervisor, sees what the guest writes while its log is on.
+#[test]
+fn a_guest_is_recorded_from_outside() -> anyhow::Result<()> {
+    if !require(Capability::Hardware) || !require(Capability::Ebpf) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let guest = scene.guest("somebody", &GuestOptions::new(Kind::Kvm, "uniform,rate=2000,ws=4MiB"))?;
+    let (inside, outside) = (scene.folder().join("inside.dtrace"), scene.folder().join("outside.dtrace"));
+    let [inside_arg, outside_arg, control] = [&inside, &outside, &guest.control].map(|path| path.display().to_string());
+    let mut logging = scene.dunlin(["record", "--control", &control, "--source", "bitmap", "--duration", "1h", "-o", &inside_arg])?;
+    let deadline = Instant::now() + PATIENCE;
+    while scene.status(&guest)?["recording"]["windows"].as_u64() < Some(3) {
+        ensure!(Instant::now() < deadline, "the log is not on");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let pid = guest.process.id().to_string();
+    let args = ["record", "--pid", &pid, "--duration", "3s", "--json", "-o", &outside_arg];
+    let finished = scene.dunlin(args)?.wait(PATIENCE)?;
+    ensure!(finished.code == Some(0), "{finished}");
+    let report = finished.json()?;
+    ensure!(report["source"] == "ebpf:kvm_mmu" && report["lost_events"] == 0, "{report}");
+    logging.signal(rustix::process::Signal::INT)?;
+    let ended = logging.wait(PATIENCE)?;
+    ensure!(ended.code == Some(0), "{ended}");
+    let (mut logged, mut seen, mut events) = (BTreeSet::new(), BTreeSet::new(), 0);
+    for item in TraceReader::open(&inside)? {
+        if let Item::Dirty { run } = item? {
+            logged.extend(run.first.0..run.end().0);
+        }
+    }
+    for item in TraceReader::open(&outside)? {
+        if let Item::Write { vcpu, gfn, .. } = item? {
+            ensure!(vcpu == 0, "vCPU {vcpu} wrote");
+            seen.insert(gfn.0);
+            events += 1;
+        }
+    }
+    ensure!(events > seen.len() && seen.len() > 500, "{events} events of {} pages", seen.len());
+    let unknown: Vec<_> = seen.difference(&logged).collect();
+    ensure!(unknown.is_empty(), "seen from outside only: {unknown:?}");
     Ok(())
 }
 

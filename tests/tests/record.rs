@@ -470,10 +470,10 @@ fn programs_in_the_kernel_see_what_kvm_logs() -> anyhow::Result<()> {
     if !require(Capability::Kvm) || !require(Capability::Ebpf) {
         return Ok(());
     }
-    let mut cases = vec![];
-    if Backend::find().is_some_and(|backend| !backend.runs_on_the_processor()) {
-        cases.push(("bitmap", Source::WriteProtectFault, Source::Bitmap));
-    }
+    let mut cases = vec![match Backend::find() {
+        Some(backend) if backend.runs_on_the_processor() => ("bitmap", Source::SptePermission, Source::Bitmap),
+        _ => ("bitmap", Source::WriteProtectFault, Source::Bitmap),
+    }];
     if require(Capability::DirtyRing) {
         cases.push(("ring", Source::RingPush, Source::Ring));
     }

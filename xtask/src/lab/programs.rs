@@ -18,16 +18,21 @@ struct Chosen {
 }
 
 /// In the order in which they run.
-const CHOSEN: [Chosen; 2] = [
+const CHOSEN: [Chosen; 3] = [
     Chosen {
         target: "lab",
         kind: "test",
         tests: &[""],
     },
     Chosen {
+        target: "record",
+        kind: "test",
+        tests: &["programs_in_the_kernel_see_what_kvm_logs", "overruns_are_said"],
+    },
+    Chosen {
         target: "oracle",
         kind: "test",
-        tests: &["kvm_"],
+        tests: &["kvm_precopy", "kvm_postcopy", "kvm_hybrid_1"],
     },
 ];
 
