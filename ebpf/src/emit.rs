@@ -43,7 +43,9 @@ static AGGREGATE: Global<u32> = Global::new(0);
 #[inline(always)]
 pub(crate) fn write(tid: u32, kind: Kind, slot: u16, frame: u64) {
     count(kind as usize);
-    let Some(last) = LAST.get_ptr_mut(tid % LAST_THREADS) else { return };
+    let Some(last) = LAST.get_ptr_mut(tid % LAST_THREADS) else {
+        return;
+    };
     let this = [frame << TID_BITS | u64::from(tid), control(control::EPOCH as u32)];
     // SAFETY: the element is there, and no other thread of this number exists.
     let last = unsafe { &mut *last };

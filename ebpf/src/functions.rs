@@ -17,7 +17,11 @@ static MARK_PARAMETERS: Global<u64> = Global::new(3);
 #[fentry(function = "mark_page_dirty_in_slot")]
 fn mark_page_dirty_in_slot(ctx: FEntryContext) -> i32 {
     let Some(tid) = traced() else { return 0 };
-    let frame: u64 = if MARK_PARAMETERS.load() == 2 { ctx.arg(1) } else { ctx.arg(2) };
+    let frame: u64 = if MARK_PARAMETERS.load() == 2 {
+        ctx.arg(1)
+    } else {
+        ctx.arg(2)
+    };
     if is_guest_memory(frame) {
         emit::write(tid, Kind::MarkDirty, 0, frame);
     } else {

@@ -9,7 +9,10 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(
     not(target_arch = "bpf"),
-    expect(dead_code, reason = "elsewhere than on the BPF machine it is only checked, never run")
+    expect(
+        dead_code,
+        reason = "elsewhere than on the BPF machine it is only checked, never run"
+    )
 )]
 
 mod aggregate;

@@ -42,7 +42,12 @@ fn fast_page_fault(ctx: RawTracePointContext) -> i32 {
     }
     let address = (fault + FAULT_ADDRESS_OFFSET.load()) as *const u64;
     // SAFETY: the helper checks the addresses.
-    match unsafe { (bpf_probe_read_kernel(sptep as *const u64), bpf_probe_read_kernel(address)) } {
+    match unsafe {
+        (
+            bpf_probe_read_kernel(sptep as *const u64),
+            bpf_probe_read_kernel(address),
+        )
+    } {
         (Ok(entry), Ok(address)) if entry & WRITABLE != 0 => write(tid, Kind::FastFault, address >> PAGE_SHIFT),
         (Ok(_), Ok(_)) => {}
         _ => emit::unreadable(Kind::FastFault),

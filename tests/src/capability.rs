@@ -1,7 +1,7 @@
 //! What a test needs of the machine beyond plain Rust. A missing capability is a *named* skip, never a silent pass.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -238,7 +238,9 @@ fn probe_ebpf() -> Result<(), String> {
         hooks: vec![Hooks::Faults],
         regions: vec![],
         vcpus: vec![],
-        mode: Mode::Stream { buffer: Bytes(PAGE_SIZE) },
+        mode: Mode::Stream {
+            buffer: Bytes(PAGE_SIZE),
+        },
         repeats: true,
         measure: false,
     };

@@ -222,9 +222,16 @@ fn every_tracepoint_of_a_guest_fires() -> anyhow::Result<()> {
     ] {
         let counters = looked_at(guest, hooks).with_context(|| hooks.to_string())?;
         for kind in hooks.kinds() {
-            ensure!(counters.events(*kind) > 0, "{hooks}: {} is silent: {counters:?}", kind.hook());
+            ensure!(
+                counters.events(*kind) > 0,
+                "{hooks}: {} is silent: {counters:?}",
+                kind.hook()
+            );
         }
-        ensure!(counters.lost() == 0 && counters.unreadable() == 0, "{hooks}: {counters:?}");
+        ensure!(
+            counters.lost() == 0 && counters.unreadable() == 0,
+            "{hooks}: {counters:?}"
+        );
     }
     ensure!(ring.tracking_state().overruns == before, "a ring overran");
     Ok(())
@@ -258,7 +265,10 @@ fn functions_of_the_kernel_are_traced() -> anyhow::Result<()> {
     let faults = report["postcopy"]["faults"].as_u64().context("post-copy has faults")?;
     let counters = tracer.counters()?;
     let [begun, ended] = [0, 1].map(|kind| counters.events(Hooks::Waits.kinds()[kind]));
-    ensure!(faults > 0 && begun >= faults && begun == ended, "{faults} faults, {begun} waits begun, {ended} ended");
+    ensure!(
+        faults > 0 && begun >= faults && begun == ended,
+        "{faults} faults, {begun} waits begun, {ended} ended"
+    );
     Ok(())
 }
 
@@ -270,20 +280,45 @@ fn a_guest_is_recorded_from_outside() -> anyhow::Result<()> {
     }
     let scene = Scene::new()?;
     let guest = scene.guest("somebody", &GuestOptions::new(Kind::Kvm, "uniform,rate=2000,ws=4MiB"))?;
-    let (inside, outside) = (scene.folder().join("inside.dtrace"), scene.folder().join("outside.dtrace"));
+    let (inside, outside) = (
+        scene.folder().join("inside.dtrace"),
+        scene.folder().join("outside.dtrace"),
+    );
     let [inside_arg, outside_arg, control] = [&inside, &outside, &guest.control].map(|path| path.display().to_string());
-    let mut logging = scene.dunlin(["record", "--control", &control, "--source", "bitmap", "--duration", "1h", "-o", &inside_arg])?;
+    let mut logging = scene.dunlin([
+        "record",
+        "--control",
+        &control,
+        "--source",
+        "bitmap",
+        "--duration",
+        "1h",
+        "-o",
+        &inside_arg,
+    ])?;
     let deadline = Instant::now() + PATIENCE;
     while scene.status(&guest)?["recording"]["windows"].as_u64() < Some(3) {
         ensure!(Instant::now() < deadline, "the log is not on");
         thread::sleep(Duration::from_millis(20));
     }
     let pid = guest.process.id().to_string();
-    let args = ["record", "--pid", &pid, "--duration", "3s", "--json", "-o", &outside_arg];
+    let args = [
+        "record",
+        "--pid",
+        &pid,
+        "--duration",
+        "3s",
+        "--json",
+        "-o",
+        &outside_arg,
+    ];
     let finished = scene.dunlin(args)?.wait(PATIENCE)?;
     ensure!(finished.code == Some(0), "{finished}");
     let report = finished.json()?;
-    ensure!(report["source"] == "ebpf:kvm_mmu" && report["lost_events"] == 0, "{report}");
+    ensure!(
+        report["source"] == "ebpf:kvm_mmu" && report["lost_events"] == 0,
+        "{report}"
+    );
     logging.signal(rustix::process::Signal::INT)?;
     let ended = logging.wait(PATIENCE)?;
     ensure!(ended.code == Some(0), "{ended}");
@@ -300,7 +335,11 @@ fn a_guest_is_recorded_from_outside() -> anyhow::Result<()> {
             events += 1;
         }
     }
-    ensure!(events > seen.len() && seen.len() > 500, "{events} events of {} pages", seen.len());
+    ensure!(
+        events > seen.len() && seen.len() > 500,
+        "{events} events of {} pages",
+        seen.len()
+    );
     let unknown: Vec<_> = seen.difference(&logged).collect();
     ensure!(unknown.is_empty(), "seen from outside only: {unknown:?}");
     Ok(())

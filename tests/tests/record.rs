@@ -147,10 +147,15 @@ fn check_order(
     latest: u64,
     working_set: &BTreeSet<u64>,
 ) -> anyhow::Result<()> {
-    let own = writes.iter().filter(|(by, gfn)| *by == vcpu && working_set.contains(gfn));
+    let own = writes
+        .iter()
+        .filter(|(by, gfn)| *by == vcpu && working_set.contains(gfn));
     let told: Vec<u64> = own.map(|(_, gfn)| *gfn).collect();
     let written: BTreeSet<u64> = steps.iter().map(|(_, gfn)| *gfn).collect();
-    ensure!(told.iter().all(|gfn| written.contains(gfn)), "vCPU {vcpu} did not write {told:?}");
+    ensure!(
+        told.iter().all(|gfn| written.contains(gfn)),
+        "vCPU {vcpu} did not write {told:?}"
+    );
     if vcpus > 1 || told.is_empty() {
         return Ok(());
     }
@@ -171,7 +176,10 @@ fn check_order(
 #[test]
 fn every_tracker_records_what_the_guest_wrote() -> anyhow::Result<()> {
     let ebpf = require(Capability::Ebpf);
-    let faults = [("auto", Source::WriteProtectFault), ("ebpf:faults", Source::WriteProtectFault)];
+    let faults = [
+        ("auto", Source::WriteProtectFault),
+        ("ebpf:faults", Source::WriteProtectFault),
+    ];
     let faults = if ebpf { &faults[..] } else { &[] };
     let mut cases = vec![(Kind::Thread, "bitmap", vec![("pagemap", Source::PagemapScan)])];
     cases[0].2.extend(faults);
@@ -202,7 +210,10 @@ fn every_tracker_records_what_the_guest_wrote() -> anyhow::Result<()> {
                 ensure!(report["lost_events"] == 0 && report["overruns"] == 0, "{report}");
                 ensure!(report["ended_early"].is_null(), "{report}");
                 let measured = report["overhead"]["kernel"]["runs"].as_u64();
-                ensure!(measured.is_some_and(|runs| runs > 0) == source.name().starts_with("ebpf:"), "{report}");
+                ensure!(
+                    measured.is_some_and(|runs| runs > 0) == source.name().starts_with("ebpf:"),
+                    "{report}"
+                );
                 ensure!(head.vcpus == vcpus && head.total().bytes() == MEMORY, "{head:?}");
                 ensure!(
                     report["file_bytes"] == fs::metadata(scene.folder().join("trace.dtrace"))?.len(),
@@ -506,7 +517,11 @@ fn programs_in_the_kernel_see_what_kvm_logs() -> anyhow::Result<()> {
         let recorded = record_session(&mut session, &mut both, &mut kept, limits, &mut |_| {})?;
         ensure!(recorded.tally.lost == 0, "{recorded:?}");
         let seen = windows(&kept.0, 2);
-        ensure!(seen.len() == both.harvested.len() && seen.len() > 10, "{} windows", seen.len());
+        ensure!(
+            seen.len() == both.harvested.len() && seen.len() > 10,
+            "{} windows",
+            seen.len()
+        );
         let pages: usize = both.harvested.iter().map(BTreeSet::len).sum();
         ensure!(pages > 1000, "the guest wrote: {pages}");
         for (index, (seen, harvested)) in seen.iter().zip(&both.harvested).enumerate() {

@@ -143,7 +143,11 @@ fn examine(state: &Path) -> Report {
     probes.extend(kernel::probes());
     probes.extend(system::probes(state));
     let ladder = sources::probes();
-    let sources = ladder.iter().filter(|probe| probe.works()).map(|probe| probe.name).collect();
+    let sources = ladder
+        .iter()
+        .filter(|probe| probe.works())
+        .map(|probe| probe.name)
+        .collect();
     probes.extend(ladder);
     Report {
         schema: "dunlin.doctor.v1",

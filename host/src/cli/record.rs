@@ -9,8 +9,8 @@ use super::{
 use crate::{
     channel::{Cancel, Wait},
     control::{Client, EndReason, RecordRequest, RecordingSession},
-    report::{KernelReport, OverheadReport, RecordReport, RecordSchema, count, duration, record_summary},
     guest::kvm::Backend,
+    report::{KernelReport, OverheadReport, RecordReport, RecordSchema, count, duration, record_summary},
     trace::{
         TraceError, TraceWriter,
         foreign::{ForeignError, Outside},
@@ -448,7 +448,10 @@ mod tests {
         );
         assert_eq!(given.watched.source.served(), Some(Source::Ring));
         let traced = args("--source ebpf:faults --ring-size 64KiB").watched;
-        assert_eq!((traced.source.traced(), traced.ring_size), (Some(Source::WriteProtectFault), Bytes(64 << 10)));
+        assert_eq!(
+            (traced.source.traced(), traced.ring_size),
+            (Some(Source::WriteProtectFault), Bytes(64 << 10))
+        );
         assert!(buffer("2GiB").unwrap_err().contains("from 4KiB to 1GiB"));
         assert!(window("61s").unwrap_err().contains("from 1ms to 60s"));
         assert!(window("999us").is_err());

@@ -28,7 +28,16 @@ impl SharedWords {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses; nothing else is affected. The kernel refuses a length
         // beyond the array's last page.
-        let base = unsafe { mmap(std::ptr::null_mut(), len * size_of::<u64>(), protection, MapFlags::SHARED, map, 0) }?;
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len * size_of::<u64>(),
+                protection,
+                MapFlags::SHARED,
+                map,
+                0,
+            )
+        }?;
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned null"))?;
         Ok(Self { base, len })
     }

@@ -107,7 +107,10 @@ pub fn record_summary(report: &RecordReport) -> String {
     let kernel = overhead.kernel.as_ref().map_or_else(String::new, |kernel| {
         let each = kernel.cpu_us.saturating_mul(1000).checked_div(kernel.runs).unwrap_or(0);
         let runs = count(kernel.runs);
-        format!(", {} of it by programs in the kernel ({runs} runs, {each} ns each)", micros(kernel.cpu_us))
+        format!(
+            ", {} of it by programs in the kernel ({runs} runs, {each} ns each)",
+            micros(kernel.cpu_us)
+        )
     });
     line(
         "overhead",

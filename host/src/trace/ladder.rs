@@ -71,7 +71,8 @@ impl Rung {
 }
 
 const EMULATED: &str = "use a host whose processor runs guests itself (VMX or SVM); here KVM emulates them";
-const NO_EXCEPTION: &str = "use ebpf:kvm_mmu; where the processor runs guests itself, KVM handles their faults without an exception";
+const NO_EXCEPTION: &str =
+    "use ebpf:kvm_mmu; where the processor runs guests itself, KVM handles their faults without an exception";
 const KVM: &str = "see /dev/kvm above";
 
 /// Tries every live source, best first. Takes about a second.
@@ -117,7 +118,9 @@ fn from_error(error: &dyn std::error::Error, fix: &str) -> Obstacle {
 /// KVM's own support for dirty rings, and the eBPF programs for them.
 fn ring_push() -> Result<String, Obstacle> {
     let entries = ring_capability()?;
-    Trial::new()?.trace(Hooks::DirtyRing).map_err(|error| from_tracer(&error))?;
+    Trial::new()?
+        .trace(Hooks::DirtyRing)
+        .map_err(|error| from_tracer(&error))?;
     Ok(format!("attaches; rings of up to {entries} entries"))
 }
 
@@ -170,9 +173,15 @@ fn faults() -> Result<String, Obstacle> {
     let guest = Trial::of(GuestKind::Thread)?;
     let tracer = guest.trace(Hooks::Faults).map_err(|error| from_tracer(&error))?;
     guest.run(false)?;
-    match tracer.counters().map_err(|error| from_tracer(&error))?.events(Kind::UserFault) {
+    match tracer
+        .counters()
+        .map_err(|error| from_tracer(&error))?
+        .events(Kind::UserFault)
+    {
         0 => Err(obstacle),
-        events => Ok(format!("saw {events} writes of a guest of --kind thread, none of one under KVM")),
+        events => Ok(format!(
+            "saw {events} writes of a guest of --kind thread, none of one under KVM"
+        )),
     }
 }
 
@@ -187,7 +196,9 @@ fn pagemap() -> Result<String, Obstacle> {
 }
 
 fn qemu() -> Result<String, Obstacle> {
-    let version = std::process::Command::new("qemu-system-x86_64").arg("--version").output();
+    let version = std::process::Command::new("qemu-system-x86_64")
+        .arg("--version")
+        .output();
     match version {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8_lossy(&output.stdout);
@@ -266,7 +277,10 @@ impl Trial {
         self.0.resume().map_err(failed)?;
         match self.0.wait_halted(Duration::from_secs(10)).map_err(failed)? {
             true => Ok(()),
-            false => Err(obstacle("a guest did not halt within 10 s", "try again when the host is idle")),
+            false => Err(obstacle(
+                "a guest did not halt within 10 s",
+                "try again when the host is idle",
+            )),
         }
     }
 }

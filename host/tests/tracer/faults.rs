@@ -223,7 +223,11 @@ fn tables_in_the_kernel_say_what_the_stream_says() {
             .iter()
             .for_each(|(_, page)| expected[*page as usize] += 1);
         assert_eq!(counts, expected, "window {window}");
-        let counted: BTreeSet<u64> = (0..).zip(&counts).filter(|(_, count)| **count > 0).map(|(page, _)| page).collect();
+        let counted: BTreeSet<u64> = (0..)
+            .zip(&counts)
+            .filter(|(_, count)| **count > 0)
+            .map(|(page, _)| page)
+            .collect();
         assert_eq!(pages(&bits), counted, "window {window}");
         assert!(counted.len() > 100);
         stream.protect();
@@ -271,7 +275,11 @@ fn other_processes_and_other_memory_are_not_seen() {
     let mut config = stream(Hooks::Faults, Config::regions_of(guest.memory()), vec![]);
     let mut regions = config.regions.clone();
     regions[0].run.count.0 = 512 + 64;
-    let mut part = Tracer::attach(Config { regions, ..config.clone() }).unwrap();
+    let mut part = Tracer::attach(Config {
+        regions,
+        ..config.clone()
+    })
+    .unwrap();
     let mut all = Tracer::attach(config.clone()).unwrap();
     // Nobody's process.
     config.process = u32::MAX;

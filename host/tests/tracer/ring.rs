@@ -19,7 +19,7 @@ fn the_stream_is_what_the_ring_has_in_its_order() {
     if !require(Capability::Kvm) || !require(Capability::Ebpf) {
         return;
     }
-    let mut vm = RingVm::new(&[256..1256]);
+    let mut vm = RingVm::new(std::slice::from_ref(&(256..1256)));
     let config = stream(Hooks::DirtyRing, vec![vm.region()], vec![(thread(), 0)]);
     let mut tracer = Tracer::attach(config).unwrap();
     for _ in 0..20 {
@@ -39,7 +39,11 @@ fn the_stream_is_what_the_ring_has_in_its_order() {
             .collect();
         assert_eq!(writes, harvested);
         assert_eq!(items.len(), writes.len() + 1);
-        assert!(matches!(items.last(), Some(Item::WindowEnd { vcpu: 0, .. })), "{:?}", items.last());
+        assert!(
+            matches!(items.last(), Some(Item::WindowEnd { vcpu: 0, .. })),
+            "{:?}",
+            items.last()
+        );
         assert!(items.is_sorted_by_key(Item::at));
     }
     let counters = tracer.counters().unwrap();
@@ -78,7 +82,9 @@ fn nothing_is_lost_at_full_speed() {
         }
         let vcpus = vec![threads.recv().unwrap(), threads.recv().unwrap()];
         let config = Config {
-            mode: Mode::Stream { buffer: Bytes(16 << 20) },
+            mode: Mode::Stream {
+                buffer: Bytes(16 << 20),
+            },
             ..stream(Hooks::DirtyRing, vec![region], vcpus)
         };
         let mut tracer = Tracer::attach(config).unwrap();
@@ -119,7 +125,7 @@ fn repeats_are_left_out_and_counted() {
         return;
     }
     // One page: every write but the first of each window is a repeat.
-    let mut vm = RingVm::new(&[300..301]);
+    let mut vm = RingVm::new(std::slice::from_ref(&(300..301)));
     let config = Config {
         repeats: false,
         ..stream(Hooks::DirtyRing, vec![vm.region()], vec![(thread(), 0)])

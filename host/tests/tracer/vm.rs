@@ -4,8 +4,8 @@
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_regs, kvm_segment};
 use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_regs, kvm_segment};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
 use dunlin::trace::ebpf::Region;
@@ -67,13 +67,11 @@ impl RingVm {
         };
         // SAFETY: the memory is never unmapped.
         unsafe { vm.set_user_memory_region(slot) }.unwrap();
-        let vcpus = (0..).zip(ranges).map(|(index, range)| Vcpu::new(&vm, memory, index, range));
+        let vcpus = (0..)
+            .zip(ranges)
+            .map(|(index, range)| Vcpu::new(&vm, memory, index, range));
         let vcpus = vcpus.collect();
-        Self {
-            _vm: vm,
-            memory,
-            vcpus,
-        }
+        Self { _vm: vm, memory, vcpus }
     }
 
     /// Where it is, for a tracer.
@@ -93,7 +91,11 @@ impl Vcpu {
         // SAFETY: the second page of the guest's memory has room for 16 programs, and no vCPU runs yet.
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), (memory + entry) as *mut u8, code.len()) };
         let fd = vm.create_vcpu(index).unwrap();
-        let ring = map(fd.as_raw_fd(), (ENTRIES * size_of::<Entry>()) as u64, RING_PAGE * PAGE_SIZE);
+        let ring = map(
+            fd.as_raw_fd(),
+            (ENTRIES * size_of::<Entry>()) as u64,
+            RING_PAGE * PAGE_SIZE,
+        );
         // SAFETY: the mapping has so many entries and stays; of an entry in use, only the flags change.
         let ring = unsafe { std::slice::from_raw_parts(ring as *const Entry, ENTRIES) };
         let flat = |selector, type_| kvm_segment {

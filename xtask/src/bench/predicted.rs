@@ -96,10 +96,18 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
         figure("error of the time, worst", time.range().1, 0.2),
         figure("error of the bytes, median", bytes.median(), 0.1),
         figure("error of the bytes, worst", bytes.range().1, 0.2),
-        figure("error of the downtime, worst (alike within 5 ms)", downtime.range().1, 0.2),
-        Figure::plain("predicted from a profile: phases, in the stated interval", share, "ratio")
-            .target(Target::AtLeast(1.0))
-            .beside("times and bytes; an interval is taken to be 5 % wider on both sides"),
+        figure(
+            "error of the downtime, worst (alike within 5 ms)",
+            downtime.range().1,
+            0.2,
+        ),
+        Figure::plain(
+            "predicted from a profile: phases, in the stated interval",
+            share,
+            "ratio",
+        )
+        .target(Target::AtLeast(1.0))
+        .beside("times and bytes; an interval is taken to be 5 % wider on both sides"),
     ];
     rows.extend(changing);
     setting.tables.lock().expect("no group has panicked").push(table(&rows));
@@ -109,13 +117,20 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
 /// Profiles a guest, then moves it by each strategy in turn.
 fn measure(setting: &Setting, workload: &'static str, vcpus: u32, profile: &str) -> anyhow::Result<Vec<Row>> {
     let scene = setting.dunlin.scene()?;
-    let options = GuestOptions::new(setting.dunlin.kind, workload).memory("48MiB").vcpus(vcpus);
+    let options = GuestOptions::new(setting.dunlin.kind, workload)
+        .memory("48MiB")
+        .vcpus(vcpus);
     let mut holder = scene.guest("guest", &options.with(["--fill", "random"]))?;
     let prediction = predict(&scene, &holder, profile)?;
     let mut rows = vec![];
     for (index, strategy) in STRATEGIES.into_iter().enumerate() {
         let target = scene.receiver(&format!("hop-{index}"), &[])?;
-        let report = scene.migrate(&holder, &target, strategy, &["--bandwidth", LINK, "--downtime", DOWNTIME])?;
+        let report = scene.migrate(
+            &holder,
+            &target,
+            strategy,
+            &["--bandwidth", LINK, "--downtime", DOWNTIME],
+        )?;
         let costs = &prediction["links"][0]["strategies"][index]["simulated"];
         let bytes = report["bytes"].as_object().context("bytes by channel")?;
         let bytes: f64 = bytes.values().filter_map(Value::as_f64).sum();
@@ -166,7 +181,8 @@ fn table(rows: &[Row]) -> Table {
         ]
     };
     let data = |row: &Row| {
-        let pair = |pair: &Pair| json!({"low": pair.low, "likely": pair.likely, "high": pair.high, "actual": pair.actual});
+        let pair =
+            |pair: &Pair| json!({"low": pair.low, "likely": pair.likely, "high": pair.high, "actual": pair.actual});
         json!({
             "workload": row.workload, "strategy": row.strategy, "time_us": pair(&row.time), "bytes": pair(&row.bytes),
             "downtime_us": pair(&row.downtime),
@@ -174,8 +190,11 @@ fn table(rows: &[Row]) -> Table {
     };
     Table {
         name: "predicted",
-        about: "Predicted from a profile / real = ratio (from the least to the most of the simulated migrations):".into(),
-        header: ["workload", "strategy", "time", "bytes", "downtime"].map(str::to_owned).to_vec(),
+        about: "Predicted from a profile / real = ratio (from the least to the most of the simulated migrations):"
+            .into(),
+        header: ["workload", "strategy", "time", "bytes", "downtime"]
+            .map(str::to_owned)
+            .to_vec(),
         rows: rows.iter().map(cells).collect(),
         data: rows.iter().map(data).collect(),
     }

@@ -37,7 +37,13 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     // As fast as the guest can, to learn how many pushes a step makes; then a rate that makes fifty thousand of them.
     let fast = ring_arm("all that a vCPU can", 1, "seq,ws=16MiB", 0.08, &mut figures)?;
     let steps = (50_000.0 / fast.pushes_per_step).round();
-    ring_arm("fifty thousand a second", 1, &format!("seq,ws=16MiB,rate={steps}"), 0.03, &mut figures)?;
+    ring_arm(
+        "fifty thousand a second",
+        1,
+        &format!("seq,ws=16MiB,rate={steps}"),
+        0.03,
+        &mut figures,
+    )?;
     ring_arm("all that two vCPUs can", 2, "seq,ws=16MiB", 0.08, &mut figures)?;
     figures.extend(faults()?);
     figures.extend(recording(setting, steps)?);
@@ -48,12 +54,20 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
 fn recording(setting: &Setting, steps: f64) -> anyhow::Result<Vec<Figure>> {
     const HOUR_EVENTS: f64 = 50_000.0 * 3600.0;
     let scene = setting.dunlin.scene()?;
-    let options = GuestOptions::new(setting.dunlin.kind, &format!("zipf:0.99,ws=64MiB,rate={steps}"));
+    let options = GuestOptions::new(setting.dunlin.kind, format!("zipf:0.99,ws=64MiB,rate={steps}"));
     let guest = scene.guest("recorded", &options.memory("96MiB").with(["--tracking", "ring"]))?;
     let output = scene.folder().join("hour.dtrace");
     let report = scene.folder().join("hour.json");
     let process = Command::new(setting.dunlin.program())
-        .args(["record", "--source", "ebpf:ring", "--duration", "10s", "--json", "--control"])
+        .args([
+            "record",
+            "--source",
+            "ebpf:ring",
+            "--duration",
+            "10s",
+            "--json",
+            "--control",
+        ])
         .arg(&guest.control)
         .arg("--output")
         .arg(&output)
@@ -67,12 +81,23 @@ fn recording(setting: &Setting, steps: f64) -> anyhow::Result<Vec<Figure>> {
     let rate = events / (number(&report, "/duration_us")? / 1e6);
     let lost = &report["lost_events"];
     Ok(vec![
-        Figure::plain("recording: disk for an hour at 50,000 events/s", bytes / events * HOUR_EVENTS / 1e9, "GB")
-            .target(Target::AtMost(2.0))
-            .beside(format!("{:.2} B an event over 10 s of zipf:0.99 at {rate:.0} events/s, {lost} lost", bytes / events)),
-        Figure::plain("recording: memory of the recorder", peak as f64 / f64::from(1 << 20), "MiB")
-            .target(Target::AtMost(64.0))
-            .beside("most of 10 s; the programs' buffer of 16 MiB is in it"),
+        Figure::plain(
+            "recording: disk for an hour at 50,000 events/s",
+            bytes / events * HOUR_EVENTS / 1e9,
+            "GB",
+        )
+        .target(Target::AtMost(2.0))
+        .beside(format!(
+            "{:.2} B an event over 10 s of zipf:0.99 at {rate:.0} events/s, {lost} lost",
+            bytes / events
+        )),
+        Figure::plain(
+            "recording: memory of the recorder",
+            peak as f64 / f64::from(1 << 20),
+            "MiB",
+        )
+        .target(Target::AtMost(64.0))
+        .beside("most of 10 s; the programs' buffer of 16 MiB is in it"),
         Figure::plain(
             "recording: CPU time an event",
             number(&report, "/overhead/cpu_us")? * 1000.0 / events,
@@ -87,13 +112,7 @@ struct Seen {
 }
 
 /// A guest with rings, with and without programs at them.
-fn ring_arm(
-    name: &str,
-    vcpus: u32,
-    workload: &str,
-    most: f64,
-    figures: &mut Vec<Figure>,
-) -> anyhow::Result<Seen> {
+fn ring_arm(name: &str, vcpus: u32, workload: &str, most: f64, figures: &mut Vec<Figure>) -> anyhow::Result<Seen> {
     let entries = Tracking::RING_ENTRIES;
     let guest = AnyGuest::create_tracked(config(workload, vcpus), Tracking::Ring { entries })?;
     guest.start_tracking()?;
@@ -102,10 +121,12 @@ fn ring_arm(
     let (mut events, mut seconds, mut steps, mut lost, mut reading) = (0, 0.0, 0, 0, 0);
     let (mut kernel_ns, mut runs) = (0, 0);
     let results = {
-        let mut slice = |tracer: Option<&mut Tracer>| slice(&guest, tracer, &mut |guest| {
-            words.fill(0);
-            Ok(guest.harvest(&mut words)?)
-        });
+        let mut slice = |tracer: Option<&mut Tracer>| {
+            slice(&guest, tracer, &mut |guest| {
+                words.fill(0);
+                Ok(guest.harvest(&mut words)?)
+            })
+        };
         // The arms take turns, so that both can have the one closure.
         let slice = std::cell::RefCell::new(&mut slice);
         let off = Arm::new("off", || Ok((slice.borrow_mut())(None)?.steps_per_s));
@@ -135,21 +156,33 @@ fn ring_arm(
     let rate = events as f64 / seconds;
     let (on, off) = (results.of("on").median(), results.of("off").median());
     figures.push(
-        Figure::plain(format!("tracing a dirty ring, {name}: loss of throughput"), 1.0 - on / off, "ratio")
-            .target(Target::AtMost(most))
-            .beside(format!(
-                "without programs: {off:.0} steps/s; {rate:.0} events/s, {lost} lost, {vcpus} vCPUs"
-            )),
+        Figure::plain(
+            format!("tracing a dirty ring, {name}: loss of throughput"),
+            1.0 - on / off,
+            "ratio",
+        )
+        .target(Target::AtMost(most))
+        .beside(format!(
+            "without programs: {off:.0} steps/s; {rate:.0} events/s, {lost} lost, {vcpus} vCPUs"
+        )),
     );
     figures.push(
-        Figure::plain(format!("tracing a dirty ring, {name}: kernel time an event"), kernel_ns as f64 / runs as f64, "ns")
-            .target(Target::AtMost(200.0))
-            .beside(format!("{runs} runs; what measuring takes, about 50 ns, is in it")),
+        Figure::plain(
+            format!("tracing a dirty ring, {name}: kernel time an event"),
+            kernel_ns as f64 / runs as f64,
+            "ns",
+        )
+        .target(Target::AtMost(200.0))
+        .beside(format!("{runs} runs; what measuring takes, about 50 ns, is in it")),
     );
     figures.push(
-        Figure::plain(format!("tracing a dirty ring, {name}: reader's time an event"), reading as f64 / events as f64, "ns")
-            .target(Target::AtMost(100.0))
-            .beside("CPU time from the buffer to items of a trace"),
+        Figure::plain(
+            format!("tracing a dirty ring, {name}: reader's time an event"),
+            reading as f64 / events as f64,
+            "ns",
+        )
+        .target(Target::AtMost(100.0))
+        .beside("CPU time from the buffer to items of a trace"),
     );
     Ok(Seen {
         pushes_per_step: events as f64 / steps as f64,
@@ -192,9 +225,15 @@ fn faults() -> anyhow::Result<Vec<Figure>> {
     let rate = events as f64 / seconds;
     ensure!(events > 0, "no page fault was seen");
     Ok(vec![
-        Figure::plain("tracing write-protection faults: the guest's wait at a first write", (1.0 - on / off) / rate * 1e6, "us")
-            .target(Target::AtMost(8.0))
-            .beside(format!("without programs and protection: {off:.0} steps/s, with {on:.0}; {rate:.0} first writes/s")),
+        Figure::plain(
+            "tracing write-protection faults: the guest's wait at a first write",
+            (1.0 - on / off) / rate * 1e6,
+            "us",
+        )
+        .target(Target::AtMost(8.0))
+        .beside(format!(
+            "without programs and protection: {off:.0} steps/s, with {on:.0}; {rate:.0} first writes/s"
+        )),
     ])
 }
 

@@ -56,7 +56,7 @@ fn examine(bytes: &[u8]) -> anyhow::Result<()> {
     for kind in Kind::ALL {
         let is_there = symbols
             .iter()
-            .any(|symbol| names.get(symbol.st_name as usize) == Ok(kind.hook()));
+            .any(|symbol| names.get(symbol.st_name as usize).is_ok_and(|name| name == kind.hook()));
         ensure!(is_there, "it has no program for {}", kind.hook());
     }
     Ok(())

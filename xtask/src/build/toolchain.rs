@@ -28,7 +28,9 @@ impl fmt::Display for Toolchain<'_> {
         for version in &self.versions {
             writeln!(f, "{version}")?;
         }
-        let Prebuilt { target, profile, flags, .. } = self.prebuilt;
+        let Prebuilt {
+            target, profile, flags, ..
+        } = self.prebuilt;
         writeln!(f, "target {target}, core built from source")?;
         write!(f, "profile {profile}, flags {}", flags.join(" "))?;
         for (name, value) in self.prebuilt.environment {
@@ -87,7 +89,12 @@ impl<'a> Toolchain<'a> {
     /// Builds and returns where the result is.
     pub(super) fn build(&self) -> anyhow::Result<PathBuf> {
         let root = workspace_root();
-        let Prebuilt { package, target, profile, .. } = self.prebuilt;
+        let Prebuilt {
+            package,
+            target,
+            profile,
+            ..
+        } = self.prebuilt;
         let target_dir = target_dir().join("prebuilt");
         let mut command = Command::new(&self.cargo);
         command

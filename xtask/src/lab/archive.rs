@@ -137,14 +137,15 @@ mod tests {
             found.push((entry.name().to_owned(), entry.mode(), device, contents));
             rest = reader.finish().expect("ends");
         }
-        let expected: [(&str, u32, (u32, u32), &[u8]); 5] = [
-            ("bin", 0o040_755, (0, 0), b""),
-            ("bin/tool", 0o100_755, (0, 0), b"code"),
-            ("bin/other", 0o120_777, (0, 0), b"tool"),
-            ("dev", 0o040_755, (0, 0), b""),
-            ("dev/console", 0o020_600, (5, 1), b""),
+        let entry =
+            |name: &str, mode, device, contents: &str| (name.to_owned(), mode, device, contents.as_bytes().to_vec());
+        let expected = [
+            entry("bin", 0o040_755, (0, 0), ""),
+            entry("bin/tool", 0o100_755, (0, 0), "code"),
+            entry("bin/other", 0o120_777, (0, 0), "tool"),
+            entry("dev", 0o040_755, (0, 0), ""),
+            entry("dev/console", 0o020_600, (5, 1), ""),
         ];
-        let expected = expected.map(|(name, mode, device, bytes)| (name.to_owned(), mode, device, bytes.to_vec()));
         assert_eq!(found, expected);
     }
 }

@@ -43,7 +43,14 @@ pub(super) fn probes() -> Vec<Probe> {
             format!("API version {version}, makes virtual machines"),
         )
     };
-    vec![device, backend(), basics(&kvm), dirty_log(&kvm), dirty_ring(&kvm), state(&kvm)]
+    vec![
+        device,
+        backend(),
+        basics(&kvm),
+        dirty_log(&kvm),
+        dirty_ring(&kvm),
+        state(&kvm),
+    ]
 }
 
 fn not_opened(errno: i32) -> Probe {

@@ -126,7 +126,11 @@ impl Btf {
                 return None;
             }
             let bits = read_u32(&table.bytes, member + 8)?;
-            let bits = if found.has_bit_fields() { bits & 0x00ff_ffff } else { bits };
+            let bits = if found.has_bit_fields() {
+                bits & 0x00ff_ffff
+            } else {
+                bits
+            };
             Some(u64::from(bits / 8))
         })
     }

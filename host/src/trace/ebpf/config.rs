@@ -241,7 +241,10 @@ mod tests {
         for (first, pages) in [(0, 0), (1, u64::MAX), (0, PAGES_MAX + 1)] {
             let mut wrong = config(&[Hooks::Mmu]);
             wrong.regions = vec![region(first, pages)];
-            assert!(matches!(wrong.check(), Err(TracerError::Region { .. })), "{first}+{pages}");
+            assert!(
+                matches!(wrong.check(), Err(TracerError::Region { .. })),
+                "{first}+{pages}"
+            );
         }
     }
 

@@ -150,6 +150,9 @@ mod tests {
             time: Nanos(20_000),
         });
         assert_eq!(overhead.total(), Nanos(25_000));
-        assert_eq!(overhead.to_string(), "20 us in the kernel (100 runs of 200 ns), 5 us of reading");
+        assert_eq!(
+            overhead.to_string(),
+            "20 us in the kernel (100 runs of 200 ns), 5 us of reading"
+        );
     }
 }

@@ -151,7 +151,9 @@ pub enum TracerError {
     },
 
     /// The object could not be loaded.
-    #[error("The eBPF object in this program cannot be loaded; rebuild it with `cargo xtask build`, or use a newer kernel")]
+    #[error(
+        "The eBPF object in this program cannot be loaded; rebuild it with `cargo xtask build`, or use a newer kernel"
+    )]
     Load(#[source] Box<EbpfError>),
 
     /// A program could not be loaded or attached.

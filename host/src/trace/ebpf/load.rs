@@ -108,7 +108,10 @@ impl Object {
 fn create(config: &Config, types: Option<&Btf>) -> Result<Ebpf, TracerError> {
     let regions = |value: fn(&super::Region) -> u64| {
         let mut values = [0_u64; REGIONS_MAX];
-        values.iter_mut().zip(&config.regions).for_each(|(to, from)| *to = value(from));
+        values
+            .iter_mut()
+            .zip(&config.regions)
+            .for_each(|(to, from)| *to = value(from));
         values
     };
     let field = |structure, field| types.and_then(|types| types.field_offset(structure, field));
@@ -287,7 +290,12 @@ mod tests {
     #[test]
     fn what_would_take_too_much_is_refused_before_anything_is_allocated() {
         let tables = config(10_000 << 17, Mode::Windows { counts: true });
-        let buffer = config(1, Mode::Stream { buffer: Bytes(10_000 << 22) });
+        let buffer = config(
+            1,
+            Mode::Stream {
+                buffer: Bytes(10_000 << 22),
+            },
+        );
         for config in [tables, buffer] {
             let error = super::super::Tracer::attach(config).unwrap_err();
             assert!(matches!(error, TracerError::TooLarge { .. }), "{error:?}");

@@ -87,7 +87,10 @@ mod tests {
 
     #[test]
     fn the_kernel_s_text_is_understood() {
-        assert_eq!(effective("Name:\tx\nCapEff:\t000000c000000000\n"), 1 << CAP_BPF | 1 << CAP_PERFMON);
+        assert_eq!(
+            effective("Name:\tx\nCapEff:\t000000c000000000\n"),
+            1 << CAP_BPF | 1 << CAP_PERFMON
+        );
         assert_eq!(effective(""), 0);
     }
 }

@@ -115,7 +115,9 @@ impl Translator {
 /// found empty.
 pub(super) fn read(buffer: &mut RingBuf<MapData>, most: u64, mut sink: impl FnMut(Record)) -> (u64, bool) {
     for count in 0..most {
-        let Some(item) = buffer.next() else { return (count, true) };
+        let Some(item) = buffer.next() else {
+            return (count, true);
+        };
         if let Some(record) = Record::from_bytes(&item) {
             sink(record);
         }

@@ -36,7 +36,10 @@ impl Tables {
         let _ = membarrier(MembarrierCommand::Global);
         let words = self.pages / 64;
         let bits = &self.written.words()[ended * words..][..words];
-        let found = self.counts.as_ref().map(|all| &all.words()[ended * self.pages..][..self.pages]);
+        let found = self
+            .counts
+            .as_ref()
+            .map(|all| &all.words()[ended * self.pages..][..self.pages]);
         for (index, (word, into)) in bits.iter().zip(written).enumerate() {
             if word.load(Ordering::Relaxed) == 0 {
                 continue;

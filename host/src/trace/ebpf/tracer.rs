@@ -52,7 +52,9 @@ enum Output {
 
 impl std::fmt::Debug for Tracer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tracer").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Tracer")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -303,7 +305,9 @@ const EVENT_BYTES: u64 = Record::BYTES as u64 + 8;
 fn tables(object: &mut Object, pages: Pages, counts: bool) -> Result<Tables, TracerError> {
     let words = |count: u64| usize::try_from(count).expect("a table in memory");
     let written = share(object, "WRITTEN", words(pages.0 / 32))?;
-    let counts = counts.then(|| share(object, "COUNTS", words(pages.0 * 2))).transpose()?;
+    let counts = counts
+        .then(|| share(object, "COUNTS", words(pages.0 * 2)))
+        .transpose()?;
     Ok(Tables::new(pages, written, counts))
 }
 

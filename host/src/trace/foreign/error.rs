@@ -45,7 +45,9 @@ pub enum ForeignError {
     Broken(#[source] io::Error),
 
     /// What came is no QMP.
-    #[error("What the QMP socket says is no QMP ({0}); is it the socket of another protocol, such as the human monitor's?")]
+    #[error(
+        "What the QMP socket says is no QMP ({0}); is it the socket of another protocol, such as the human monitor's?"
+    )]
     NoQmp(String),
 
     /// QEMU refused a command.
@@ -58,7 +60,9 @@ pub enum ForeignError {
     },
 
     /// QEMU's guest is not under KVM.
-    #[error("QEMU does not run its guest under KVM, and without it ends by itself when it is to keep a dirty log for a measurement (seen with 7.2); start it with -accel kvm")]
+    #[error(
+        "QEMU does not run its guest under KVM, and without it ends by itself when it is to keep a dirty log for a measurement (seen with 7.2); start it with -accel kvm"
+    )]
     NoKvm,
 
     /// Somebody else measures the dirty rate.
@@ -66,7 +70,9 @@ pub enum ForeignError {
     Busy,
 
     /// Nothing on this host shows what guests of others write.
-    #[error("{0} does not show what the guest of another hypervisor writes; use ebpf:mmu where the processor runs guests (VMX or SVM, without page-modification log), or ebpf:mark where the kernel lets its functions be traced: see `dunlin doctor`")]
+    #[error(
+        "{0} does not show what the guest of another hypervisor writes; use ebpf:mmu where the processor runs guests (VMX or SVM, without page-modification log), or ebpf:mark where the kernel lets its functions be traced: see `dunlin doctor`"
+    )]
     Blind(&'static str),
 
     /// A thread for the recording could not be started.

@@ -183,7 +183,9 @@ fn follow(
     news: &mut dyn FnMut(&Tally),
 ) -> Result<EndReason, RecordingError> {
     let attached = tracer.started();
-    let deadline = limits.duration.and_then(|duration| Instant::now().checked_add(duration));
+    let deadline = limits
+        .duration
+        .and_then(|duration| Instant::now().checked_add(duration));
     let mut next_news = Instant::now() + NEWS;
     loop {
         let stopped = limits.interrupt.is_raised() || deadline.is_some_and(|deadline| Instant::now() >= deadline);

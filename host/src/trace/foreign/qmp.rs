@@ -127,7 +127,10 @@ impl Qmp {
 /// `  00000000000c0000-0000000003ffffff (prio 0, ram): pc.ram @00000000000c0000 KVM`
 fn ram_of(text: &str) -> Vec<Run> {
     let views = text.split("FlatView #");
-    let view = views.into_iter().find(|view| view.contains("AS \"memory\"")).unwrap_or_default();
+    let view = views
+        .into_iter()
+        .find(|view| view.contains("AS \"memory\""))
+        .unwrap_or_default();
     let mut runs: Vec<Run> = Vec::new();
     for run in view.lines().filter_map(ram_line) {
         match runs.last_mut() {
@@ -165,10 +168,7 @@ mod tests {
                     00000000000e0000-0000000000ffffff (prio 0, ram): pc.ram @00000000000e0000 KVM\r\n  \
                     0000000001000000-0000000003ffffff (prio 0, ram): pc.ram @0000000001000000 KVM\r\n  \
                     00000000fffc0000-00000000ffffffff (prio 0, rom): pc.bios KVM\r\n";
-        let expected = [
-            Run::new(Gfn(0), Pages(0xa0)),
-            Run::new(Gfn(0xe0), Pages(0x4000 - 0xe0)),
-        ];
+        let expected = [Run::new(Gfn(0), Pages(0xa0)), Run::new(Gfn(0xe0), Pages(0x4000 - 0xe0))];
         assert_eq!(ram_of(text), expected);
         assert_eq!(ram_of(""), []);
         assert_eq!(ram_line("ffffffffffffffff-0 (prio 0, ram): x"), None);

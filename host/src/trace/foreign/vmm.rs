@@ -78,7 +78,10 @@ fn vcpu_of(name: &str) -> Option<u32> {
     if let Some(rest) = name.strip_prefix("CPU ") {
         return number(rest.strip_suffix("/KVM")?);
     }
-    if let Some(rest) = name.strip_prefix("fc_vcpu ").or_else(|| name.strip_prefix("crosvm_vcpu")) {
+    if let Some(rest) = name
+        .strip_prefix("fc_vcpu ")
+        .or_else(|| name.strip_prefix("crosvm_vcpu"))
+    {
         return number(rest);
     }
     number(name.strip_prefix("vcpu")?.split(' ').next()?)

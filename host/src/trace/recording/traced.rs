@@ -8,8 +8,8 @@ use dunlin_core::tracefile::{Item, Source, VCPU_UNKNOWN};
 use dunlin_core::units::{Bytes, Gfn, Nanos, Pages};
 
 use super::{Items, Kernel, RecordingError, RecordingSource};
-use crate::guest::kvm::Backend;
 use crate::control::{Message, RecordingAnswer, Service};
+use crate::guest::kvm::Backend;
 use crate::trace::ebpf::{Config, Hooks, Mode, Region, Tracer, TracerError};
 
 /// How often the programs' buffer is emptied.
@@ -49,9 +49,16 @@ impl Programs {
     pub const fn best_for(own: Source, backend: Option<Backend>) -> Source {
         match (own, backend) {
             (Source::Ring, _) => Source::RingPush,
-            (Source::Bitmap, Some(Backend::Svm { .. } | Backend::Vmx { page_modification_log: false, .. })) => {
-                Source::SptePermission
-            }
+            (
+                Source::Bitmap,
+                Some(
+                    Backend::Svm { .. }
+                    | Backend::Vmx {
+                        page_modification_log: false,
+                        ..
+                    },
+                ),
+            ) => Source::SptePermission,
             (Source::Bitmap, Some(Backend::Vmx { .. })) => Source::MarkDirty,
             (Source::Bitmap | Source::PagemapScan, _) => Source::WriteProtectFault,
             _ => own,
