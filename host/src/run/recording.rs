@@ -339,10 +339,12 @@ impl Recording<'_> {
         loop {
             encoder.clear();
             let heard = subscriber.listen(self.next_window(), interrupt)?;
-            let over = ended(heard).or_else(|| {
-                matches!(self.guest.progress().state, RunState::Halted | RunState::Failed)
-                    .then_some(EndReason::GuestEnded)
-            });
+            let halted = matches!(self.guest.progress().state, RunState::Halted | RunState::Failed);
+            let over = match heard {
+                // The process ends because its guest has.
+                Heard::Closing | Heard::Nothing if halted => Some(EndReason::GuestEnded),
+                heard => ended(heard),
+            };
             if let Err(error) = self.look(trackers, encoder) {
                 encoder.clear();
                 return Ok(EndReason::Failed(chain(&error)));

@@ -221,7 +221,7 @@ impl Trial {
 
     fn of(kind: GuestKind) -> Result<Self, Obstacle> {
         let config = GuestConfig {
-            name: "trial".into(),
+            name: String::new(),
             kind,
             memory: Bytes(16 << 20),
             vcpus: 1,
