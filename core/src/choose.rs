@@ -51,3 +51,4 @@ pub use goal::{BOUNDS_MAX, Bound, Goal, GoalError, Metric, Weights};
 pub use revise::{Reviser, Revision};
 pub use setting::{Interval, Limits, Link, Uncertainty};
 pub use walk::End;
+pub use words::Name;

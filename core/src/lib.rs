@@ -19,6 +19,8 @@ pub mod order;
 pub mod pageset;
 pub mod pattern;
 pub mod predict;
+#[cfg(feature = "record")]
+pub mod record;
 pub mod strategy;
 pub mod switch;
 #[cfg(feature = "tracefile")]

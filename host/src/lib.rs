@@ -7,6 +7,8 @@ pub mod control;
 pub mod guest;
 pub mod journal;
 pub mod memory;
+pub mod predict;
+pub mod profile;
 pub mod push_order;
 pub mod replay;
 pub mod report;

@@ -180,17 +180,14 @@ pub fn check(path: &Path) -> Result<(), PushOrderError> {
     })
 }
 
-/// Writes an order.
+/// Writes an order; `which` says whose, after "in the order".
 ///
 /// # Errors
 /// [`PushOrderError::Io`].
-pub fn write(path: &Path, order: &[Gfn]) -> Result<(), PushOrderError> {
+pub fn write(path: &Path, which: &str, order: impl IntoIterator<Item = Gfn>) -> Result<(), PushOrderError> {
     let written = File::create(path).and_then(|file| {
         let mut file = BufWriter::new(file);
-        writeln!(
-            file,
-            "# pages of 4096 bytes, in the order in which the guest had to wait for them"
-        )?;
+        writeln!(file, "# pages of 4096 bytes, in the order {which}")?;
         for gfn in order {
             writeln!(file, "{gfn}")?;
         }
@@ -316,7 +313,7 @@ mod tests {
         fn what_is_written_is_read(order: Vec<u64>) {
             let file = tempfile::NamedTempFile::new().unwrap();
             let order: Vec<Gfn> = order.into_iter().map(Gfn).collect();
-            write(file.path(), &order).unwrap();
+            write(file.path(), "of a test", order.iter().copied()).unwrap();
             prop_assert_eq!(read(file.path()).unwrap_or_default(), order);
         }
 

@@ -2,6 +2,7 @@
 //! played by this test.
 
 mod play;
+mod reports;
 
 use dunlin::{
     journal::{HandOver, Journal, Phase, Role},
@@ -67,6 +68,9 @@ fn wrong_usage_says_what_to_do() {
             "write --strategy auto",
         ),
         ("record".into(), "--control <SOCK>"),
+        ("profile".into(), "--control <SOCK>"),
+        ("report".into(), "<FILE>..."),
+        ("predict".into(), "--trace <FILE.dtrace>"),
     ];
     for (arguments, hint) in cases {
         let ran = run(arguments.split_whitespace());

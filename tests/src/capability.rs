@@ -1,17 +1,21 @@
 //! What a test needs of the machine beyond plain Rust. A missing capability is a *named* skip, never a silent pass.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use dunlin::guest::Tracking;
-use dunlin::guest::kvm::KvmGuest;
+use dunlin::guest::kvm::{Backend, KvmGuest};
 use dunlin::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
+use dunlin::trace::ebpf::{Config, Hooks, Mode, Tracer};
 use dunlin_core::units::{Bytes, PAGE_SIZE};
 use kvm_ioctls::Kvm;
+
+use crate::lab::{self, Parts};
 
 /// Environment variable with the capabilities (comma separated) whose absence is a failure instead of a skip.
 pub const REQUIRE: &str = "DUNLIN_REQUIRE";
@@ -30,7 +34,7 @@ pub enum Capability {
     DirtyRing,
     /// userfaultfd that also catches the kernel's own accesses, which post-copy of a KVM guest needs.
     Uffd,
-    /// Loading eBPF tracing programs.
+    /// Loading and attaching eBPF programs.
     Ebpf,
     /// `qemu-system-x86_64` runs.
     Qemu,
@@ -42,11 +46,18 @@ pub enum Capability {
     Fuzz,
     /// The process is root, so it can mount file systems and drop privileges.
     Root,
+    /// KVM runs guests on the processor itself: only first writes of a page are noticed, a full dirty ring makes a vCPU stop,
+    /// and all tracepoints fire. An emulating KVM differs in each.
+    Hardware,
+    /// The kernel marks written pages of a process (soft-dirty bits of `/proc/PID/pagemap`).
+    SoftDirty,
+    /// An emulated machine with such a KVM can be booted (`cargo xtask lab`).
+    Lab,
 }
 
 impl Capability {
     /// Every capability, in the order of the documentation.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Kvm,
         Self::DirtyRing,
         Self::Uffd,
@@ -56,6 +67,9 @@ impl Capability {
         Self::Baremetal,
         Self::Fuzz,
         Self::Root,
+        Self::Hardware,
+        Self::SoftDirty,
+        Self::Lab,
     ];
 
     /// The name used in `DUNLIN_REQUIRE` and in skip messages.
@@ -70,6 +84,9 @@ impl Capability {
             Self::Baremetal => "baremetal",
             Self::Fuzz => "fuzz",
             Self::Root => "root",
+            Self::Hardware => "hardware",
+            Self::SoftDirty => "soft-dirty",
+            Self::Lab => "lab",
         }
     }
 
@@ -80,7 +97,7 @@ impl Capability {
             Self::DirtyRing => KvmGuest::check_ring(Tracking::RING_ENTRIES).map_err(|error| error.to_string()),
             Self::Uffd => probe_uffd(),
             Self::Ebpf => probe_ebpf(),
-            Self::Qemu => runs("qemu-system-x86_64", &["--version"]),
+            Self::Qemu => probe_qemu(),
             Self::Netns => runs("unshare", &["--net", "ip", "link", "set", "lo", "up"]),
             Self::Baremetal => probe_baremetal(),
             Self::Fuzz => runs("cargo", &["+nightly", "fuzz", "--version"]),
@@ -88,6 +105,9 @@ impl Capability {
                 true => Ok(()),
                 false => Err("not root; run the tests as root to include this one".into()),
             },
+            Self::Hardware => probe_kvm().and_then(|()| probe_backend()),
+            Self::SoftDirty => probe_soft_dirty(),
+            Self::Lab => probe_qemu().and_then(|()| probe_lab()),
         }
     }
 
@@ -169,6 +189,26 @@ fn probe_kvm() -> Result<(), String> {
         .map_err(|e| format!("/dev/kvm makes no virtual machine ({e})"))
 }
 
+fn probe_backend() -> Result<(), String> {
+    match Backend::find() {
+        Some(backend) if backend.runs_on_the_processor() => Ok(()),
+        Some(backend) => Err(format!("{backend} emulates; `cargo xtask lab` has a KVM that does not")),
+        None => Err("the kernel does not say what is behind /dev/kvm".into()),
+    }
+}
+
+fn probe_qemu() -> Result<(), String> {
+    runs("qemu-system-x86_64", &["--version"])
+}
+
+fn probe_lab() -> Result<(), String> {
+    let folder = lab::packages_folder().map_err(|error| format!("{error:#}"))?;
+    match Parts::find(&folder) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(format!("{why}; `cargo xtask setup` fetches the lab's kernel")),
+    }
+}
+
 fn probe_uffd() -> Result<(), String> {
     let layout = MemoryLayout::new(Bytes(PAGE_SIZE)).expect("one page is a memory");
     let memory = GuestMemory::new(layout).map_err(|error| error.to_string())?;
@@ -177,24 +217,35 @@ fn probe_uffd() -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-fn probe_ebpf() -> Result<(), String> {
-    const CAP_SYS_ADMIN: u32 = 21;
-    const CAP_BPF: u32 = 39;
-    const CAP_PERFMON: u32 = 38;
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        return Err("the kernel exports no type information (/sys/kernel/btf/vmlinux)".into());
+fn probe_soft_dirty() -> Result<(), String> {
+    const SOFT_DIRTY: u64 = 1 << 55;
+    // Where the kernel has such bits, what is mapped since they were last cleared has them set.
+    let page = vec![1_u8; PAGE_SIZE as usize];
+    let address = page.as_ptr().addr() as u64;
+    let mut entry = [0; 8];
+    let pagemap = File::open("/proc/self/pagemap").map_err(|error| format!("no /proc/self/pagemap ({error})"))?;
+    let read = pagemap.read_exact_at(&mut entry, address / PAGE_SIZE * 8);
+    read.map_err(|error| format!("cannot read /proc/self/pagemap ({error})"))?;
+    match std::hint::black_box(page)[0] == 1 && u64::from_le_bytes(entry) & SOFT_DIRTY != 0 {
+        true => Ok(()),
+        false => Err("the kernel is built without CONFIG_MEM_SOFT_DIRTY".into()),
     }
-    let may = has_effective_capability(CAP_SYS_ADMIN)
-        || (has_effective_capability(CAP_BPF) && has_effective_capability(CAP_PERFMON));
-    may.then_some(())
-        .ok_or_else(|| "loading tracing programs needs root or CAP_BPF and CAP_PERFMON".into())
 }
 
-fn has_effective_capability(number: u32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .is_some_and(|mask| mask >> number & 1 == 1)
+fn probe_ebpf() -> Result<(), String> {
+    let config = Config {
+        process: std::process::id(),
+        hooks: vec![Hooks::Faults],
+        regions: vec![],
+        vcpus: vec![],
+        mode: Mode::Stream {
+            buffer: Bytes(PAGE_SIZE),
+        },
+        repeats: true,
+        measure: false,
+    };
+    let tracer = Tracer::attach(config).map_err(|error| error.to_string())?;
+    tracer.counters().map(drop).map_err(|error| error.to_string())
 }
 
 fn runs(program: &str, args: &[&str]) -> Result<(), String> {

@@ -5,6 +5,7 @@ pub mod baseline;
 pub mod capability;
 pub mod folder;
 pub mod golden;
+pub mod lab;
 pub mod mount;
 pub mod netns;
 pub mod oracle;

@@ -6,7 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use dunlin::trace::{Ending, TraceReader};
+use dunlin::channel::{Cancel, Wait};
+use dunlin::control::{Client, Message, RecordRequest, Service};
+use dunlin::guest::kvm::Backend;
+use dunlin::trace::recording::{
+    Items, Limits, Programs, RecordingError, RecordingSource, Sink, Traced, record as record_session,
+};
+use dunlin::trace::{Ending, TraceError, TraceReader};
 use dunlin_core::tracefile::{Head, Item, Source};
 use dunlin_core::units::Bytes;
 use dunlin_core::workload::{Generator, Kind as Touch, Plan, Spec};
@@ -59,26 +65,44 @@ fn read(path: &Path) -> anyhow::Result<(Head, Vec<Item>)> {
     Ok((head, items))
 }
 
-/// The pages found in each window, and the steps that each vCPU had reported at its end.
-fn windows(items: &[Item], vcpus: u32) -> Vec<(BTreeSet<u64>, Vec<u64>)> {
-    let mut windows: Vec<(BTreeSet<u64>, Vec<u64>)> = Vec::new();
-    let mut found = BTreeSet::new();
+/// What was found between two looks, each page once.
+struct Window {
+    /// By whom, where a source tells.
+    writes: Vec<(u32, u64)>,
+    pages: BTreeSet<u64>,
+    /// The steps that each vCPU had reported at its end.
+    steps: Vec<u64>,
+}
+
+/// Steps follow their window; harvests of a dirty ring may be several in one.
+fn windows(items: &[Item], vcpus: u32) -> Vec<Window> {
+    let mut windows: Vec<Window> = Vec::new();
+    let (mut pages, mut writes) = (BTreeSet::new(), Vec::new());
     for item in items {
         match item {
-            Item::Dirty { run } => found.extend(run.first.0..run.end().0),
-            Item::Write { gfn, .. } => drop(found.insert(gfn.0)),
-            Item::WindowEnd { .. } => windows.push((std::mem::take(&mut found), vec![0; vcpus as usize])),
-            Item::Steps { vcpu, steps, .. } => {
-                let window = windows.last_mut().expect("steps follow their window");
-                window.1[*vcpu as usize] = *steps;
+            Item::Dirty { run } => pages.extend(run.first.0..run.end().0),
+            Item::Write { gfn, vcpu, .. } => {
+                if pages.insert(gfn.0) {
+                    writes.push((*vcpu, gfn.0));
+                }
             }
-            Item::Lost { .. } | Item::End { .. } => {}
+            Item::Steps { vcpu, steps, .. } => {
+                if *vcpu == 0 {
+                    windows.push(Window {
+                        writes: std::mem::take(&mut writes),
+                        pages: std::mem::take(&mut pages),
+                        steps: vec![0; vcpus as usize],
+                    });
+                }
+                windows.last_mut().expect("vCPU 0 comes first").steps[*vcpu as usize] = *steps;
+            }
+            Item::WindowEnd { .. } | Item::Lost { .. } | Item::End { .. } => {}
         }
     }
     windows
 }
 
-/// Checks every window but the first against the guest's own steps.
+/// Checks every window but the first against the guest's own steps: which pages, and where they are told, in which order and by whom.
 fn check(items: &[Item], vcpus: u32) -> anyhow::Result<()> {
     let spec: Spec = WORKLOAD.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
     let plan = Plan::new(&spec, MEMORY, vcpus)?;
@@ -87,25 +111,24 @@ fn check(items: &[Item], vcpus: u32) -> anyhow::Result<()> {
     ensure!(windows.len() > 10, "only {} windows", windows.len());
     let mut pages = 0;
     for pair in windows.windows(2) {
-        let [(_, before), (found, after)] = pair else {
+        let [before, window] = pair else {
             unreachable!("windows of two")
         };
-        let found: BTreeSet<u64> = found.intersection(&working_set).copied().collect();
+        let found: BTreeSet<u64> = window.pages.intersection(&working_set).copied().collect();
         let (mut surely, mut perhaps) = (BTreeSet::new(), BTreeSet::new());
-        for (vcpu, (from, to)) in (0..).zip(before.iter().zip(after)) {
+        for (vcpu, (from, to)) in (0..).zip(before.steps.iter().zip(&window.steps)) {
             let generator = Generator::new(&spec, plan.ws(), vcpus, vcpu, SEED)?;
             // Each vCPU may have done a part of a batch that it has not reported.
             let batch = generator.batch();
-            for (step, index) in generator.zip(0..to + batch) {
-                if index < *from || step.kind != Touch::Write {
-                    continue;
-                }
-                let gfn = plan.gfn(step.page).0;
-                perhaps.insert(gfn);
-                if (from + batch..*to).contains(&index) {
-                    surely.insert(gfn);
-                }
-            }
+            let steps: Vec<(u64, u64)> = generator
+                .zip(0..to + batch)
+                .filter(|(step, index)| *index >= *from && step.kind == Touch::Write)
+                .map(|(step, index)| (index, plan.gfn(step.page).0))
+                .collect();
+            perhaps.extend(steps.iter().map(|(_, gfn)| *gfn));
+            let reported = steps.iter().filter(|(index, _)| (from + batch..*to).contains(index));
+            surely.extend(reported.map(|(_, gfn)| *gfn));
+            check_order(&window.writes, vcpu, vcpus, &steps, from + batch, &working_set)?;
         }
         ensure!(surely.is_subset(&found), "missing: {:?}", surely.difference(&found));
         ensure!(found.is_subset(&perhaps), "too many: {:?}", found.difference(&perhaps));
@@ -115,15 +138,64 @@ fn check(items: &[Item], vcpus: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is told of a vCPU is what it did, and of the only one in its order. `steps` may begin before the window does, up to `latest`.
+fn check_order(
+    writes: &[(u32, u64)],
+    vcpu: u32,
+    vcpus: u32,
+    steps: &[(u64, u64)],
+    latest: u64,
+    working_set: &BTreeSet<u64>,
+) -> anyhow::Result<()> {
+    let own = writes
+        .iter()
+        .filter(|(by, gfn)| *by == vcpu && working_set.contains(gfn));
+    let told: Vec<u64> = own.map(|(_, gfn)| *gfn).collect();
+    let written: BTreeSet<u64> = steps.iter().map(|(_, gfn)| *gfn).collect();
+    ensure!(
+        told.iter().all(|gfn| written.contains(gfn)),
+        "vCPU {vcpu} did not write {told:?}"
+    );
+    if vcpus > 1 || told.is_empty() {
+        return Ok(());
+    }
+    let begins_there = |start: usize| {
+        let mut seen = BTreeSet::new();
+        let order = steps[start..].iter().filter(|(_, gfn)| seen.insert(*gfn));
+        let order: Vec<u64> = order.map(|(_, gfn)| *gfn).take(told.len()).collect();
+        order == told
+    };
+    let starts = steps.iter().take_while(|(index, _)| *index <= latest).count();
+    ensure!(
+        (0..=starts.min(steps.len() - 1)).any(begins_there),
+        "another order: {told:?}, and the guest's is {steps:?}"
+    );
+    Ok(())
+}
+
 #[test]
 fn every_tracker_records_what_the_guest_wrote() -> anyhow::Result<()> {
-    let mut cases = vec![(Kind::Thread, "bitmap", vec![("auto", Source::PagemapScan)])];
+    let ebpf = require(Capability::Ebpf);
+    let faults = [
+        ("auto", Source::WriteProtectFault),
+        ("ebpf:faults", Source::WriteProtectFault),
+    ];
+    let faults = if ebpf { &faults[..] } else { &[] };
+    let mut cases = vec![(Kind::Thread, "bitmap", vec![("pagemap", Source::PagemapScan)])];
+    cases[0].2.extend(faults);
     if require(Capability::Kvm) {
-        let sources = vec![("auto", Source::Bitmap), ("pagemap", Source::PagemapScan)];
+        let mut sources = vec![("bitmap", Source::Bitmap), ("pagemap", Source::PagemapScan)];
+        // Where a processor runs the guest, KVM handles its faults without an exception.
+        if Backend::find().is_some_and(|backend| !backend.runs_on_the_processor()) {
+            sources.extend(faults);
+        }
         cases.push((Kind::Kvm, "bitmap", sources));
     }
     if require(Capability::Kvm) && require(Capability::DirtyRing) {
-        let sources = vec![("ring", Source::Ring), ("pagemap", Source::PagemapScan)];
+        let mut sources = vec![("ring", Source::Ring), ("pagemap", Source::PagemapScan)];
+        if ebpf {
+            sources.extend([("auto", Source::RingPush), ("ebpf:ring", Source::RingPush)]);
+        }
         cases.push((Kind::Kvm, "ring", sources));
     }
     for (kind, tracking, sources) in cases {
@@ -137,6 +209,11 @@ fn every_tracker_records_what_the_guest_wrote() -> anyhow::Result<()> {
                 ensure!(report["source"] == source.name() && head.source == *source, "{report}");
                 ensure!(report["lost_events"] == 0 && report["overruns"] == 0, "{report}");
                 ensure!(report["ended_early"].is_null(), "{report}");
+                let measured = report["overhead"]["kernel"]["runs"].as_u64();
+                ensure!(
+                    measured.is_some_and(|runs| runs > 0) == source.name().starts_with("ebpf:"),
+                    "{report}"
+                );
                 ensure!(head.vcpus == vcpus && head.total().bytes() == MEMORY, "{head:?}");
                 ensure!(
                     report["file_bytes"] == fs::metadata(scene.folder().join("trace.dtrace"))?.len(),
@@ -214,6 +291,9 @@ fn a_killed_recorder_leaves_nothing_switched_on() -> anyhow::Result<()> {
     if require(Capability::DirtyRing) {
         trackings.push(("ring", "ring"));
     }
+    if require(Capability::Ebpf) {
+        trackings.push(("bitmap", "ebpf:faults"));
+    }
     for (tracking, source) in trackings {
         let scene = Scene::new()?;
         let mut host = guest(&scene, Kind::Kvm, 1, tracking)?;
@@ -223,8 +303,9 @@ fn a_killed_recorder_leaves_nothing_switched_on() -> anyhow::Result<()> {
         let pid = status["pid"].as_u64().context("a process")?;
         ensure!(status["recording"]["client_pid"] == recorder.id(), "{status}");
         // What is looked for afterwards is there now.
-        ensure!(is_write_protected(pid)? == (source == "pagemap"), "{source}");
-        ensure!((status["tracking"]["on"] == true) == (source != "pagemap"), "{status}");
+        let protects = matches!(source, "pagemap" | "ebpf:faults");
+        ensure!(is_write_protected(pid)? == protects, "{source}");
+        ensure!((status["tracking"]["on"] == true) != protects, "{status}");
         let harvests = threads(pid)?.iter().any(|name| name.starts_with("harvest"));
         ensure!(harvests == (source == "ring"), "{:?}", threads(pid)?);
         // Frames are written at least every second.
@@ -337,10 +418,120 @@ fn overruns_are_said() -> anyhow::Result<()> {
     let options =
         GuestOptions::new(Kind::Kvm, "uniform,rate=1000000").with(["--tracking", "ring", "--ring-size", "2048"]);
     let host = scene.guest("hasty", &options)?;
-    let (report, _, items) = record(&scene, &host, "hasty.dtrace", &["--duration", "500ms"])?;
+    let extra = ["--duration", "500ms", "--source", "ring"];
+    let (report, _, items) = record(&scene, &host, "hasty.dtrace", &extra)?;
     let overran = report["overruns"].as_u64() > Some(0);
     ensure!(report["lost_events"].is_null() == overran, "{report}");
     ensure!(items.iter().any(|item| matches!(item, Item::Lost { .. })) == overran);
     ensure!(scene.status(&host)?["tracking"]["overruns"].as_u64() >= report["overruns"].as_u64());
+    Ok(())
+}
+
+/// What the process harvested, beside what programs in the kernel saw.
+struct Both {
+    traced: Traced,
+    open: BTreeSet<u64>,
+    harvested: Vec<BTreeSet<u64>>,
+}
+
+impl RecordingSource for Both {
+    fn source(&self) -> Source {
+        self.traced.source()
+    }
+
+    fn period(&self) -> Option<Duration> {
+        self.traced.period()
+    }
+
+    fn poll(&mut self, items: &mut Items<'_>) -> Result<(), RecordingError> {
+        self.traced.poll(items)
+    }
+
+    fn on(&mut self, message: &Message, items: &mut Items<'_>) -> Result<(), RecordingError> {
+        match message {
+            Message::Dirty { service: 0, pages } => {
+                let runs = pages.runs().map(|run| run.expect("pages of the guest"));
+                self.open.extend(runs.flat_map(|run| run.first.0..run.end().0));
+            }
+            Message::Writes { service: 0, pages, .. } => self.open.extend(pages.pages().map(|gfn| gfn.0)),
+            Message::Window { .. } => self.harvested.push(std::mem::take(&mut self.open)),
+            _ => {}
+        }
+        self.traced.on(message, items)
+    }
+}
+
+#[derive(Default)]
+struct Kept(Vec<Item>);
+
+impl Sink for Kept {
+    fn begin(&mut self, _: &Head) -> Result<(), TraceError> {
+        Ok(())
+    }
+
+    fn push(&mut self, item: &Item) -> Result<(), TraceError> {
+        self.0.push(*item);
+        Ok(())
+    }
+}
+
+/// Two that look at the same guest see the same, window by window.
+#[test]
+fn programs_in_the_kernel_see_what_kvm_logs() -> anyhow::Result<()> {
+    if !require(Capability::Kvm) || !require(Capability::Ebpf) {
+        return Ok(());
+    }
+    let mut cases = vec![match Backend::find() {
+        Some(backend) if backend.runs_on_the_processor() => ("bitmap", Source::SptePermission, Source::Bitmap),
+        _ => ("bitmap", Source::WriteProtectFault, Source::Bitmap),
+    }];
+    if require(Capability::DirtyRing) {
+        cases.push(("ring", Source::RingPush, Source::Ring));
+    }
+    for (tracking, source, own) in cases {
+        let scene = Scene::new()?;
+        let host = guest(&scene, Kind::Kvm, 2, tracking)?;
+        let cancel = Cancel::new();
+        let wait = Wait::within(PATIENCE, &cancel);
+        let programs = Programs::of(source, own).context("a source with programs")?;
+        let mut serve = vec![Service::with_pages(own)];
+        if programs.armed != own {
+            serve.push(programs.service());
+        }
+        let request = RecordRequest {
+            serve,
+            window_us: 20_000,
+            exact: true,
+        };
+        let mut session = Client::connect(&host.control, wait)?.start_recording(&request, wait)?;
+        let mut both = Both {
+            traced: Traced::attach(programs, session.answer(), Traced::BUFFER)?,
+            open: BTreeSet::new(),
+            harvested: vec![],
+        };
+        let mut kept = Kept::default();
+        let limits = Limits {
+            duration: Some(Duration::from_secs(2)),
+            interrupt: &cancel,
+        };
+        let recorded = record_session(&mut session, &mut both, &mut kept, limits, &mut |_| {})?;
+        ensure!(recorded.tally.lost == 0, "{recorded:?}");
+        let seen = windows(&kept.0, 2);
+        ensure!(
+            seen.len() == both.harvested.len() && seen.len() > 10,
+            "{} windows",
+            seen.len()
+        );
+        let pages: usize = both.harvested.iter().map(BTreeSet::len).sum();
+        ensure!(pages > 1000, "the guest wrote: {pages}");
+        for (index, (seen, harvested)) in seen.iter().zip(&both.harvested).enumerate() {
+            ensure!(
+                seen.pages == *harvested,
+                "{tracking}, window {index}: only seen {:?}, only harvested {:?}",
+                seen.pages.difference(harvested),
+                harvested.difference(&seen.pages)
+            );
+        }
+    }
     Ok(())
 }

@@ -11,13 +11,16 @@ pub(crate) mod figure;
 mod live;
 mod pageset;
 mod predict;
+mod predicted;
 mod push;
 mod qemu;
+mod report;
 pub(crate) mod sampling;
 mod scale;
 mod sim;
 mod switch;
 mod tracefile;
+mod tracer;
 mod tracking;
 
 use std::process::ExitCode;
@@ -75,12 +78,20 @@ const GROUPS: &[Group] = &[
         run: tracking::run,
     },
     Group {
+        name: "tracer",
+        run: tracer::run,
+    },
+    Group {
         name: "bucket",
         run: bucket::run,
     },
     Group {
         name: "choose",
         run: choose::run,
+    },
+    Group {
+        name: "report",
+        run: report::run,
     },
     Group {
         name: "sim",
@@ -105,6 +116,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "live",
         run: live::run,
+    },
+    Group {
+        name: "predicted",
+        run: predicted::run,
     },
     Group {
         name: "dataplane",

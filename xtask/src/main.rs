@@ -6,6 +6,7 @@ mod calibrate;
 mod command;
 mod demo;
 mod experiment;
+mod lab;
 mod setup;
 mod test;
 
@@ -32,9 +33,11 @@ enum Task {
     Experiment(experiment::Options),
     /// The rate at which a workload does to a link what was published of it
     Calibrate(calibrate::Options),
-    /// Build the bare-metal guest payload and put it in its place
+    /// Run tests on a KVM that behaves as on hardware, in an emulated machine
+    Lab(lab::Options),
+    /// Build the bare-metal guest payload and the eBPF programs and put them in their places
     Build {
-        /// Compare with the committed payload instead, changing nothing
+        /// Compare with what is committed instead, changing nothing
         #[arg(long)]
         check: bool,
     },
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Experiment(options) => experiment::run(&options),
         Task::Calibrate(options) => calibrate::run(&options),
+        Task::Lab(options) => lab::run(&options),
         Task::Build { check } => build::run(check).map(|()| ExitCode::SUCCESS),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),

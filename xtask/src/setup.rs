@@ -7,8 +7,10 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, ensure};
 use dunlin_tests::Capability;
 use dunlin_tests::capability::baremetal_toolchain;
+use dunlin_tests::lab::{KERNEL_PACKAGE, SHELL_PACKAGE};
 
 use crate::command::{cargo, describe, succeeds};
+use crate::lab::packages;
 
 /// Packages that are installed together, and what for.
 struct Group {
@@ -57,6 +59,7 @@ const GROUPS: [Group; 5] = [
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let packages_are_there = install_packages()?;
     install_cargo_tools()?;
+    fetch_lab()?;
     println!("\nWhat the tests find on this machine:");
     for capability in Capability::ALL {
         match capability.probe() {
@@ -152,6 +155,25 @@ fn install_cargo_tools() -> anyhow::Result<()> {
         println!("  left out {purpose}; it needs LLVM (or: cargo install bpf-linker)");
     }
     Ok(())
+}
+
+fn fetch_lab() -> anyhow::Result<()> {
+    println!("\nPackages that are unpacked into the target directory and not installed:");
+    let purpose =
+        format!("{KERNEL_PACKAGE} {SHELL_PACKAGE}: a KVM that behaves as on hardware, in an emulated machine");
+    if packages::are_there() {
+        println!("  there    {purpose}");
+        return Ok(());
+    }
+    println!("  missing  {purpose}");
+    if packages::kernel().is_none() && has_program("apt-get") && rustix::process::geteuid().is_root() {
+        apt_get(&["update"])?;
+    }
+    let Some(kernel) = packages::kernel() else {
+        println!("Not in this distribution, or unknown before `apt-get update`. The lab is Debian's.");
+        return Ok(());
+    };
+    packages::fetch(&kernel)
 }
 
 fn install(purpose: &str, command: &mut Command) -> anyhow::Result<()> {

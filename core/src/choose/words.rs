@@ -62,7 +62,8 @@ impl fmt::Display for Digits {
 }
 
 /// A strategy by its preset, with what differs from it; [`Strategy::parse`] reads it.
-pub(super) struct Name<'a>(pub(super) &'a Strategy);
+#[derive(Clone, Copy, Debug)]
+pub struct Name<'a>(pub &'a Strategy);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -123,6 +123,13 @@ impl<'a> Intervals<'a> {
         Ok(Some(interval))
     }
 
+    /// Whether the page's last write was at `at`.
+    #[inline]
+    pub(super) fn was_written_at(&self, gfn: Gfn, at: Nanos) -> bool {
+        let last = usize::try_from(gfn.0).ok().and_then(|index| self.last.get(index));
+        last.is_some_and(|&last| last > 0 && last - 1 == at.0.saturating_sub(self.start))
+    }
+
     /// Intervals between two writes of the same page.
     pub const fn histogram(&self) -> &IntervalHistogram {
         &self.again

@@ -1,6 +1,6 @@
 //! The working-set curve from harvested dirty bitmaps, which say in which window a page was written, not when.
 
-use super::intervals::{Intervals, OutsideTable};
+use super::intervals::{Intervals, OutsideTable, WorkingSets};
 use super::{IntervalHistogram, WwsCurve};
 use crate::pageset::PageSet;
 use crate::units::{Gfn, Nanos, Pages};
@@ -31,14 +31,29 @@ impl<'a> Samples<'a> {
     /// # Errors
     /// [`OutsideTable`] with the first page that the table has no word for; the window counts with the pages before it.
     pub fn on_window(&mut self, dirty: &PageSet<'_>) -> Result<(), OutsideTable> {
+        let mut pages = dirty.runs().flat_map(|run| run.first.0..run.end().0);
+        let taken = pages.try_for_each(|gfn| self.on_page(Gfn(gfn)).map(drop));
+        self.end_window();
+        taken
+    }
+
+    /// A page dirtied in the window under way, for a source that gives page after page; so many windows ago it was dirtied
+    /// before, `None` if never. 0 if that was in this window, which then counts once all the same. O(1), one word of the table touched.
+    ///
+    /// # Errors
+    /// [`OutsideTable`] if the table has no word for the page.
+    #[inline]
+    pub fn on_page(&mut self, gfn: Gfn) -> Result<Option<u64>, OutsideTable> {
         let at = Nanos(self.windows);
-        self.windows += 1;
-        for run in dirty.runs() {
-            for gfn in run.first.0..run.end().0 {
-                self.intervals.on_write(Gfn(gfn), at)?;
-            }
+        if self.intervals.was_written_at(gfn, at) {
+            return Ok(Some(0));
         }
-        Ok(())
+        Ok(self.intervals.on_write(gfn, at)?.map(|windows| windows.0))
+    }
+
+    /// The window under way ends, and the next one begins.
+    pub const fn end_window(&mut self) {
+        self.windows += 1;
     }
 
     /// Windows taken in.
@@ -61,6 +76,12 @@ impl<'a> Samples<'a> {
         self.intervals.histogram()
     }
 
+    /// The working sets over any number of neighbouring windows: its times are numbers of windows. One under way counts if a
+    /// page was dirtied in it. O(pages of the table).
+    pub fn working_sets(&self) -> WorkingSets {
+        self.intervals.working_sets(Nanos(self.windows))
+    }
+
     /// The curve over 1, 2, 4, … windows and all of them, which together took `span`: windows that were harvested a little
     /// early or late count with their mean length. Flat if there was no window or the span is shorter than one nanosecond
     /// per window. O(pages of the table).
@@ -68,6 +89,6 @@ impl<'a> Samples<'a> {
         if self.windows == 0 || span.0 < self.windows {
             return WwsCurve::FLAT;
         }
-        self.intervals.working_sets(Nanos(self.windows)).scaled_curve(span.0)
+        self.working_sets().scaled_curve(span.0)
     }
 }

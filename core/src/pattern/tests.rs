@@ -139,6 +139,27 @@ fn a_day_and_the_end_of_time_do_not_overflow() {
     assert_eq!(curve.points().len(), POINTS_MAX);
 }
 
+#[test]
+fn a_page_counts_once_in_a_window_however_often_it_comes() {
+    let mut table = [0; 2];
+    let mut samples = Samples::new(&mut table);
+    let since = [0, 1, 0].map(|gfn| samples.on_page(Gfn(gfn)).expect("in the table"));
+    assert_eq!(since, [None, None, Some(0)]);
+    samples.end_window();
+    samples.end_window();
+    assert_eq!(samples.on_page(Gfn(0)), Ok(Some(2)));
+    assert!(samples.on_page(Gfn(2)).is_err());
+    samples.end_window();
+    assert_eq!(
+        (samples.windows(), samples.dirtied(), samples.distinct()),
+        (3, 3, Pages(2))
+    );
+    let sets = samples.working_sets();
+    assert_eq!(sets.span(), Nanos(3));
+    assert_eq!(sets.total(Nanos(1)), Some(3..=3), "2 + 0 + 1");
+    assert_eq!(sets.total(Nanos(2)), Some(3..=3), "{{0, 1}} and {{0}}");
+}
+
 proptest! {
     #[test]
     fn the_identity_is_exact_for_every_window((writes, span) in trace()) {

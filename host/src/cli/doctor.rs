@@ -3,6 +3,7 @@
 mod kernel;
 mod kvm;
 mod memory;
+mod sources;
 mod system;
 
 use super::{CliError, output};
@@ -96,6 +97,8 @@ struct Report {
     guests: Vec<&'static str>,
     /// What a migration can be on this host, as a source or a target of such guests.
     migrations: Vec<&'static str>,
+    /// What can see such guests' page writes on this host, best first.
+    sources: Vec<&'static str>,
     probes: Vec<Probe>,
 }
 
@@ -139,10 +142,18 @@ fn examine(state: &Path) -> Report {
     probes.extend([fault, user_fault, pagemap]);
     probes.extend(kernel::probes());
     probes.extend(system::probes(state));
+    let ladder = sources::probes();
+    let sources = ladder
+        .iter()
+        .filter(|probe| probe.works())
+        .map(|probe| probe.name)
+        .collect();
+    probes.extend(ladder);
     Report {
         schema: "dunlin.doctor.v1",
         guests,
         migrations,
+        sources,
         probes,
     }
 }
@@ -171,6 +182,7 @@ fn table(report: &Report, paint: Paint) -> String {
     };
     text += &format!("\nGuests this host can run: {}\n", list(&report.guests));
     text += &format!("Migrations it can do: {}\n", list(&report.migrations));
+    text += &format!("What sees page writes, best first: {}\n", list(&report.sources));
     text
 }
 
@@ -197,6 +209,7 @@ mod tests {
             schema: "dunlin.doctor.v1",
             guests: vec!["thread"],
             migrations: vec![],
+            sources: vec!["pagemap-scan"],
             probes: vec![
                 Probe::ok("first", "a", "fine".into()),
                 Probe::missing("second one", "b", "not there".into(), "fetch it"),
@@ -210,6 +223,7 @@ missing  second one  not there
 
 Guests this host can run: thread
 Migrations it can do: none
+What sees page writes, best first: pagemap-scan
 ";
         assert_eq!(table(&report, Paint::Plain), expected);
     }

@@ -10,10 +10,13 @@ mod doctor;
 mod guest;
 mod migrate;
 mod output;
+mod predict;
+mod profile;
 mod progress;
 mod receive;
 mod record;
 mod replay;
+mod report;
 mod resolve;
 mod simulate;
 mod state;
@@ -25,12 +28,14 @@ use crate::{
     channel::ChannelError,
     control::ControlError,
     journal::JournalError,
+    profile::{AnalyseError, ProfileError},
+    push_order::PushOrderError,
     replay::LogError,
     report::chain,
     trace::{TraceError, recording::RecordingError},
 };
 use clap::{Parser, Subcommand};
-use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
+use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode, time::Duration};
 
 /// How long a process may take to answer a question.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -66,8 +71,14 @@ enum Command {
     Resolve(resolve::Args),
     /// Show when a rule, or each of several, would have ended the pre-copy of a recorded log of rounds.
     Replay(replay::Args),
+    /// Predict what each strategy would cost a recorded guest over each link, and say which one to take.
+    Predict(Box<predict::Args>),
+    /// Watch what a guest writes, report it, and predict what moving it would cost.
+    Profile(Box<profile::Args>),
     /// Turn a trace of page writes into CSV or JSON lines, or anybody's into a trace.
     Convert(convert::Args),
+    /// Show what recorded traces say of their guests, and migrations: tables, pictures, one page of HTML.
+    Report(report::Args),
     /// Simulate a migration in virtual time: what a strategy would cost for a workload and a link.
     Simulate(Box<simulate::Args>),
 }
@@ -103,6 +114,23 @@ enum CliError {
     #[error(transparent)]
     Trace(#[from] TraceError),
 
+    /// What a trace is to be analysed with.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+
+    /// A file that is neither a trace nor a report, or that cannot be read or written.
+    #[error("cannot {what} {}", path.display())]
+    File {
+        /// In words.
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+
+    /// The order of pages.
+    #[error(transparent)]
+    PushOrder(#[from] PushOrderError),
+
     /// A recording.
     #[error(transparent)]
     Recording(RecordingError),
@@ -120,7 +148,14 @@ impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Control(error) => error.exit_code(),
-            Self::Journal(_) | Self::Usage(_) | Self::Node(_) | Self::Log { .. } | Self::Signals(_) => 2,
+            Self::Journal(_)
+            | Self::Usage(_)
+            | Self::Node(_)
+            | Self::Log { .. }
+            | Self::Profile(_)
+            | Self::File { .. }
+            | Self::PushOrder(_)
+            | Self::Signals(_) => 2,
             Self::Output(_) | Self::Trace(TraceError::Io { what: "write", .. }) => 1,
             Self::Trace(_) | Self::Recording(_) => 2,
         }
@@ -133,6 +168,15 @@ impl From<RecordingError> for CliError {
             RecordingError::Control(error) => Self::Control(error),
             RecordingError::Trace(error) => Self::Trace(error),
             error => Self::Recording(error),
+        }
+    }
+}
+
+impl From<AnalyseError> for CliError {
+    fn from(error: AnalyseError) -> Self {
+        match error {
+            AnalyseError::Trace(error) => error.into(),
+            AnalyseError::Profile(error) => error.into(),
         }
     }
 }
@@ -165,6 +209,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Resolve(args) => args.run(),
         Command::Replay(args) => args.run(),
         Command::Convert(args) => args.run(),
+        Command::Report(args) => args.run(),
+        Command::Predict(args) => args.run(),
+        Command::Profile(args) => args.run(),
         Command::Simulate(args) => args.run(),
     };
     result.unwrap_or_else(|error| {

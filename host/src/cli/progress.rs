@@ -59,3 +59,15 @@ impl ProgressView {
         }
     }
 }
+
+/// A bar that counts something, for people; hidden where stderr is no terminal.
+pub(super) fn counting(total: u64, what: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total);
+    let style = ProgressStyle::with_template("{bar:24} {pos} of {len} {msg} · {elapsed} · ETA {eta}");
+    bar.set_style(style.expect("a valid template").progress_chars("█▌░"));
+    bar.set_message(what.to_owned());
+    bar
+}

@@ -22,7 +22,7 @@ pub enum GuestKind {
 /// Everything that decides what a guest is and does. With equal configurations, after equal steps, all RAM is equal.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GuestConfig {
-    /// For people; no part of what the guest does.
+    /// For people; no part of what the guest does. A guest without one logs nothing.
     pub name: String,
     /// What runs it.
     pub kind: GuestKind,

@@ -11,6 +11,7 @@ pub(crate) mod pagemap;
 mod ram;
 mod residency;
 mod scan;
+mod shared_words;
 mod transfer;
 mod userfaultfd;
 
@@ -18,6 +19,7 @@ pub use error::MemoryError;
 pub use layout::{HOLE_FIRST, HOLE_PAGES, MAX_BYTES, MemoryLayout};
 pub use ram::GuestMemory;
 pub use scan::RunClass;
+pub(crate) use shared_words::SharedWords;
 pub use transfer::Part;
 pub use userfaultfd::{Fault, FaultOrigin, Installed, Userfaultfd, UserfaultfdError};
 

@@ -42,10 +42,22 @@ pub struct RecordReport {
 /// What recording took of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OverheadReport {
-    /// CPU time of the recorder and of the harvesting threads in the guest's process.
+    /// CPU time of the recorder, of the harvesting threads in the guest's process, and of programs in the kernel.
     pub cpu_us: u64,
     /// The same in thousandths of one processor.
     pub cpu_milli: u64,
+    /// What of it programs in the kernel took; `None` if there are none, or nobody measured them.
+    #[serde(default)]
+    pub kernel: Option<KernelReport>,
+}
+
+/// What programs in the kernel took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelReport {
+    /// CPU time, with that of measuring it (about 50 ns for each run).
+    pub cpu_us: u64,
+    /// How often they ran.
+    pub runs: u64,
 }
 
 impl OverheadReport {
@@ -55,6 +67,7 @@ impl OverheadReport {
         Self {
             cpu_us,
             cpu_milli: milli.map_or(0, |milli| u64::try_from(milli).unwrap_or(u64::MAX)),
+            kernel: None,
         }
     }
 }
@@ -91,10 +104,18 @@ pub fn record_summary(report: &RecordReport) -> String {
     }
     line("lost", &lost);
     let overhead = &report.overhead;
+    let kernel = overhead.kernel.as_ref().map_or_else(String::new, |kernel| {
+        let each = kernel.cpu_us.saturating_mul(1000).checked_div(kernel.runs).unwrap_or(0);
+        let runs = count(kernel.runs);
+        format!(
+            ", {} of it by programs in the kernel ({runs} runs, {each} ns each)",
+            micros(kernel.cpu_us)
+        )
+    });
     line(
         "overhead",
         &format!(
-            "{} of CPU, {}.{} % of one processor; what the guest waits at each first write is not in it",
+            "{} of CPU, {}.{} % of one processor{kernel}; what the guest waits at each first write is not in it",
             micros(overhead.cpu_us),
             overhead.cpu_milli / 10,
             overhead.cpu_milli % 10
@@ -141,7 +162,7 @@ mod tests {
             "schema": "dunlin.record.v1", "guest": "web", "source": "kvm-dirty-bitmap", "cannot_see": "the order",
             "file": "web.dtrace", "file_bytes": 2048, "duration_us": 10_000_000, "window_us": 50_000, "windows": 200,
             "events": 0, "dirty_pages": 40_000, "lost_events": 0, "overruns": 0,
-            "overhead": {"cpu_us": 120_000, "cpu_milli": 12}, "ended_early": null,
+            "overhead": {"cpu_us": 120_000, "cpu_milli": 12, "kernel": null}, "ended_early": null,
         });
         assert_eq!(serde_json::to_value(report()).unwrap(), expected);
         assert_eq!(serde_json::from_value::<RecordReport>(expected).unwrap(), report());

@@ -56,3 +56,15 @@ schema! {
     /// Marks a [`ReceiveReport`](super::ReceiveReport).
     ReceiveSchema = "dunlin.receive.v1"
 }
+schema! {
+    /// Marks a [`TraceReport`](super::TraceReport).
+    ReportSchema = "dunlin.report.v1"
+}
+schema! {
+    /// Marks a [`SimilarityReport`](super::SimilarityReport).
+    SimilaritySchema = "dunlin.similarity.v1"
+}
+schema! {
+    /// Marks a [`PredictionReport`](super::PredictionReport).
+    PredictionSchema = "dunlin.prediction.v1"
+}

@@ -126,7 +126,7 @@ pub(super) fn record(
         let reason = match before_the_end(heard) {
             Some(reason) => reason,
             None => {
-                let trackers = Trackers::start(guest, &serve);
+                let began = Trackers::begin(guest, &serve, request.exact);
                 let mut recording = Recording {
                     guest,
                     place,
@@ -136,8 +136,11 @@ pub(super) fn record(
                     words: vec![0; guest.memory().layout().words()],
                     ring: RingWindow::default(),
                 };
-                match trackers {
-                    Ok(mut trackers) => recording.run(&mut trackers, subscriber, &mut encoder)?,
+                match began {
+                    Ok((mut trackers, began)) => {
+                        encoder.put(&began);
+                        recording.run(&mut trackers, subscriber, &mut encoder)?
+                    }
                     Err(error) => EndReason::Failed(chain(&error)),
                 }
             }
@@ -252,6 +255,22 @@ struct Trackers<'a> {
 }
 
 impl<'a> Trackers<'a> {
+    /// Switches them on, at one moment for all vCPUs if that is wanted, and says so.
+    fn begin(guest: &'a AnyGuest, serve: &'a [Service], exact: bool) -> Result<(Self, Message), GuestError> {
+        if exact {
+            guest.pause()?;
+        }
+        let started = Self::start(guest, serve);
+        let began = Message::Started {
+            at_ns: monotonic_ns(),
+            unix_ns: unix_ns(),
+        };
+        if exact {
+            guest.resume()?;
+        }
+        Ok((started?, began))
+    }
+
     fn start(guest: &'a AnyGuest, serve: &'a [Service]) -> Result<Self, GuestError> {
         let own = guest.tracking_state().source;
         let mut trackers = Self {
@@ -316,18 +335,16 @@ impl Recording<'_> {
             .map(|service| service.source.name().to_owned())
             .collect();
         self.started = Instant::now();
-        encoder.put(&Message::Started {
-            at_ns: monotonic_ns(),
-            unix_ns: unix_ns(),
-        });
         subscriber.say(encoder.bytes(), interrupt)?;
         loop {
             encoder.clear();
             let heard = subscriber.listen(self.next_window(), interrupt)?;
-            let over = ended(heard).or_else(|| {
-                matches!(self.guest.progress().state, RunState::Halted | RunState::Failed)
-                    .then_some(EndReason::GuestEnded)
-            });
+            let halted = matches!(self.guest.progress().state, RunState::Halted | RunState::Failed);
+            let over = match heard {
+                // The process ends because its guest has.
+                Heard::Closing | Heard::Nothing if halted => Some(EndReason::GuestEnded),
+                heard => ended(heard),
+            };
             if let Err(error) = self.look(trackers, encoder) {
                 encoder.clear();
                 return Ok(EndReason::Failed(chain(&error)));

@@ -74,7 +74,11 @@ impl Guest {
             vcpus: vcpus.collect(),
             tracking: false,
             dirty: vec![0; words],
-            filled: vec![0; if setup.fill == Fill::Zero { words } else { 0 }],
+            filled: if setup.fill == Fill::Zero {
+                filled(setup, words)
+            } else {
+                Vec::new()
+            },
             versions: vec![0; if setup.check { pages.0 as usize } else { 0 }],
             stall: Nanos::ZERO,
             longest_gap: Nanos::ZERO,
@@ -226,6 +230,29 @@ impl Guest {
             vcpu.writes.wait_until(now);
         }
     }
+}
+
+/// The pages that are not zero from the start.
+fn filled(setup: &SimSetup, words: usize) -> Vec<u64> {
+    let mut filled = vec![0; words];
+    let (pages, first) = (setup.pages().0, setup.bookkeeping.pages().0);
+    let mut left = setup.used.map_or(0, |used| used.0.min(pages));
+    let mut fill = |page: u64| {
+        let (word, bit) = (&mut filled[(page / 64) as usize], 1 << (page % 64));
+        let is_new = left > 0 && *word & bit == 0;
+        if is_new {
+            *word |= bit;
+            left -= 1;
+        }
+        left > 0
+    };
+    let _ = match &setup.workload {
+        Work::Recorded(recording) => {
+            recording.written().map(|page| first + page).all(&mut fill) && (0..pages).all(fill)
+        }
+        Work::Generated(_) => (0..pages).all(fill),
+    };
+    filled
 }
 
 impl Writes {

@@ -71,6 +71,9 @@ pub struct SimSetup {
     pub seed: u64,
     /// What the pages hold that the guest has not written: zero pages travel as a few bytes.
     pub fill: Fill,
+    /// With zero pages: so many are not zero from the start, those that a recorded guest writes and then those with the lowest
+    /// numbers. Without it none is.
+    pub used: Option<Pages>,
     /// What its program writes beside the workload's pages.
     pub bookkeeping: Bookkeeping,
     /// How it is moved.
@@ -158,6 +161,7 @@ impl SimSetup {
             memory,
             seed: 1,
             fill: Fill::Random,
+            used: None,
             bookkeeping: Bookkeeping::default(),
             strategy,
             goal: None,

@@ -115,6 +115,8 @@ pub enum RecordingError {
 pub struct Recording {
     head: Head,
     tracks: Vec<Track>,
+    /// A bit for each page that is written.
+    written: Vec<u64>,
     length: Nanos,
     writes: u64,
     is_whole: bool,
@@ -195,6 +197,16 @@ impl Recording {
     /// Its writes, or pages of windows.
     pub const fn writes(&self) -> u64 {
         self.writes
+    }
+
+    /// The pages written, ascending.
+    pub(super) fn written(&self) -> impl Iterator<Item = u64> + '_ {
+        let words = (0..).zip(&self.written).filter(|(_, word)| **word != 0);
+        words.flat_map(|(index, word)| {
+            (0..64)
+                .filter(move |bit| word >> bit & 1 == 1)
+                .map(move |bit| index * 64 + bit)
+        })
     }
 
     /// Whether all writes were kept, not only the first [`RECORDED_WRITES_MAX`].
@@ -361,9 +373,14 @@ impl Collector {
         if self.now == Nanos::ZERO && self.writes > 0 {
             return Err(RecordingError::NoTime);
         }
+        let mut written = vec![0; head.total().0.div_ceil(64) as usize];
+        for page in self.tracks.iter().flat_map(|track| &track.pages) {
+            written[(page / 64) as usize] |= 1 << (page % 64);
+        }
         Ok(Recording {
             head: head.clone(),
             tracks: self.tracks,
+            written,
             length: self.now,
             writes: self.writes,
             is_whole: self.is_whole,
@@ -474,6 +491,7 @@ mod tests {
             (Nanos(50), 4, Pages(20))
         );
         assert!(recording.is_whole());
+        assert_eq!(recording.written().collect::<Vec<_>>(), [3, 9, 10, 19]);
         assert!(recording.check_fits(Pages(20), 2).is_ok());
         assert!(recording.check_fits(Pages(19), 2).is_err());
         assert!(recording.check_fits(Pages(20), 1).is_err());

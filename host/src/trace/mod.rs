@@ -1,7 +1,10 @@
-//! Traces of page writes: files of them, texts of other programs, and which of them a file is.
+//! Traces of page writes: seeing them in the kernel, files of them, texts of other programs.
 
 mod any;
+pub mod ebpf;
 mod file;
+pub mod foreign;
+pub mod ladder;
 pub mod recording;
 pub mod text;
 

@@ -1,14 +1,16 @@
 //! Recording a guest: what the process that holds it says, and what sources of our own see meanwhile, becomes a trace.
 //!
 //! [`record`] drives a [`RecordingSession`] of the control socket to its end. What comes into the trace is the affair of one
-//! [`RecordingSource`]: [`Served`] passes on what the process itself harvested; a source that looks into the kernel has the process arm
-//! and harvest for it, and takes the end of each window as the time up to which its own events are complete.
+//! [`RecordingSource`]: [`Served`] passes on what the process itself harvested; [`Traced`] looks into the kernel, has the process arm and
+//! harvest for it, and takes the end of each window as the time up to which its own events are complete.
 
 mod items;
 mod served;
+mod traced;
 
 pub use items::Items;
 pub use served::Served;
+pub use traced::{Programs, Traced};
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ use dunlin_core::tracefile::{Head, Item, Source};
 use dunlin_core::units::{Gfn, Nanos, Pages};
 
 use super::TraceError;
+use super::ebpf::TracerError;
+use super::foreign::ForeignError;
 use crate::channel::{Cancel, ChannelError, Wait};
 use crate::control::{ControlError, EndReason, Message, RecordingAnswer, RecordingSession, Service};
 use crate::track::process_cpu;
@@ -59,8 +63,32 @@ pub trait RecordingSource {
     /// [`RecordingError`].
     fn on(&mut self, message: &Message, items: &mut Items<'_>) -> Result<(), RecordingError>;
 
-    /// Looking ends.
-    fn stop(&mut self) {}
+    /// How often it has to be [polled](Self::poll) while the process says nothing; `None` for never.
+    fn period(&self) -> Option<Duration> {
+        None
+    }
+
+    /// It is time to look after what has been seen meanwhile.
+    ///
+    /// # Errors
+    /// [`RecordingError`].
+    fn poll(&mut self, _items: &mut Items<'_>) -> Result<(), RecordingError> {
+        Ok(())
+    }
+
+    /// Looking ends; what it took in the kernel, if it was measured.
+    fn stop(&mut self) -> Option<Kernel> {
+        None
+    }
+}
+
+/// What programs in the kernel took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kernel {
+    /// CPU time, with what the measuring itself takes.
+    pub cpu: Nanos,
+    /// How often they ran.
+    pub runs: u64,
 }
 
 /// Why a recording cannot be made, or not to its end.
@@ -75,9 +103,12 @@ pub enum RecordingError {
     /// What the process says does not fit what it said before.
     #[error("the process that holds the guest contradicts itself ({0}): use the same version for both")]
     Contradiction(&'static str),
-    /// The source of our own.
-    #[error("{0}")]
-    Source(String),
+    /// Another hypervisor.
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
+    /// The programs in the kernel.
+    #[error(transparent)]
+    Tracer(#[from] TracerError),
 }
 
 /// When to end.
@@ -113,8 +144,11 @@ pub struct Recorded {
     pub source: Source,
     /// What it brought.
     pub tally: Tally,
-    /// CPU time it took: in the process that holds the guest, and here. What the kernel does for each write is not in it.
+    /// CPU time it took: in the process that holds the guest, here, and in programs in the kernel. What the kernel itself does for each
+    /// write is not in it.
     pub cpu: Nanos,
+    /// What of it programs in the kernel took; `None` if there are none, or nobody measured them.
+    pub kernel: Option<Kernel>,
     /// Why it is over.
     pub reason: EndReason,
 }
@@ -133,14 +167,16 @@ pub fn record(
     let cpu = process_cpu();
     source.start(session.answer())?;
     let recorded = follow(session, source, sink, limits, news);
-    source.stop();
+    let kernel = source.stop();
     let (mut items, at, remote_cpu, reason) = recorded?;
-    let cpu = Nanos(process_cpu().0 - cpu.0 + remote_cpu.0);
+    let cpu = process_cpu().saturating_sub(cpu).saturating_add(remote_cpu);
+    let cpu = cpu.saturating_add(kernel.map_or(Nanos::ZERO, |kernel| kernel.cpu));
     items.end(at, cpu)?;
     Ok(Recorded {
         source: source.source(),
         tally: items.tally(),
         cpu,
+        kernel,
         reason,
     })
 }
@@ -172,7 +208,7 @@ fn follow<'s>(
     };
     let mut overruns = None;
     loop {
-        match ending.next(session, limits.interrupt)? {
+        match ending.next(session, limits.interrupt, source, &mut items)? {
             Message::Started { .. } => return Err(RecordingError::Contradiction("it begins twice")),
             Message::End { at_ns, cpu_ns, reason } => return Ok((items, at_ns, Nanos(cpu_ns), reason)),
             message => {
@@ -204,14 +240,23 @@ struct Ending {
 }
 
 impl Ending {
-    /// The next message. Tells the process to stop when it is time for that.
-    fn next(&mut self, session: &mut RecordingSession, interrupt: &Cancel) -> Result<Message, RecordingError> {
+    /// The next message. Tells the process to stop when it is time for that, and polls the source until then.
+    fn next(
+        &mut self,
+        session: &mut RecordingSession,
+        interrupt: &Cancel,
+        source: &mut dyn RecordingSource,
+        items: &mut Items<'_>,
+    ) -> Result<Message, RecordingError> {
         loop {
-            let wait = match self.deadline {
-                Some(deadline) => Wait::until(deadline, interrupt),
+            let poll = source.period().map(|period| Instant::now() + period);
+            let polls = poll.filter(|poll| self.deadline.is_none_or(|deadline| *poll < deadline));
+            let wait = match polls.or(self.deadline) {
+                Some(until) => Wait::until(until, interrupt),
                 None => Wait::forever(interrupt),
             };
             match session.next(wait) {
+                Err(ControlError::Channel(ChannelError::TimedOut { .. })) if polls.is_some() => source.poll(items)?,
                 Err(ControlError::Channel(ChannelError::TimedOut { .. } | ChannelError::Cancelled))
                     if !self.stopped =>
                 {

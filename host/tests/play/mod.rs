@@ -226,6 +226,8 @@ pub(crate) fn json(ran: &Ran) -> Value {
 /// A command that is still running; killed when dropped.
 pub(crate) struct Running {
     child: Child,
+    /// What it prints may be more than a pipe holds.
+    stdout: Option<std::thread::JoinHandle<String>>,
     stderr: BufReader<ChildStderr>,
     said: String,
 }
@@ -234,8 +236,15 @@ impl Running {
     fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut stdout = child.stdout.take().unwrap();
+        let stdout = std::thread::spawn(move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).unwrap();
+            text
+        });
         Self {
             child,
+            stdout: Some(stdout),
             stderr,
             said: String::new(),
         }
@@ -256,11 +265,10 @@ impl Running {
         }
     }
 
-    /// Waits for the end. What it prints is little enough for the pipes.
+    /// Waits for the end. What it says is little enough for the pipe.
     pub(crate) fn wait(mut self) -> Ran {
         until("the command has ended", || self.child.try_wait().unwrap().is_some());
-        let mut stdout = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        let stdout = self.stdout.take().unwrap().join().unwrap();
         self.stderr.read_to_string(&mut self.said).unwrap();
         let code = self.child.wait().unwrap().code();
         Ran {

@@ -115,7 +115,8 @@ fn peak_of_simulation(setting: &Setting, gib: u64, strategy: &str, options: &[&s
     Ok(peak)
 }
 
-fn watch(mut child: Child) -> anyhow::Result<(ExitStatus, u64)> {
+/// Waits for a process, and looks at its memory meanwhile: how it ended, and the most it held.
+pub(super) fn watch(mut child: Child) -> anyhow::Result<(ExitStatus, u64)> {
     let mut peak = 0;
     loop {
         // It is read before it is asked whether the process is there, so the last value is one of a living process.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use dunlin::report::chart::{Chart, exact, number};
+use dunlin::report::chart::{exact, number};
+use dunlin::report::html::{figure, page as html_page};
 use dunlin::sim::Medians;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::document::{CheckEntry, Document};
 use super::live_section::{self, LiveDocument};
@@ -15,27 +16,15 @@ const POINTS_MAX: usize = 24;
 
 /// The page; `known` are all experiments there are.
 pub(super) fn page(documents: &[Document], live: &[LiveDocument], known: &[String]) -> String {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { "Dunlin: simulated experiments" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                (header(documents, known))
-                main {
-                    (summary(documents))
-                    (live_section::section(live))
-                    @for document in documents { (experiment(document)) }
-                }
-            }
+    let body = html! {
+        (header(documents, known))
+        main {
+            (summary(documents))
+            (live_section::section(live))
+            @for document in documents { (experiment(document)) }
         }
     };
-    page.into_string()
+    html_page("Dunlin: simulated experiments", STYLE, &body)
 }
 
 fn header(documents: &[Document], known: &[String]) -> Markup {
@@ -143,14 +132,6 @@ fn experiment(document: &Document) -> Markup {
             }
         }
     }
-}
-
-fn figure(chart: &Chart) -> Markup {
-    // Inside a page an SVG needs no namespace, and nothing on the page looks as if it were fetched.
-    let svg = chart
-        .to_svg()
-        .replacen(" xmlns=\"http://www.w3.org/2000/svg\"", " role=\"img\"", 1);
-    html! { figure aria-label=(chart.title) { (PreEscaped(svg)) } }
 }
 
 fn checks(checks: &[CheckEntry]) -> Markup {

@@ -9,12 +9,15 @@ use dunlin_tests::capability::{self, BAREMETAL_TARGET};
 use super::tally::Tally;
 use crate::build;
 use crate::command::{cargo, cargo_of, describe, succeeds, succeeds_with_lines};
+use crate::lab::{self, Outcome};
 
 /// What a step may want to know.
 pub(crate) struct Context<'a> {
     /// The whole product of the test matrices, or a part of it.
     pub(crate) full: Option<&'a str>,
     pub(crate) test_filter: Option<&'a str>,
+    /// Steps were asked for by name.
+    pub(crate) is_named: bool,
 }
 
 /// One step.
@@ -56,7 +59,7 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "prebuilt",
-        purpose: "the committed guest payload is what the source gives",
+        purpose: "the committed guest payload and eBPF programs are what the source gives",
         run: prebuilt,
     },
     Step {
@@ -69,10 +72,17 @@ pub(crate) const STEPS: &[Step] = &[
         purpose: "a short run of every fuzz target",
         run: fuzz,
     },
+    Step {
+        name: "lab",
+        purpose: "tests on a KVM that behaves as on hardware, in an emulated machine",
+        run: lab,
+    },
 ];
 
 /// Features of core, of which every combination is built.
 const CORE_FEATURES: [&str; 4] = ["wire", "workload", "tracefile", "defmt"];
+/// Features that touch no other, so that each is built alone.
+const CORE_FEATURES_ALONE: [&str; 1] = ["record"];
 
 /// The fuzz targets are a workspace of their own.
 const FUZZ_FOLDER: &str = "tests/fuzz";
@@ -107,7 +117,7 @@ fn docs(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 fn features(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
-    for features in combinations(&CORE_FEATURES) {
+    for features in core_feature_sets() {
         let args = [
             "clippy",
             "--package",
@@ -132,7 +142,8 @@ fn baremetal(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     }
     let toolchain = capability::baremetal_toolchain().context("the toolchain was there a moment ago")?;
     // That the combinations build was seen before; here it is about what they stand on.
-    for features in [String::new(), CORE_FEATURES.join(",")] {
+    let all = [&CORE_FEATURES[..], &CORE_FEATURES_ALONE].concat().join(",");
+    for features in [String::new(), all] {
         let tail = [
             "build",
             "--package",
@@ -158,12 +169,15 @@ fn baremetal(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 fn prebuilt(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
-    if let Some(obstacle) = build::obstacle() {
-        skip_or_fail(tally, "prebuilt", Capability::Baremetal, &obstacle.to_string());
-        return Ok(());
+    for prebuilt in build::ALL {
+        let name = format!("prebuilt {}", prebuilt.name);
+        if let Some(obstacle) = build::obstacle(prebuilt) {
+            skip_or_fail(tally, &name, Capability::Baremetal, &obstacle.to_string());
+            continue;
+        }
+        build::run_one(prebuilt, true)?;
+        tally.pass();
     }
-    build::run(true)?;
-    tally.pass();
     Ok(())
 }
 
@@ -220,6 +234,26 @@ fn fuzz(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Ten minutes that are spent only where they are asked for: by name, or by what must not be skipped.
+fn lab(context: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    if is_skipped(tally, "lab", Capability::Lab) {
+        return Ok(());
+    }
+    if !context.is_named && !Capability::Lab.is_required() {
+        tally.skip("lab", "takes up to ten minutes; run `cargo xtask lab`");
+        return Ok(());
+    }
+    for result in lab::run_all()?.results {
+        let name = format!("in the lab, {}", result.name);
+        match result.outcome {
+            Outcome::Ok => tally.pass(),
+            Outcome::Failed => tally.fail(&name, &result.reason),
+            Outcome::Skipped => tally.skip(&name, &result.reason),
+        }
+    }
+    Ok(())
+}
+
 fn run(tally: &mut Tally, name: &str, command: &mut Command) -> anyhow::Result<()> {
     println!("> {}", describe(command));
     tally.count(name, succeeds(command)?);
@@ -240,6 +274,13 @@ fn skip_or_fail(tally: &mut Tally, name: &str, capability: Capability, why: &str
     } else {
         tally.skip(name, &format!("needs {capability}: {why}"));
     }
+}
+
+/// What core is built with.
+fn core_feature_sets() -> Vec<String> {
+    let mut sets = combinations(&CORE_FEATURES);
+    sets.extend(CORE_FEATURES_ALONE.map(str::to_owned));
+    sets
 }
 
 /// Every subset of `features`, comma separated, the empty one first.

@@ -1,14 +1,10 @@
 //! What tracing by eBPF needs.
 
 use super::Probe;
+use crate::trace::ebpf::privilege;
 use std::{fs, path::Path};
 
 const USE: &str = "recording page writes by eBPF";
-
-/// Numbers of capability.h.
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
 
 pub(super) fn probes() -> [Probe; 3] {
     [types(), privilege(), lockdown()]
@@ -28,20 +24,12 @@ fn types() -> Probe {
 }
 
 fn privilege() -> Probe {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let held = effective_capabilities(&status);
-    let has = |capability: u32| held >> capability & 1 == 1;
-    if has(CAP_SYS_ADMIN) {
-        Probe::ok("eBPF privilege", USE, "CAP_SYS_ADMIN".into())
-    } else if has(CAP_BPF) && has(CAP_PERFMON) {
-        Probe::ok("eBPF privilege", USE, "CAP_BPF and CAP_PERFMON".into())
+    let missing = privilege::missing();
+    if missing.is_empty() {
+        Probe::ok("eBPF privilege", USE, "all capabilities".into())
     } else {
-        Probe::missing(
-            "eBPF privilege",
-            USE,
-            "neither root nor CAP_BPF with CAP_PERFMON".into(),
-            "run as root, or setcap cap_bpf,cap_perfmon+ep",
-        )
+        let fix = format!("run as root, or setcap {}", privilege::GRANT);
+        Probe::missing("eBPF privilege", USE, format!("no {}", missing.join(", no ")), &fix)
     }
 }
 
@@ -70,13 +58,6 @@ fn lockdown() -> Probe {
     }
 }
 
-/// The mask in proc(5) `/proc/PID/status`.
-fn effective_capabilities(status: &str) -> u64 {
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0)
-}
-
 /// The mode in brackets: `none [integrity] confidentiality`.
 fn lockdown_mode(text: &str) -> Option<&str> {
     text.split_ascii_whitespace()
@@ -91,10 +72,5 @@ mod tests {
     fn the_kernel_s_texts_are_understood() {
         assert_eq!(lockdown_mode("none [integrity] confidentiality\n"), Some("integrity"));
         assert_eq!(lockdown_mode(""), None);
-        assert_eq!(
-            effective_capabilities("Name:\tx\nCapEff:\t000000c000000000\n"),
-            1 << CAP_BPF | 1 << CAP_PERFMON
-        );
-        assert_eq!(effective_capabilities(""), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! /dev/kvm and what its guests need of it.
 
 use super::Probe;
+use crate::guest::kvm::Backend;
 use kvm_bindings::{
     KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
     KVM_CAP_READONLY_MEM, KVM_CAP_USER_MEMORY, KVM_CAP_XSAVE2, kvm_dirty_gfn,
@@ -42,7 +43,14 @@ pub(super) fn probes() -> Vec<Probe> {
             format!("API version {version}, makes virtual machines"),
         )
     };
-    vec![device, basics(&kvm), dirty_log(&kvm), dirty_ring(&kvm), state(&kvm)]
+    vec![
+        device,
+        backend(),
+        basics(&kvm),
+        dirty_log(&kvm),
+        dirty_ring(&kvm),
+        state(&kvm),
+    ]
 }
 
 fn not_opened(errno: i32) -> Probe {
@@ -59,6 +67,26 @@ fn not_opened(errno: i32) -> Probe {
         errno => (format!("does not open: {errno}"), "see the kernel log (dmesg)"),
     };
     Probe::missing("/dev/kvm", GUESTS, finding, fix)
+}
+
+fn backend() -> Probe {
+    const NAME: &str = "kvm backend";
+    const USE: &str = "guests at the speed of the processor, and tracing each first write to a page";
+    match Backend::find() {
+        Some(backend) if backend.runs_on_the_processor() => Probe::ok(NAME, USE, backend.to_string()),
+        Some(backend) => Probe::limited(
+            NAME,
+            USE,
+            format!("{backend}; instructions of guests are emulated, about a million a second"),
+            "use a host with virtualisation in the processor (nested, if it is a virtual machine itself)",
+        ),
+        None => Probe::limited(
+            NAME,
+            USE,
+            "none of kvm_amd, kvm_intel, kvm_pvm is to be seen".into(),
+            "mount -t sysfs sysfs /sys",
+        ),
+    }
 }
 
 fn basics(kvm: &Kvm) -> Probe {

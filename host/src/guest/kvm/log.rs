@@ -8,7 +8,8 @@ use defmt_decoder::{DecodeError, StreamDecoder, Table};
 /// A frame that is still not complete after so many bytes is none.
 const FRAME_MAX: usize = 64 * 1024;
 
-/// The log of one vCPU. Without format strings for the payload everything is dropped: a guest does not fail for its log.
+/// The log of one vCPU. Without format strings for the payload everything is dropped: a guest does not fail for its log. So it is for a
+/// guest without a name, which nobody waits to hear of.
 pub(super) struct Log {
     guest: String,
     vcpu: u32,
@@ -31,7 +32,7 @@ impl Log {
             // The name may come from another host; it is no place for terminal commands.
             guest: guest.replace(char::is_control, ""),
             vcpu,
-            decoder: new_decoder(),
+            decoder: if guest.is_empty() { None } else { new_decoder() },
             pending: 0,
         }
     }

@@ -1,11 +1,14 @@
 //! Virtual machines under KVM.
 
+mod backend;
 mod boot;
 mod log;
 mod ring;
 mod state;
 mod vcpu;
 mod vm;
+
+pub use backend::Backend;
 
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -20,10 +20,10 @@ const MUTED: RGBColor = RGBColor(0x55, 0x55, 0x55);
 const GRID: RGBColor = RGBColor(0xE4, 0xE4, 0xE4);
 pub(super) const BACKGROUND: RGBColor = RGBColor(0xFF, 0xFF, 0xFF);
 
-const TITLE_PIXELS: i32 = 17;
+pub(super) const TITLE_PIXELS: i32 = 17;
 pub(super) const TEXT_PIXELS: i32 = 13;
-const LINE: i32 = 17;
-const MARGIN: i32 = 14;
+pub(super) const LINE: i32 = 17;
+pub(super) const MARGIN: i32 = 14;
 const PLOT_HEIGHT: i32 = 270;
 /// Of the sign before a name in the legend, and between two of them.
 const SIGN: i32 = 24;
@@ -119,7 +119,12 @@ fn legend(chart: &Chart, right: i32, below: &mut i32) -> Vec<(Sign, String, i32,
         entries.push((Sign::Published, "published".into()));
     }
     if chart.has_intervals() {
-        entries.push((Sign::Interval, "95 % interval".into()));
+        let name = if chart.interval.is_empty() {
+            "95 % interval"
+        } else {
+            &chart.interval
+        };
+        entries.push((Sign::Interval, name.into()));
     }
     let mut across = MARGIN;
     let mut placed = Vec::new();
@@ -265,7 +270,7 @@ pub(super) fn width(text: &str, pixels: i32) -> i32 {
 }
 
 /// Lines of at most so many pixels, where possible between words.
-fn wrapped(text: &str, pixels: i32, most: i32) -> Vec<String> {
+pub(super) fn wrapped(text: &str, pixels: i32, most: i32) -> Vec<String> {
     let fits = |line: &str, more: &str| width(line, pixels) + width(more.trim_end(), pixels) <= most;
     let mut lines = Vec::new();
     let mut line = String::new();

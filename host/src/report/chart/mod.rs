@@ -1,4 +1,4 @@
-//! Charts as SVG: bars by category, lines over an axis, lines of steps over time.
+//! Charts as SVG: bars by category, lines over an axis, lines of steps over time, and heat maps.
 //!
 //! A [`Chart`] is plain data that can be kept as JSON. What it shows has error bars or bands where there is an interval, and hollow diamonds
 //! where something was published. One chart has one text, on every machine: nothing is measured by a font that may or may not be there.
@@ -8,6 +8,7 @@
 //! `svg [fill="#222222"]`.
 
 mod draw;
+mod heat;
 mod marks;
 mod scale;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use draw::{Canvas, Layout};
 
+pub use heat::{HEAT, HeatChart};
 pub use scale::{exact, number};
 
 /// Of titles, axes and outlines, as it stands in the SVG.
@@ -43,6 +45,9 @@ pub struct Chart {
     pub y: Axis,
     /// As they stand in the legend.
     pub series: Vec<Series>,
+    /// What intervals are; if empty, what holds the value in 95 of 100 cases.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub interval: String,
 }
 
 /// How data is drawn.
@@ -195,6 +200,7 @@ mod tests {
                 series("50MB/s", &[(0.0, 614.0), (1.0, 448.0)]),
                 series("1250MB/s", &[(0.0, 614.0), (1.0, 17.9)]),
             ],
+            interval: String::new(),
         }
     }
 

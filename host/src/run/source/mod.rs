@@ -387,7 +387,11 @@ impl SourceRun<'_> {
             && result.mode == Some(Mode::PostCopy)
         {
             let demanded = demanded.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = push_order::write(path, &demanded) {
+            if let Err(error) = push_order::write(
+                path,
+                "in which the guest had to wait for them",
+                demanded.iter().copied(),
+            ) {
                 let warning = crate::run::chain(&error);
                 eprintln!("dunlin: {warning}");
                 result.warnings.push(warning);

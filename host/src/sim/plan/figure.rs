@@ -262,6 +262,7 @@ impl PlanFigure {
             x,
             y,
             series: series.collect(),
+            interval: String::new(),
         };
         for (key, &number) in &self.paper {
             let (series, x) = self.published(key, &names, &texts, &values)?;

@@ -90,17 +90,22 @@ impl<'s> Items<'s> {
         self.push(Item::Lost { at, events })
     }
 
+    /// Time has passed, with or without writes.
+    pub(in crate::trace) fn pass(&mut self, at_ns: u64) {
+        self.tally.duration = self.time(at_ns);
+    }
+
     pub(super) fn steps(&mut self, at_ns: u64, vcpu: u32, steps: u64) -> Result<(), RecordingError> {
         let at = self.time(at_ns);
         self.push(Item::Steps { at, vcpu, steps })
     }
 
-    pub(super) fn count_window(&mut self, overruns: u64) {
+    pub(in crate::trace) fn count_window(&mut self, overruns: u64) {
         self.tally.windows += 1;
         self.tally.overruns += overruns;
     }
 
-    pub(super) fn end(&mut self, at_ns: u64, overhead: Nanos) -> Result<(), RecordingError> {
+    pub(in crate::trace) fn end(&mut self, at_ns: u64, overhead: Nanos) -> Result<(), RecordingError> {
         let at = self.time(at_ns);
         self.tally.duration = at;
         self.push(Item::End { at, overhead })

@@ -1,0 +1,121 @@
+//! The lab's kernel and shell: packages of the distribution, unpacked into the target directory and not installed, for a
+//! machine whose own kernel is another one keeps it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use dunlin_tests::lab::{KERNEL_PACKAGE, Parts, SHELL_PACKAGE, packages_folder};
+
+use crate::command::describe;
+
+/// What the lab needs of a package: a whole kernel package is some 400 MB.
+const WANTED: [&str; 5] = [
+    "./boot/vmlinuz-*",
+    "./lib/modules/*/kernel/arch/x86/*",
+    "./lib/modules/*/kernel/virt/*",
+    "./lib/modules/*/kernel/drivers/char/*",
+    "./lib/modules/*/kernel/drivers/crypto/*",
+];
+const WANTED_SHELL: [&str; 1] = ["./bin/busybox"];
+
+/// True when everything is unpacked.
+pub(crate) fn are_there() -> bool {
+    packages_folder().is_ok_and(|folder| Parts::find(&folder).is_ok())
+}
+
+/// The package with the newest kernel itself, which [`KERNEL_PACKAGE`] depends on, if the distribution offers one.
+pub(crate) fn kernel() -> Option<String> {
+    let output = Command::new("apt-cache")
+        .args(["depends", KERNEL_PACKAGE])
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    depended_kernel(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Downloads the packages, `kernel` being that of the kernel, and unpacks what the lab needs of them. Needs no privilege;
+/// the packages are checked by the signatures of the distribution, as in an installation.
+///
+/// # Errors
+/// If they cannot be had, or have something else than expected inside.
+pub(crate) fn fetch(kernel: &str) -> anyhow::Result<()> {
+    let folder = packages_folder()?;
+    let lab = folder.parent().context("the folder lies in the lab's")?;
+    fs::create_dir_all(lab).with_context(|| format!("cannot make {}", lab.display()))?;
+    let download = tempfile::tempdir_in(lab)?;
+    let mut command = Command::new("apt-get");
+    command
+        // The user that downloads otherwise may not write here.
+        .args(["--option", "APT::Sandbox::User=root"])
+        .args(["download", "--quiet", kernel, SHELL_PACKAGE])
+        .current_dir(download.path());
+    run(&mut command)?;
+    let unpacked = download.path().join("unpacked");
+    fs::create_dir(&unpacked)?;
+    unpack(download.path(), kernel, &WANTED, &unpacked)?;
+    unpack(download.path(), SHELL_PACKAGE, &WANTED_SHELL, &unpacked)?;
+    Parts::find(&unpacked).map_err(|why| anyhow::anyhow!("{kernel} and {SHELL_PACKAGE} are not as expected: {why}"))?;
+    // Only complete: what an interrupted run left is replaced.
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    fs::rename(&unpacked, &folder).with_context(|| format!("cannot make {}", folder.display()))
+}
+
+fn depended_kernel(depends: &str) -> Option<String> {
+    let lines = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    lines.map(str::to_owned).find(|name| name.starts_with("linux-image-"))
+}
+
+/// Unpacks what is `wanted` of the file of `package` in `download`.
+fn unpack(download: &Path, package: &str, wanted: &[&str], to: &Path) -> anyhow::Result<()> {
+    let mut files = fs::read_dir(download)?.flatten().map(|file| file.path());
+    let prefix = format!("{package}_");
+    let file = files
+        .find(|file| {
+            file.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+        })
+        .with_context(|| format!("`apt-get download` left no file of {package}"))?;
+    let mut contents = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start `dpkg-deb`")?;
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--wildcards", "--no-same-owner", "--directory"])
+        .arg(to)
+        .args(wanted)
+        .stdin(contents.stdout.take().context("stdout is piped")?);
+    let unpacked = run(&mut tar);
+    ensure!(contents.wait()?.success(), "`dpkg-deb` cannot read {}", file.display());
+    unpacked
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    println!("> {}", describe(command));
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start `{}`", describe(command)))?;
+    ensure!(
+        status.success(),
+        "`{}` failed; its messages above say why",
+        describe(command)
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::depended_kernel;
+
+    #[test]
+    fn the_kernel_behind_the_package_that_names_the_newest_is_found() {
+        let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-57-amd64\n  Suggests: firmware\n";
+        assert_eq!(depended_kernel(text).as_deref(), Some("linux-image-6.1.0-57-amd64"));
+        assert_eq!(depended_kernel("N: Unable to locate package\n"), None);
+    }
+}
