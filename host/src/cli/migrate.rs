@@ -70,9 +70,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
     bandwidth: Option<BytesPerSec>,
 
-    /// The longest pause that pre-copy aims at
-    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = values::positive_time, allow_hyphen_values = true)]
-    downtime: Micros,
+    /// The longest pause that pre-copy aims at [default: 300ms, or what --goal allows if that is less]
+    #[arg(long, value_name = "TIME", value_parser = values::positive_time, allow_hyphen_values = true)]
+    downtime: Option<Micros>,
 
     /// The most rounds of pre-copy; after them the guest is paused however much is dirty
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
@@ -140,7 +140,11 @@ impl Args {
             storage_bandwidth: self.storage_bandwidth.map(|BytesPerSec(rate)| rate),
             push_order: push_order.map(absolute),
             record_order: self.record_order.clone().map(absolute),
-            downtime_us: self.downtime.0,
+            downtime_us: values::downtime(
+                self.downtime,
+                self.goal.as_deref().and_then(|goal| goal.parse().ok()).as_ref(),
+            )
+            .0,
             max_rounds: self.max_rounds,
             min_round_us: self.min_round.0,
             profile_us: self.profile.map(|Micros(micros)| micros),

@@ -15,7 +15,7 @@ use super::{CliError, output};
 use crate::predict::{PredictError, Question, STARTS, predict};
 use crate::profile::{Analysis, Tables};
 use crate::report::html::{PageParts, trace_page};
-use crate::report::{Keeping, PredictionReport, TraceReport, chain, prediction_table};
+use crate::report::{Keeping, PredictionReport, TraceReport, chain, count, prediction_table};
 use crate::sim::{Recording, WorkError};
 use crate::trace::{AnyReader, Assumed, TraceError};
 
@@ -76,9 +76,9 @@ pub(super) struct Asked {
     #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
     storage_bandwidth: Option<BytesPerSec>,
 
-    /// The longest pause that pre-copy aims at
-    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = values::positive_time, allow_hyphen_values = true)]
-    downtime: Micros,
+    /// The longest pause that pre-copy aims at [default: 300ms, or what --goal allows if that is less]
+    #[arg(long, value_name = "TIME", value_parser = values::positive_time, allow_hyphen_values = true)]
+    downtime: Option<Micros>,
 
     /// The most rounds of pre-copy
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
@@ -176,12 +176,20 @@ impl Asked {
             bar.inc(1)
         });
         bar.finish_and_clear();
-        Ok((analysis.report(name), prediction?))
+        let (trace, mut prediction) = (analysis.report(name), prediction?);
+        if trace.lost_events != Some(0) {
+            let lost = trace.lost_events.map_or_else(|| "some".to_owned(), count);
+            let words = format!(
+                "{lost} events of the trace were lost, or parts of it are: the load is higher, and costs are, than is said here"
+            );
+            prediction.notes.insert(0, words);
+        }
+        Ok((trace, prediction))
     }
 
     fn question(&self) -> Question {
         let nanos = |Micros(micros): Micros| Nanos::from_micros(micros);
-        let downtime = nanos(self.downtime);
+        let downtime = nanos(values::downtime(self.downtime, self.goal.as_ref()));
         let goal = self.goal.clone().unwrap_or_else(|| wanted(downtime));
         let bandwidths = if self.bandwidth.is_empty() {
             LINKS.to_vec()

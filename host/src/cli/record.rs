@@ -213,16 +213,20 @@ impl Watching {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum SourceArg {
     Auto,
+    // As reports call them.
+    #[value(alias = "kvm-dirty-ring")]
     Ring,
+    #[value(alias = "kvm-dirty-bitmap")]
     Bitmap,
+    #[value(alias = "pagemap-scan")]
     Pagemap,
-    #[value(name = "ebpf:ring")]
+    #[value(name = "ebpf:ring", alias = "ebpf:kvm_dirty_ring_push")]
     EbpfRing,
-    #[value(name = "ebpf:faults")]
+    #[value(name = "ebpf:faults", alias = "ebpf:page_fault_kernel")]
     EbpfFaults,
-    #[value(name = "ebpf:mmu")]
+    #[value(name = "ebpf:mmu", alias = "ebpf:kvm_mmu")]
     EbpfMmu,
-    #[value(name = "ebpf:mark")]
+    #[value(name = "ebpf:mark", alias = "ebpf:mark_page_dirty_in_slot")]
     EbpfMark,
 }
 
@@ -276,6 +280,9 @@ impl Args {
         // What there is of it can be read, however it ended.
         let file_bytes = sink.finish()?;
         let report = self.report(guest, window_us, &recorded?, file_bytes);
+        if let Some(warning) = warning(&report) {
+            output::message(&format!("warning: {warning}"));
+        }
         if self.json {
             output::json(&report)?;
         } else {
@@ -314,6 +321,20 @@ impl Args {
             },
             ended_early: (recorded.reason != EndReason::Stopped).then(|| recorded.reason.to_string()),
         }
+    }
+}
+
+/// What somebody who recorded has to know at once.
+fn warning(report: &RecordReport) -> Option<&'static str> {
+    let by_programs = report.source.starts_with("ebpf:");
+    if by_programs && report.lost_events != Some(0) {
+        Some("the buffer was too small for what was written; record again with a larger --ring-size")
+    } else if by_programs && report.events == 0 {
+        Some(
+            "no write was seen: the guest stands still, or this source is silent on this host (`dunlin doctor` tries all of them)",
+        )
+    } else {
+        None
     }
 }
 

@@ -85,9 +85,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", requires = "cut", value_parser = values::time, allow_hyphen_values = true)]
     cut_lasts: Option<Micros>,
 
-    /// The longest pause that pre-copy aims at
-    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = values::positive_time, allow_hyphen_values = true)]
-    downtime: Micros,
+    /// The longest pause that pre-copy aims at [default: 300ms, or what --goal allows if that is less]
+    #[arg(long, value_name = "TIME", value_parser = values::positive_time, allow_hyphen_values = true)]
+    downtime: Option<Micros>,
 
     /// The most rounds of pre-copy
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
@@ -197,7 +197,7 @@ impl Args {
             fault_service: nanos(self.fault_service),
             handover: nanos(self.handover),
             warm_up: nanos(self.warm_up),
-            downtime: nanos(self.downtime),
+            downtime: nanos(values::downtime(self.downtime, self.goal.as_ref())),
             max_rounds: self.max_rounds,
             min_round: nanos(self.min_round),
             learning: self.profile.map_or(basis.learning, nanos),

@@ -1,5 +1,6 @@
 //! Sizes, rates and times as people write them.
 
+use dunlin_core::choose::{Goal, Metric};
 use dunlin_core::units::{Bytes, BytesPerSec};
 use parse_size::Error as SizeError;
 use std::{fmt, time::Duration};
@@ -94,10 +95,31 @@ pub fn positive_time(text: &str) -> Result<Micros, ValueError> {
     }
 }
 
+/// The longest pause where nobody says otherwise.
+const DOWNTIME: Micros = Micros(300_000);
+
+/// The pause that pre-copy aims at: what was given, or the usual one, unless the goal allows less.
+pub fn downtime(given: Option<Micros>, goal: Option<&Goal>) -> Micros {
+    let bounds = goal.map_or(&[][..], Goal::bounds).iter();
+    let allowed = bounds.filter(|bound| bound.metric == Metric::Downtime);
+    let least = allowed.map(|bound| Micros((bound.limit / 1000).max(1))).min();
+    given.unwrap_or_else(|| least.map_or(DOWNTIME, |least| least.min(DOWNTIME)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_goal_may_ask_for_a_shorter_pause() {
+        let pause = |given: Option<u64>, goal: &str| downtime(given.map(Micros), goal.parse().ok().as_ref()).0;
+        assert_eq!(pause(None, "downtime<30ms"), 30_000);
+        assert_eq!(pause(None, "downtime<2s"), 300_000);
+        assert_eq!(pause(None, "time<9s"), 300_000);
+        assert_eq!(pause(Some(50_000), "downtime<30ms"), 50_000);
+        assert_eq!(downtime(None, None), DOWNTIME);
+    }
 
     #[test]
     fn sizes_have_either_kind_of_unit() {

@@ -222,7 +222,7 @@ fn notes(profile: &Profile, recording: &Recording, links: &[LinkPrediction]) -> 
             duration(Duration::from_nanos(length.0))
         ));
     }
-    notes.push("reads are not in a trace: in post-copy only pages that the guest writes are waited for, so that faults and stalls are lower bounds".into());
+    notes.push("reads are not in a trace: in post-copy only pages that the guest writes are waited for; what it only reads comes on top".into());
     if profile.used == profile.total {
         notes.push("all pages count as used: what is zero needs less".into());
     }

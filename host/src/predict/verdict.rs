@@ -88,7 +88,9 @@ pub(super) fn objection(recommended: &StrategyPrediction, best: &StrategyPredict
         }
     }
     let (simulated, forecast) = (recommended.simulated.time_us?, recommended.forecast.time_us?);
-    let is_outside = !(forecast.low..=forecast.high).contains(&simulated.likely);
+    let wider = forecast.high.saturating_mul(AS_GOOD_MILLI) / 1000;
+    let possible = forecast.low.saturating_sub(wider)..=forecast.high.saturating_add(wider);
+    let is_outside = !possible.contains(&simulated.likely);
     is_outside.then(|| {
         format!(
             "simulated with the recorded writes, {} takes {}, where the forecast from the working-set curve is {} to {}",

@@ -30,6 +30,9 @@ const HARVESTED: [Nanos; 4] = [
 ];
 /// The first column of a heat map in time.
 const COLUMN: Nanos = Nanos::from_millis(1);
+/// A source has every write if so many events are of pages that were written in the same window before: one in ten. Where pages are
+/// protected one after the other, some are written before the last is.
+const EACH_WRITE: u64 = 10;
 /// Losses whose times are kept.
 const LOSSES: usize = 32;
 /// Missing parts that are named.
@@ -59,6 +62,8 @@ pub struct Analysis<'t> {
     pub(super) heat: Heat,
     pub(super) touch: FirstTouch,
     pub(super) harvest: Harvest,
+    /// Writes to a page that had been written since the harvest before.
+    pub(super) again: u64,
     pub(super) vcpus: Vec<u64>,
     pub(super) unknown: u64,
     pub(super) events: u64,
@@ -86,6 +91,12 @@ impl<'t> Analysis<'t> {
             false => Writes::Times(Intervals::new(&mut tables.last, Nanos::ZERO)),
         };
         let windows = if by_window { &HARVESTED[..] } else { &WINDOWS };
+        // A harvest at the end of a recording may follow the one before at once; it is no window.
+        let whole = if by_window {
+            Nanos(head.window.0 / 2)
+        } else {
+            Nanos::ZERO
+        };
         Self {
             head: head.clone(),
             frames: Frames::of(&head.regions),
@@ -93,10 +104,11 @@ impl<'t> Analysis<'t> {
             order: AccessOrder::new(&mut tables.trails, &mut tables.slots),
             sharing: (!tables.sharing.is_empty()).then(|| Sharing::new(&mut tables.sharing)),
             counts: &mut tables.counts,
-            rates: windows.iter().map(|window| Rate::over(*window)).collect(),
+            rates: windows.iter().map(|window| Rate::over(whole.max(*window))).collect(),
             heat: Heat::new(if by_window { 1 } else { COLUMN.0 }),
             touch: FirstTouch::new(by_window),
             harvest: Harvest::default(),
+            again: 0,
             vcpus: vec![0; head.vcpus as usize],
             unknown: 0,
             events: 0,
@@ -168,6 +180,7 @@ impl<'t> Analysis<'t> {
         self.events += 1;
         self.open += 1;
         let last = since.map(|since| tick - since.min(tick));
+        self.again += u64::from(!self.by_window() && last.is_some_and(|last| last > self.harvest.ended().0));
         for rate in &mut self.rates {
             rate.on_page(last);
         }
@@ -179,6 +192,18 @@ impl<'t> Analysis<'t> {
             self.touch.on_first(gfn, self.now);
         }
         self.on_writer(gfn, vcpu, last.is_some());
+    }
+
+    const fn by_window(&self) -> bool {
+        matches!(self.writes, Writes::Windows(_))
+    }
+
+    /// What the source tells apart here: where KVM emulates, a dirty ring has each write, and not only the first of each page.
+    pub(super) fn resolution(&self) -> Resolution {
+        match self.head.source.resolution() {
+            Resolution::FirstWrites if self.again > self.events / EACH_WRITE => Resolution::EveryWrite,
+            resolution => resolution,
+        }
     }
 
     /// Who it was; a run of dirty pages tells neither that nor an order.

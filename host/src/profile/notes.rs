@@ -54,7 +54,7 @@ pub(super) fn of(analysis: &Analysis<'_>, span: Nanos) -> Vec<String> {
 
 /// What follows from what the source tells apart.
 fn of_source(analysis: &Analysis<'_>, span: Nanos) -> Vec<String> {
-    let resolution = analysis.head.source.resolution();
+    let resolution = analysis.resolution();
     let mut notes = Vec::new();
     let mean = time(unresolved(analysis, span));
     match (resolution, analysis.harvest.mean()) {

@@ -51,8 +51,8 @@ pub(super) fn report(analysis: &Analysis<'_>, trace: &str) -> TraceReport {
             vcpus: head.vcpus,
             written_pages: distinct(analysis).0,
         },
-        resolution: resolution(head.source),
-        cannot_see: head.source.cannot_see().into(),
+        resolution: resolution(analysis.resolution()),
+        cannot_see: cannot_see(analysis).into(),
         harvest: analysis.harvest.report(),
         started_unix_ns: Some(head.started_unix_ns).filter(|at| *at > 0),
         duration_us: span.as_micros(),
@@ -71,7 +71,7 @@ pub(super) fn profile(analysis: &Analysis<'_>) -> Profile {
         Writes::Times(intervals) => intervals.working_sets(span).curve(),
         Writes::Windows(samples) => samples.curve(span),
     };
-    let every = head.source.resolution() == Resolution::EveryWrite;
+    let every = analysis.resolution() == Resolution::EveryWrite;
     Profile {
         class: analysis.order.class(),
         writes: every.then_some(analysis.events),
@@ -86,8 +86,19 @@ pub(super) fn distinct(analysis: &Analysis<'_>) -> Pages {
     }
 }
 
-const fn resolution(source: Source) -> ResolutionName {
-    match source.resolution() {
+fn cannot_see(analysis: &Analysis<'_>) -> &'static str {
+    let source = analysis.head.source;
+    match analysis.resolution() {
+        // Of itself it sees first writes only.
+        Resolution::EveryWrite if source.resolution() != Resolution::EveryWrite => {
+            "a vCPU's further writes to the page that it wrote last; KVM emulates here, so that all others are seen"
+        }
+        _ => source.cannot_see(),
+    }
+}
+
+const fn resolution(resolution: Resolution) -> ResolutionName {
+    match resolution {
         Resolution::EveryWrite => ResolutionName::EveryWrite,
         Resolution::FirstWrites => ResolutionName::FirstWrites,
         Resolution::Windows => ResolutionName::Windows,
@@ -96,7 +107,7 @@ const fn resolution(source: Source) -> ResolutionName {
 
 /// For how long a page may be written again without being seen, in the mean; the whole trace if it was never harvested.
 pub(super) fn unresolved(analysis: &Analysis<'_>, span: Nanos) -> Nanos {
-    match analysis.head.source.resolution() {
+    match analysis.resolution() {
         Resolution::EveryWrite => Nanos::ZERO,
         Resolution::FirstWrites | Resolution::Windows => analysis.harvest.mean().unwrap_or(span),
     }
@@ -104,6 +115,10 @@ pub(super) fn unresolved(analysis: &Analysis<'_>, span: Nanos) -> Nanos {
 
 fn overhead(analysis: &Analysis<'_>, span: Nanos) -> Option<TraceOverhead> {
     let (_, cpu) = analysis.end?;
+    // Nobody knows what it took there.
+    if analysis.head.source == Source::Imported && cpu == Nanos::ZERO {
+        return None;
+    }
     let of_one = (u128::from(cpu.0) * 1000).checked_div(u128::from(span.0)).unwrap_or(0);
     Some(TraceOverhead {
         cpu_us: cpu.as_micros(),
@@ -146,12 +161,13 @@ fn rate(analysis: &Analysis<'_>, span: Nanos) -> Option<RateReport> {
 fn lengths(unit: u64, end: u64) -> Vec<u64> {
     let decades = std::iter::successors(Some(unit), |one| one.checked_mul(10));
     let all = decades.flat_map(|one| [1, 2, 5].map(|factor| one.saturating_mul(factor)));
-    let below = all.take_while(|&length| length < end);
+    // One that is nearly the whole is left to that.
+    let below = all.take_while(|&length| length.saturating_add(length / 50) < end);
     below.chain([end]).filter(|&length| length > 0).collect()
 }
 
 fn wws(analysis: &Analysis<'_>, span: Nanos) -> Vec<WwsPoint> {
-    let unseen = match analysis.head.source.resolution() {
+    let unseen = match analysis.resolution() {
         Resolution::FirstWrites => analysis.harvest.longest(span),
         _ => Nanos::ZERO,
     };
@@ -249,7 +265,7 @@ fn heat(analysis: &Analysis<'_>, span: Nanos) -> Option<HeatReport> {
 }
 
 pub(super) fn basis(analysis: &Analysis<'_>) -> OrderBasis {
-    match analysis.head.source.resolution() {
+    match analysis.resolution() {
         _ if analysis.order.writes() == 0 => OrderBasis::Nothing,
         Resolution::EveryWrite => OrderBasis::Writes,
         Resolution::FirstWrites | Resolution::Windows => OrderBasis::FirstWrites,

@@ -204,6 +204,49 @@ fn a_steady_guest_has_the_rate_it_was_given() {
     assert!(report.complete && report.notes.is_empty(), "{:?}", report.notes);
 }
 
+/// Where KVM emulates, each write is pushed into a ring; on a processor the first since the harvest.
+#[test]
+fn a_ring_that_has_every_write_is_taken_for_what_it_is() {
+    let all = writes("seq", 64, 1, 6_400, Nanos::from_micros(10));
+    let harvested = |every: u64| {
+        let mut items = Vec::new();
+        for (item, index) in all.iter().zip(0..) {
+            items.push(*item);
+            if index % every == every - 1 {
+                let at = item.at().unwrap();
+                items.push(Item::WindowEnd { at, vcpu: 0 });
+            }
+        }
+        reported(&head(Source::RingPush, 64, 1), &items)
+    };
+    let first = harvested(64);
+    assert_eq!(first.resolution, ResolutionName::FirstWrites);
+    assert!(first.intervals.unwrap().resolved_from_ns > 0);
+    let every = harvested(640);
+    assert_eq!(every.resolution, ResolutionName::EveryWrite);
+    assert!(every.cannot_see.contains("KVM emulates"), "{}", every.cannot_see);
+    assert_eq!(every.intervals.unwrap().resolved_from_ns, 0);
+    assert_eq!(every.order.by, OrderBasis::Writes);
+}
+
+/// A recording that is ended is harvested once more, perhaps right after the last harvest.
+#[test]
+fn a_short_last_window_is_no_peak() {
+    let period = Nanos::from_millis(10);
+    let mut items = as_windows(&writes("seq", PAGES, 1, 1_000, Nanos::from_micros(100)), period);
+    let end = items.iter().rposition(|item| matches!(item, Item::End { .. })).unwrap();
+    let at = Nanos(items[end].at().unwrap().0 + 1_000);
+    let run = Run::new(Gfn(BEFORE), Pages(50));
+    items.truncate(end);
+    items.extend([Item::Dirty { run }, Item::WindowEnd { at, vcpu: VCPU_UNKNOWN }]);
+    let head = Head {
+        window: period,
+        ..head(Source::Bitmap, PAGES, 1)
+    };
+    let rate = reported(&head, &items).rate.unwrap().windows;
+    assert_eq!((rate.windows, rate.max_pages_per_s), (10, 10_000.0));
+}
+
 #[test]
 fn windows_tell_what_they_can_and_no_more() {
     let items = writes("hotset:0.1", PAGES, 2, 40_000, Nanos::from_micros(25));

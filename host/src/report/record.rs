@@ -104,14 +104,21 @@ pub fn record_summary(report: &RecordReport) -> String {
     }
     line("lost", &lost);
     let overhead = &report.overhead;
-    let kernel = overhead.kernel.as_ref().map_or_else(String::new, |kernel| {
-        let each = kernel.cpu_us.saturating_mul(1000).checked_div(kernel.runs).unwrap_or(0);
-        let runs = count(kernel.runs);
-        format!(
-            ", {} of it by programs in the kernel ({runs} runs, {each} ns each)",
-            micros(kernel.cpu_us)
-        )
-    });
+    let unmeasured = match report.source.starts_with("ebpf:") {
+        true => " without that of programs in the kernel, whose measuring needs CAP_SYS_ADMIN",
+        false => "",
+    };
+    let kernel = overhead.kernel.as_ref().map_or_else(
+        || unmeasured.to_owned(),
+        |kernel| {
+            let each = kernel.cpu_us.saturating_mul(1000).checked_div(kernel.runs).unwrap_or(0);
+            let runs = count(kernel.runs);
+            format!(
+                ", {} of it by programs in the kernel ({runs} runs, {each} ns each)",
+                micros(kernel.cpu_us)
+            )
+        },
+    );
     line(
         "overhead",
         &format!(

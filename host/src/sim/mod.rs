@@ -211,7 +211,7 @@ pub enum SimError {
     #[error("this cannot be simulated: {0}")]
     Setup(String),
     /// Something went on for ever.
-    #[error("nothing ends: after {} s of virtual time the migration was in phase {phase:?}; a rule such as lambda or optimal, or --max-rounds, ends it", .after.0 / 1_000_000_000)]
+    #[error("nothing ends: after {} s of virtual time the migration was in phase {phase:?}; a rule such as lambda or optimal, or --max-rounds, ends pre-copy, and --cut-lasts a cut", .after.0 / 1_000_000_000)]
     Endless {
         /// Virtual time.
         after: Nanos,

@@ -113,7 +113,9 @@ impl AnyReader {
         again: Option<&Reopen<'_>>,
     ) -> Result<Self, TraceError> {
         let beginning = from.fill_buf().map_err(|error| TraceError::io("read", path, error))?;
-        let format = match FileFormat::from_beginning(beginning) {
+        // What is called a trace file is one, or is said not to be.
+        let named = FileFormat::from_extension(path).filter(|format| *format == FileFormat::Dtrace);
+        let format = match named.unwrap_or_else(|| FileFormat::from_beginning(beginning)) {
             FileFormat::Csv => TextFormat::Csv,
             FileFormat::JsonLines => TextFormat::JsonLines,
             FileFormat::Dtrace => {
