@@ -308,7 +308,11 @@ impl Choice {
         let load = (self.load_milli / 1000, self.load_milli % 1000 / 10);
         match self.precopy.end {
             End::StopCopy if self.best.strategy.switch == SwitchRule::Never => Ok(()),
-            End::StopCopy => write!(f, "; precopy would converge in {} rounds", self.precopy.rounds.likely),
+            End::StopCopy => {
+                let rounds = self.precopy.rounds.likely;
+                let plural = if rounds == 1 { "" } else { "s" };
+                write!(f, "; precopy would converge in {rounds} round{plural}")
+            }
             _ => write!(
                 f,
                 "; precopy would not converge (λ of the load {}.{:02})",

@@ -67,7 +67,7 @@ pub(super) struct Args {
     #[arg(long = "to", value_name = "FORM", value_enum)]
     form: Option<Form>,
 
-    /// Memory of the guest, if the text does not say it [default: up to the highest page]
+    /// Memory of the guest, if the text does not say it [default: up to the highest page, where the text can be read twice]
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     memory: Option<Bytes>,
 
