@@ -156,8 +156,16 @@ mod tests {
             "\n",
             r#"{"reason":"build-finished","success":true}"#,
         );
-        assert_eq!(executable(messages, &CHOSEN[0]), Some(PathBuf::from("/t/dunlin-1")));
-        assert_eq!(executable(messages, &CHOSEN[1]), None);
+        let chosen = |target| Chosen {
+            target,
+            kind: "lib",
+            tests: &[],
+        };
+        assert_eq!(
+            executable(messages, &chosen("dunlin")),
+            Some(PathBuf::from("/t/dunlin-1"))
+        );
+        assert_eq!(executable(messages, &chosen("other")), None);
         assert_eq!(listed("a::b: test\nc: bench\nd: test\n"), ["a::b", "d"]);
     }
 }
