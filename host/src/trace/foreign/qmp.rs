@@ -90,7 +90,10 @@ impl Qmp {
     }
 
     /// Carries out a command and returns what it returns. Events that come meanwhile are dropped.
-    pub(super) fn execute(&mut self, command: &'static str, arguments: &Value) -> Result<Value, ForeignError> {
+    ///
+    /// # Errors
+    /// [`ForeignError::Refused`] when QEMU says why it does not, [`ForeignError::Broken`], [`ForeignError::NoQmp`].
+    pub fn execute(&mut self, command: &'static str, arguments: &Value) -> Result<Value, ForeignError> {
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
         let mut stream = self.reader.get_ref();
         stream.write_all(line.as_bytes()).map_err(ForeignError::Broken)?;
