@@ -5,6 +5,7 @@ pub(crate) mod blackout;
 mod bucket;
 mod choose;
 mod dataplane;
+mod dirtyrate;
 pub(crate) mod dunlin;
 pub(crate) mod fault;
 pub(crate) mod figure;
@@ -80,6 +81,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "tracer",
         run: tracer::run,
+    },
+    Group {
+        name: "dirtyrate",
+        run: dirtyrate::run,
     },
     Group {
         name: "bucket",
