@@ -211,8 +211,9 @@ fn table(rows: &[Row]) -> Table {
     };
     Table {
         name: "dirtyrate",
-        about: "Dirty rates of one guest, each beside the true one of its own windows of 1 s; medians. QEMU tells whole MiB/s; its mode \
-                dirty-ring is left out, because it makes a guest that KVM emulates stand still."
+        about: "Dirty rates of one guest, each beside the true one of its own windows of 1 s; medians. True is what follows from the \
+                guest's own count of its steps. QEMU tells whole MiB/s; its mode dirty-ring is left out, because it makes a guest that \
+                KVM emulates stand still."
             .into(),
         header: ["workload", "measured by", "MiB/s", "true MiB/s", "relative error"]
             .map(str::to_owned)

@@ -1,6 +1,6 @@
 //! A firmware that does what Dunlin does for a guest of its own: from reset straight to 64-bit mode, at the payload's entry.
 //!
-//! Whoever starts it has put payload, boot block and page tables into memory. All numbers of instructions are of Intel SDM 2A to 2C.
+//! Whoever starts it has put payload, boot block and page tables into memory. Opcodes: Intel SDM 2A to 2C.
 
 use dunlin_core::workload::layout::{PAYLOAD, PML4, STACK_BYTES, STACKS};
 

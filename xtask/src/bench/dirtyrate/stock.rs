@@ -20,6 +20,8 @@ use super::{MIB, Sample, WINDOW, firmware};
 pub(super) const MODES: [&str; 2] = ["page-sampling", "dirty-bitmap"];
 /// Where a PC has no RAM, but video memory and firmware.
 const NO_RAM: std::ops::Range<u64> = 0xa_0000..0x10_0000;
+/// What QEMU says on its error output, which is of interest only when it does not start.
+const MESSAGES: &str = "messages";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often QEMU is asked whether it is done.
 const PERIOD: Duration = Duration::from_millis(5);
@@ -58,10 +60,13 @@ impl Stock {
             .args(loaders(config, folder.path())?)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(fs::File::create(folder.path().join(MESSAGES))?);
         let mut process = Process(command.spawn().context("qemu-system-x86_64 does not start")?);
         let mut stock = Self {
-            qmp: connect(&socket, &mut process.0)?,
+            qmp: connect(&socket, &mut process.0).with_context(|| {
+                let said = fs::read_to_string(folder.path().join(MESSAGES)).unwrap_or_default();
+                format!("QEMU says: {said}")
+            })?,
             _process: process,
             folder,
         };
@@ -151,7 +156,7 @@ fn connect(socket: &Path, child: &mut Child) -> anyhow::Result<Qmp> {
             Ok(qmp) => return Ok(qmp),
             Err(error) => {
                 let ended = child.try_wait()?;
-                ensure!(ended.is_none(), "QEMU ended at once, with {ended:?}");
+                ensure!(ended.is_none(), "QEMU ended at once");
                 ensure!(Instant::now() < deadline, "QEMU does not listen: {error}");
             }
         }

@@ -34,17 +34,20 @@ impl Truth {
     pub(super) fn pages(&self, steps: Range<u64>) -> anyhow::Result<u64> {
         let mut generator = Generator::new(&self.boot.spec, self.plan.ws(), self.boot.vcpus, 0, self.boot.seed)?;
         let (ledger, entries) = self.plan.ledger(0);
-        let mut written = BTreeSet::new();
+        let mut written = vec![false; self.plan.ws().0 as usize];
         let Ok(()) = generator.run_steps(steps.start, |_| Ok::<(), Infallible>(()));
         let Ok(()) = generator.run_steps(steps.end - steps.start, |step| {
-            if step.kind == Kind::Write {
-                written.insert(self.plan.gfn(step.page).0);
-                written.insert((ledger + LEDGER_ENTRY * (step.page - entries.start)) / PAGE_SIZE);
-            }
+            written[step.page as usize] |= step.kind == Kind::Write;
             Ok::<(), Infallible>(())
         });
         ensure!(generator.steps() == steps.end, "the workload has phases");
-        Ok(written.len() as u64 + PROGRESS_PAGES + STACK_PAGES)
+        let written = (0..).zip(written).filter_map(|(page, written)| written.then_some(page));
+        let frames = written.flat_map(|page: u64| {
+            let entry = ledger + LEDGER_ENTRY * (page - entries.start);
+            [self.plan.gfn(page).0, entry / PAGE_SIZE]
+        });
+        let frames = frames.collect::<BTreeSet<_>>();
+        Ok(frames.len() as u64 + PROGRESS_PAGES + STACK_PAGES)
     }
 
     /// The same as a rate, in bytes per second.
