@@ -184,20 +184,22 @@ fn wws(analysis: &Analysis<'_>, span: Nanos) -> Vec<WwsPoint> {
 /// The curve in units of `nanos`, from windows of `unit` on. Writes up to `unseen` after one that was seen were not.
 fn curve(sets: &WorkingSets, unit: u64, unseen: u64, nanos: f64) -> Vec<WwsPoint> {
     let span = sets.span().0;
-    let mean = |window: u64, high: bool| {
+    let all = sets.total(Nanos(span)).map_or(0, |total| *total.end());
+    let windows = |window: u64| u128::from(span - window) + 1;
+    let mean = |window: u64| {
         let total = sets.total(Nanos(window))?;
-        let windows = u128::from(span - window) + 1;
-        let pages = match high {
-            true => total.end().div_ceil(windows),
-            false => (total.start() + windows / 2) / windows,
-        };
-        // At most all pages.
-        Some(pages as u64)
+        Some(((total.start() + windows(window) / 2) / windows(window)) as u64)
+    };
+    // A window has at most what was seen in it and in the time before in which writes went unseen. Where less than that time lies before it,
+    // nothing is known but that there are no more pages than all.
+    let most = |window: u64, reach: u64| {
+        let total = sets.total(Nanos(reach))?.end() + u128::from(reach - window) * all;
+        Some(total.div_ceil(windows(window)).min(all) as u64)
     };
     let mut points: Vec<WwsPoint> = Vec::new();
     for window in lengths(unit.min(span), span) {
         let reach = window.saturating_add(unseen).min(span);
-        let (Some(pages), Some(high)) = (mean(window, false), mean(reach, true)) else {
+        let (Some(pages), Some(high)) = (mean(window), most(window, reach)) else {
             continue;
         };
         let before = points.last().map_or((0, 0), |last| (last.pages, last.pages_high));

@@ -181,19 +181,22 @@ impl RecordingSource for Traced {
     }
 
     fn on(&mut self, message: &Message, items: &mut Items<'_>) -> Result<(), RecordingError> {
-        let Message::Window { at_ns, .. } = message else {
+        let Message::Window { from_ns, at_ns, .. } = message else {
             return Ok(());
         };
+        let is_ring = self.programs.hooks == Hooks::DirtyRing;
+        // Pages are protected again one after the other. What is written meanwhile may be for the next window the only sign of its page.
+        let end_ns = if is_ring { at_ns } else { from_ns };
         self.drain()?;
-        self.pass(*at_ns, items)?;
+        self.pass(*end_ns, items)?;
         let unreadable = self.tracer.counters()?.unreadable();
         if unreadable > self.unreadable {
-            items.lost(*at_ns, Some(unreadable - self.unreadable))?;
+            items.lost(*end_ns, Some(unreadable - self.unreadable))?;
             self.unreadable = unreadable;
         }
         // The end of a ring's windows is among its events.
-        if self.programs.hooks != Hooks::DirtyRing {
-            items.window_end(*at_ns, None)?;
+        if !is_ring {
+            items.window_end(*end_ns, None)?;
         }
         Ok(())
     }
