@@ -2,7 +2,7 @@
 //!
 //! [`record`] drives a [`RecordingSession`] of the control socket to its end. What comes into the trace is the affair of one
 //! [`RecordingSource`]: [`Served`] passes on what the process itself harvested; [`Traced`] looks into the kernel, has the process arm and
-//! harvest for it, and takes the end of each window as the time up to which its own events are complete.
+//! harvest for it, and puts its events into windows by the times of the looks that it is told of.
 
 mod items;
 mod served;
