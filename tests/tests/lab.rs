@@ -13,6 +13,7 @@ use dunlin::guest::{Fill, Guest as _, GuestConfig, GuestKind, Tracking};
 use dunlin::trace::TraceReader;
 use dunlin::trace::ebpf::{Config, Counters, Hooks, Mode, Tracer};
 use dunlin::track::ring::ENTRIES_MIN;
+use dunlin_core::record;
 use dunlin_core::tracefile::Item;
 use dunlin_core::units::{Bytes, Gfn, PAGE_SIZE};
 use dunlin_core::workload::layout::WORKLOAD;
@@ -203,7 +204,7 @@ fn looked_at(guest: &KvmGuest, hooks: Hooks) -> anyhow::Result<Counters> {
     Ok(tracer.counters()?)
 }
 
-/// Each place in the kernel says something of a guest that the processor runs, and a full ring stops its vCPU before something is lost.
+/// Each place in the kernel says something of a guest that the processor runs.
 #[test]
 fn every_tracepoint_of_a_guest_fires() -> anyhow::Result<()> {
     if !require(Capability::Hardware) || !require(Capability::Ebpf) {
@@ -221,7 +222,8 @@ fn every_tracepoint_of_a_guest_fires() -> anyhow::Result<()> {
         (&ring, Hooks::DirtyRing),
     ] {
         let counters = looked_at(guest, hooks).with_context(|| hooks.to_string())?;
-        for kind in hooks.kinds() {
+        // A ring is full only while nobody harvests it: see the test of that, which runs in the lab, too.
+        for kind in hooks.kinds().iter().filter(|kind| **kind != record::Kind::RingExit) {
             ensure!(
                 counters.events(*kind) > 0,
                 "{hooks}: {} is silent: {counters:?}",

@@ -13,8 +13,9 @@ use anyhow::{Context as _, ensure};
 use crate::command::describe;
 
 const QEMU: &str = "qemu-system-x86_64";
-/// Two: a guest runs while it is being moved.
-const PROCESSORS: &str = "2";
+/// One. QEMU 7.2 emulates each processor with a thread of its own, and one that was translating an instruction while another patched it
+/// may execute the old one for ever: as soon as KVM has patched the scheduler for its first guest, both processors turn in circles.
+const PROCESSORS: &str = "1";
 /// For the image, which stays in memory, and for guests.
 const MEMORY: &str = "3G";
 /// No mitigations: they cost an emulated processor much and protect nobody. No checks of timers and no watchdog: on a busy machine
@@ -71,7 +72,7 @@ impl Machine {
         let mut command = Command::new(QEMU);
         command.args([
             "-accel",
-            "tcg,thread=multi",
+            "tcg",
             "-cpu",
             "max",
             "-smp",

@@ -18,11 +18,16 @@ struct Chosen {
 }
 
 /// In the order in which they run.
-const CHOSEN: [Chosen; 3] = [
+const CHOSEN: [Chosen; 4] = [
     Chosen {
         target: "lab",
         kind: "test",
         tests: &[""],
+    },
+    Chosen {
+        target: "dunlin",
+        kind: "lib",
+        tests: &["guest::kvm::ring::tests::a_ring_that_nobody_harvests"],
     },
     Chosen {
         target: "record",

@@ -295,6 +295,7 @@ mod tests {
     use std::time::Instant;
 
     use dunlin_core::pageset::Run;
+    use dunlin_core::record::Kind;
     use dunlin_core::units::{Bytes, Gfn, Pages};
     use dunlin_core::workload::Fill;
     use dunlin_tests::{Capability, require};
@@ -303,11 +304,13 @@ mod tests {
     use super::super::KvmGuest;
     use super::*;
     use crate::memory::{GuestMemory, MemoryLayout};
+    use crate::trace::ebpf::{Config, Hooks, Mode, Tracer};
     use crate::track::ring::is_pushed;
     use crate::track::runs::runs;
 
-    /// Batches of a thousand steps, each of which writes several times: more than the smallest ring holds.
-    const HASTY: &str = "uniform,rate=1000000,ws=4MiB";
+    /// Batches of a thousand steps, each of which writes several times: more than the smallest ring holds. Where only the first write of a
+    /// page counts, the second batch is more than it takes.
+    const HASTY: &str = "seq,rate=1000000,ws=12MiB";
 
     fn guest() -> KvmGuest {
         let config = GuestConfig {
@@ -345,6 +348,8 @@ mod tests {
         };
         guest.start_tracking().unwrap();
         copy(&vec![u64::MAX; words.len()]);
+        let hardware = Capability::Hardware.probe().is_ok();
+        let tracer = (hardware && require(Capability::Ebpf)).then(|| traced(&guest));
         let mut overran = 0;
         for round in 0..4 {
             let full = {
@@ -371,6 +376,27 @@ mod tests {
                 assert!(same, "round {round}: page {gfn} was written and nobody was told");
             }
         }
+        if hardware {
+            assert_eq!(rings.overruns(), 0, "KVM stops the vCPU in time");
+        }
+        if let Some(tracer) = tracer {
+            let counters = tracer.counters().unwrap();
+            assert!(counters.events(Kind::RingExit) > 0, "a full ring says so: {counters:?}");
+        }
+    }
+
+    /// What the kernel says of the guest's rings, counted.
+    fn traced(guest: &KvmGuest) -> Tracer {
+        let config = Config {
+            process: std::process::id(),
+            hooks: vec![Hooks::DirtyRing],
+            regions: Config::regions_of(guest.memory()),
+            vcpus: guest.vcpu_threads().into_iter().zip(0..).collect(),
+            mode: Mode::Windows { counts: false },
+            repeats: true,
+            measure: false,
+        };
+        Tracer::attach(config).unwrap()
     }
 
     /// Whether the vCPU's thread sleeps, as it does when it wants a lock that is held.
