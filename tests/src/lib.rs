@@ -13,6 +13,7 @@ pub mod pairs;
 pub mod process;
 pub mod relay;
 pub mod scene;
+pub mod stock;
 
 pub use capability::{Capability, require};
 pub use process::Dunlin;

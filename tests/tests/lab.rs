@@ -18,6 +18,7 @@ use dunlin_core::tracefile::Item;
 use dunlin_core::units::{Bytes, Gfn, PAGE_SIZE};
 use dunlin_core::workload::layout::WORKLOAD;
 use dunlin_tests::scene::{GuestOptions, Kind, PATIENCE, Scene};
+use dunlin_tests::stock::Stock;
 use dunlin_tests::{Capability, require};
 use serde_json::Value;
 
@@ -387,4 +388,55 @@ fn soft_dirty(start: u64) -> anyhow::Result<BTreeSet<u64>> {
     let entries = bytes.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry));
     let dirty = (0..).zip(entries).filter(|(_, entry)| entry & SOFT_DIRTY != 0);
     Ok(of_the_workload(dirty.map(|(page, _)| page)))
+}
+
+/// Stock QEMU keeps its dirty log for as long as it is recorded, and what the processor lets the kernel see is what the guest wrote.
+#[test]
+fn a_guest_of_stock_qemu_is_recorded() -> anyhow::Result<()> {
+    if !require(Capability::Hardware) || !require(Capability::Ebpf) || !require(Capability::Qemu) {
+        return Ok(());
+    }
+    let mut stock = Stock::start(&config())?;
+    let scene = Scene::new()?;
+    let file = scene.folder().join("stock.dtrace");
+    let [socket, output] = [&stock.socket(), &file].map(|path| path.display().to_string());
+    let before = stock.steps()?;
+    let args = ["record", "--qmp", &socket, "--duration", "4s", "--json", "-o", &output];
+    let finished = scene.dunlin(args)?.wait(PATIENCE)?;
+    ensure!(finished.code == Some(0), "{finished}");
+    let steps = stock.steps()? - before;
+    let report = finished.json()?;
+    ensure!(
+        report["source"] == "ebpf:kvm_mmu" && report["lost_events"] == 0,
+        "{report}"
+    );
+    let (mut working_set, mut windows) = (BTreeSet::new(), 0);
+    let plan = config().boot_block()?.plan()?;
+    let mut written: BTreeSet<u64> = (0..plan.ws().0).map(|page| plan.gfn(page).0).collect();
+    // What the guest keeps of each page lies in front of them.
+    written.extend(WORKLOAD / PAGE_SIZE..plan.gfn(0).0);
+    for item in TraceReader::open(&file)? {
+        match item? {
+            Item::Write { vcpu, gfn, .. } => {
+                ensure!(vcpu == 0, "vCPU {vcpu} wrote");
+                if gfn.0 >= WORKLOAD / PAGE_SIZE {
+                    ensure!(written.contains(&gfn.0), "the guest has no page {gfn:?}");
+                    working_set.insert(gfn.0);
+                }
+            }
+            Item::WindowEnd { .. } => windows += 1,
+            _ => {}
+        }
+    }
+    // Four seconds are many thousand steps, and protect every page at least twice.
+    ensure!(steps > WINDOW_STEPS, "the guest did {steps} steps only");
+    ensure!(
+        working_set.len() == written.len() && windows > 1,
+        "{} of {} pages in {windows} windows: {report}",
+        working_set.len(),
+        written.len()
+    );
+    let status = stock.qmp.execute("query-dirty-rate", &serde_json::json!({}))?;
+    ensure!(status["status"] == "measured", "the dirty log is still on: {status}");
+    Ok(())
 }

@@ -1,7 +1,6 @@
 //! How fast a guest writes, as `dunlin record` and as stock QEMU's `calc-dirty-rate` say it, beside how fast it really does. It is
 //! the same guest in both, byte for byte.
 
-mod firmware;
 mod recorded;
 mod stock;
 mod truth;
@@ -18,7 +17,7 @@ use super::Setting;
 use super::figure::{Figure, Table, Target, significant};
 use super::sampling::Samples;
 use recorded::Recorded;
-use stock::Stock;
+use dunlin_tests::stock::Stock;
 use truth::Truth;
 
 /// None is paced: in QEMU nothing would.
@@ -112,7 +111,7 @@ fn measure(
     let mut stock = Stock::start(&config(workload))?;
     for _ in 0..REPETITIONS {
         for (mode, row) in stock::MODES.into_iter().zip(&mut rows) {
-            row.samples.push(stock.measure(mode, &truth).context(mode)?);
+            row.samples.push(stock::measure(&mut stock, mode, &truth).context(mode)?);
         }
     }
     drop(stock);

@@ -22,13 +22,16 @@ use crate::command::describe;
 const MODULES: [&str; 1] = ["kvm-amd"];
 
 /// What the machine has whatever it is short of otherwise: a test that needs one of these fails where it would be skipped.
-const REQUIRED: &str = "kvm,uffd,ebpf,root,hardware,soft-dirty";
+const REQUIRED: &str = "kvm,uffd,ebpf,qemu,root,hardware,soft-dirty";
 
 /// Every N-th row of the tests' matrices: an emulated processor runs each as slowly as a quarter of the whole elsewhere.
 const PART_OF_MATRICES: &str = "1/25";
 
 /// Tools of busybox that its shell does not run by itself.
 const TOOLS: [&str; 2] = ["sh", "cttyhack"];
+
+/// Whose guest is recorded: where it is outside, it is inside, and with it the one file that it does not start without.
+const QEMU: [&str; 2] = ["/usr/bin/qemu-system-x86_64", "/usr/share/qemu/kvmvapic.bin"];
 
 /// Inside, as in a target directory: tests find their caches by where they are.
 const DUNLIN: &str = "/lab/target/debug/dunlin";
@@ -68,12 +71,12 @@ impl Image<'_> {
         for (program, inside) in programs {
             let small = strip(program, scratch)?;
             archive.copy(&small, &inside)?;
-            for library in libraries(program)? {
-                if !archive.has(&library) {
-                    archive.copy(&library, &library)?;
-                }
-            }
+            add_libraries(&mut archive, program)?;
         }
+        for file in QEMU.map(Path::new) {
+            archive.copy(file, file)?;
+        }
+        add_libraries(&mut archive, Path::new(QEMU[0]))?;
         archive.file(Path::new("/lab/environment"), self.environment().as_bytes())?;
         archive.file(Path::new("/lab/plan"), self.plan().as_bytes())?;
         archive.finish()
@@ -106,6 +109,15 @@ impl Image<'_> {
         });
         lines.collect()
     }
+}
+
+fn add_libraries(archive: &mut Archive<BufWriter<File>>, program: &Path) -> anyhow::Result<()> {
+    for library in libraries(program)? {
+        if !archive.has(&library) {
+            archive.copy(&library, &library)?;
+        }
+    }
+    Ok(())
 }
 
 fn test_program(index: usize) -> PathBuf {

@@ -2,7 +2,7 @@
 # The lab's first process: makes a machine out of a kernel, runs the tests it is told to, one after the other, and ends
 # the machine. The kernel and this script write to the first serial port; what the second one carries is read by
 # `results.rs`.
-PATH=/bin
+PATH=/bin:/usr/bin
 export PATH
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc

@@ -1,0 +1,193 @@
+//! Dunlin's guest in stock QEMU with KVM: the same payload, brought to memory by QEMU and to 64-bit mode by a firmware of our own.
+
+mod firmware;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use dunlin::guest::{AnyGuest, Guest as _, GuestConfig};
+use dunlin::trace::foreign::Qmp;
+use dunlin_core::workload::layout::{PAYLOAD, PAYLOAD_BYTES, PROGRESS, PROGRESS_LINE, Progress, State};
+use serde_json::{Value, json};
+
+/// Where a PC has no RAM, but video memory and firmware.
+const NO_RAM: std::ops::Range<u64> = 0xa_0000..0x10_0000;
+/// What QEMU says on its error output, which is of interest only when it does not start.
+const MESSAGES: &str = "messages";
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often QEMU is asked how far it is.
+const PERIOD: Duration = Duration::from_millis(5);
+
+/// A QEMU that runs the guest, which nothing paces: there is nobody at the port for that. Ended with this.
+pub struct Stock {
+    /// To ask it for what the tests want to know.
+    pub qmp: Qmp,
+    process: Process,
+    folder: tempfile::TempDir,
+}
+
+/// Ended with this.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Stock {
+    /// Starts the guest and waits until it has done its first steps.
+    ///
+    /// # Errors
+    /// If QEMU or the guest does not start, with what QEMU says.
+    pub fn start(config: &GuestConfig) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a folder")?;
+        let bios = folder.path().join("firmware");
+        fs::write(&bios, firmware::image())?;
+        let sockets = [own_socket(folder.path()), free_socket(folder.path())];
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-accel", "kvm", "-nodefaults", "-display", "none"])
+            .args(["-m", &format!("{}B", config.memory.0)])
+            .args(["-name", &format!("{},debug-threads=on", config.name)])
+            .arg("-bios")
+            .arg(&bios);
+        for socket in &sockets {
+            command.args(["-qmp", &format!("unix:{},server=on,wait=off", socket.display())]);
+        }
+        command
+            .args(loaders(config, folder.path())?)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(folder.path().join(MESSAGES))?);
+        let mut process = Process(command.spawn().context("qemu-system-x86_64 does not start")?);
+        let mut stock = Self {
+            qmp: connect(&sockets[0], &mut process.0).with_context(|| {
+                let said = fs::read_to_string(folder.path().join(MESSAGES)).unwrap_or_default();
+                format!("QEMU says: {said}")
+            })?,
+            process,
+            folder,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while stock.steps()? == 0 {
+            ensure!(Instant::now() < deadline, "the guest does nothing in QEMU");
+            sleep(PERIOD);
+        }
+        Ok(stock)
+    }
+
+    /// QEMU's process.
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    /// A QMP socket that nobody uses: QEMU serves one client at each.
+    pub fn socket(&self) -> PathBuf {
+        free_socket(self.folder.path())
+    }
+
+    /// How many steps the guest says that it has done.
+    ///
+    /// # Errors
+    /// If QEMU does not answer, or the guest does not run on.
+    pub fn steps(&mut self) -> anyhow::Result<u64> {
+        let file = self.folder.path().join("progress");
+        let arguments: Value = json!({ "val": PROGRESS, "size": PROGRESS_LINE, "filename": file });
+        self.qmp.execute("pmemsave", &arguments)?;
+        let bytes = fs::read(&file)?;
+        let mut words = [0; 8];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        }
+        let progress = Progress::from_words(&words);
+        match progress.state {
+            State::Starting | State::Running => Ok(progress.steps),
+            _ => bail!("the guest does not run on in QEMU: {progress:?}"),
+        }
+    }
+}
+
+fn own_socket(folder: &Path) -> PathBuf {
+    folder.join("qmp")
+}
+
+fn free_socket(folder: &Path) -> PathBuf {
+    folder.join("qmp-free")
+}
+
+/// The arguments by which QEMU fills the guest as Dunlin does: with what is in one of Dunlin's that never ran.
+fn loaders(config: &GuestConfig, folder: &Path) -> anyhow::Result<Vec<String>> {
+    let guest = AnyGuest::create(config.clone())?;
+    let mut memory = vec![0; (PAYLOAD + PAYLOAD_BYTES) as usize];
+    guest.memory().read(0, &mut memory)?;
+    let (low, rest) = memory.split_at(NO_RAM.start as usize);
+    let (none, high) = rest.split_at((NO_RAM.end - NO_RAM.start) as usize);
+    ensure!(
+        none.iter().all(|byte| *byte == 0),
+        "the guest needs memory where a PC has none"
+    );
+    let mut args = vec![];
+    for (name, address, bytes) in [("low", 0, low), ("high", NO_RAM.end, high)] {
+        let file = folder.join(name);
+        fs::write(&file, bytes)?;
+        let loader = format!("loader,file={},addr={address:#x},force-raw=on", file.display());
+        args.extend(["-device".to_owned(), loader]);
+    }
+    Ok(args)
+}
+
+/// It takes a while until QEMU listens.
+fn connect(socket: &Path, child: &mut Child) -> anyhow::Result<Qmp> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Qmp::connect(socket) {
+            Ok(qmp) => return Ok(qmp),
+            Err(error) => {
+                let ended = child.try_wait()?;
+                ensure!(ended.is_none(), "QEMU ended at once");
+                ensure!(Instant::now() < deadline, "QEMU does not listen: {error}");
+            }
+        }
+        sleep(PERIOD);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin::guest::{Fill, GuestKind};
+    use dunlin_core::units::Bytes;
+
+    use super::*;
+    use crate::{Capability, require};
+
+    #[test]
+    fn the_guest_works_in_stock_qemu() {
+        if !require(Capability::Kvm) || !require(Capability::Qemu) {
+            return;
+        }
+        let config = GuestConfig {
+            name: "stock".into(),
+            kind: GuestKind::Kvm,
+            memory: Bytes(64 << 20),
+            vcpus: 1,
+            workload: "uniform,ws=32MiB".into(),
+            seed: 1,
+            steps: None,
+            fill: Fill::Zero,
+            irqchip: false,
+        };
+        let mut stock = Stock::start(&config).unwrap();
+        let first = stock.steps().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while stock.steps().unwrap() < first + 1000 {
+            assert!(Instant::now() < deadline, "the guest stands still");
+            sleep(PERIOD);
+        }
+    }
+}
