@@ -33,7 +33,7 @@ pub(crate) use results::{Outcome, TestResult};
 
 /// Longest time that the machine may run.
 const LIMIT: Duration = Duration::from_secs(570);
-/// Longest time for one test: five times what the slowest needs on two idle processors.
+/// Longest time for one test: several times what the slowest needs while nothing else runs.
 const TEST_LIMIT: Duration = Duration::from_secs(150);
 
 /// What to run.

@@ -32,7 +32,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let context = steps::Context {
         full: options.full.then(|| options.shard.as_deref().unwrap_or("1")),
         test_filter: filter.filter(|_| !any_step),
-        is_named: filter.is_some() && any_step,
     };
     for step in STEPS {
         let runs = if any_step {

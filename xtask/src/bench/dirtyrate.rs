@@ -16,8 +16,8 @@ use serde_json::json;
 use super::Setting;
 use super::figure::{Figure, Table, Target, significant};
 use super::sampling::Samples;
-use recorded::Recorded;
 use dunlin_tests::stock::Stock;
+use recorded::Recorded;
 use truth::Truth;
 
 /// None is paced: in QEMU nothing would.
@@ -111,7 +111,8 @@ fn measure(
     let mut stock = Stock::start(&config(workload))?;
     for _ in 0..REPETITIONS {
         for (mode, row) in stock::MODES.into_iter().zip(&mut rows) {
-            row.samples.push(stock::measure(&mut stock, mode, &truth).context(mode)?);
+            row.samples
+                .push(stock::measure(&mut stock, mode, &truth).context(mode)?);
         }
     }
     drop(stock);

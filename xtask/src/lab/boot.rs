@@ -70,16 +70,7 @@ impl Machine {
 
     fn command(&self, kernel_arguments: &str) -> Command {
         let mut command = Command::new(QEMU);
-        command.args([
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-smp",
-            PROCESSORS,
-            "-m",
-            MEMORY,
-        ]);
+        command.args(["-accel", "tcg", "-cpu", "max", "-smp", PROCESSORS, "-m", MEMORY]);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.image);
         command.arg("-append").arg(kernel_arguments);

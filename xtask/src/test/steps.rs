@@ -16,8 +16,6 @@ pub(crate) struct Context<'a> {
     /// The whole product of the test matrices, or a part of it.
     pub(crate) full: Option<&'a str>,
     pub(crate) test_filter: Option<&'a str>,
-    /// Steps were asked for by name.
-    pub(crate) is_named: bool,
 }
 
 /// One step.
@@ -234,13 +232,8 @@ fn fuzz(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ten minutes that are spent only where they are asked for: by name, or by what must not be skipped.
-fn lab(context: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+fn lab(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     if is_skipped(tally, "lab", Capability::Lab) {
-        return Ok(());
-    }
-    if !context.is_named && !Capability::Lab.is_required() {
-        tally.skip("lab", "takes up to ten minutes; run `cargo xtask lab`");
         return Ok(());
     }
     for result in lab::run_all()?.results {
