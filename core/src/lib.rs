@@ -21,6 +21,7 @@ pub mod pattern;
 pub mod predict;
 #[cfg(feature = "record")]
 pub mod record;
+pub mod steer;
 pub mod strategy;
 pub mod switch;
 #[cfg(feature = "tracefile")]

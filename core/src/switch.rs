@@ -60,6 +60,7 @@ mod tests;
 mod trend;
 mod xen;
 
+pub(crate) use bandwidth::Smoothed;
 pub use dynamic::Dyn;
 pub use heuristic::Heuristic;
 pub use kubevirt::KubevirtStall;

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod predict;
 pub mod profile;
 pub mod push_order;
+pub mod qemu;
 pub mod replay;
 pub mod report;
 pub mod run;

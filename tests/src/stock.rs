@@ -9,9 +9,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use dunlin::guest::{AnyGuest, Guest as _, GuestConfig};
+use dunlin::guest::{AnyGuest, Fill, Guest as _, GuestConfig};
 use dunlin::trace::foreign::Qmp;
-use dunlin_core::workload::layout::{PAYLOAD, PAYLOAD_BYTES, PROGRESS, PROGRESS_LINE, Progress, State};
+use dunlin_core::units::Bytes;
+use dunlin_core::workload::layout::{PAYLOAD, PAYLOAD_BYTES, PROGRESS, PROGRESS_LINE, Progress, State, WORKLOAD};
 use serde_json::{Value, json};
 
 /// Where a PC has no RAM, but video memory and firmware.
@@ -27,6 +28,7 @@ pub struct Stock {
     /// To ask it for what the tests want to know.
     pub qmp: Qmp,
     process: Process,
+    memory: Bytes,
     folder: tempfile::TempDir,
 }
 
@@ -46,6 +48,24 @@ impl Stock {
     /// # Errors
     /// If QEMU or the guest does not start, with what QEMU says.
     pub fn start(config: &GuestConfig) -> anyhow::Result<Self> {
+        let mut stock = Self::launch(config, &[])?;
+        let deadline = Instant::now() + PATIENCE;
+        while stock.steps()? == 0 {
+            ensure!(Instant::now() < deadline, "the guest does nothing in QEMU");
+            sleep(PERIOD);
+        }
+        Ok(stock)
+    }
+
+    /// Starts a QEMU that waits for such a guest.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn wait_for(config: &GuestConfig) -> anyhow::Result<Self> {
+        Self::launch(config, &["-incoming", "defer"])
+    }
+
+    fn launch(config: &GuestConfig, extra: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder")?;
         let bios = folder.path().join("firmware");
         fs::write(&bios, firmware::image())?;
@@ -62,23 +82,20 @@ impl Stock {
         }
         command
             .args(loaders(config, folder.path())?)
+            .args(extra)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(folder.path().join(MESSAGES))?);
         let mut process = Process(command.spawn().context("qemu-system-x86_64 does not start")?);
-        let mut stock = Self {
+        let stock = Self {
             qmp: connect(&sockets[0], &mut process.0).with_context(|| {
                 let said = fs::read_to_string(folder.path().join(MESSAGES)).unwrap_or_default();
                 format!("QEMU says: {said}")
             })?,
             process,
+            memory: config.memory,
             folder,
         };
-        let deadline = Instant::now() + PATIENCE;
-        while stock.steps()? == 0 {
-            ensure!(Instant::now() < deadline, "the guest does nothing in QEMU");
-            sleep(PERIOD);
-        }
         Ok(stock)
     }
 
@@ -95,8 +112,32 @@ impl Stock {
     /// How many steps the guest says that it has done.
     ///
     /// # Errors
-    /// If QEMU does not answer, or the guest does not run on.
+    /// If QEMU does not answer, or the guest has found a page that is not as it left it.
     pub fn steps(&mut self) -> anyhow::Result<u64> {
+        Ok(self.progress()?.steps)
+    }
+
+    /// Waits until the guest has done all its steps, and returns the hash of what it has written.
+    ///
+    /// # Errors
+    /// As [`steps`](Self::steps), and if it does not get there.
+    pub fn result(&mut self) -> anyhow::Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let progress = self.progress()?;
+            if progress.state == State::Done {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "the guest does not come to its end: {progress:?}");
+            sleep(PERIOD);
+        }
+        let file = self.folder.path().join("workload");
+        let arguments = json!({ "val": WORKLOAD, "size": self.memory.0 - WORKLOAD, "filename": file });
+        self.qmp.execute("pmemsave", &arguments)?;
+        Ok(blake3::hash(&fs::read(&file)?).to_string())
+    }
+
+    fn progress(&mut self) -> anyhow::Result<Progress> {
         let file = self.folder.path().join("progress");
         let arguments: Value = json!({ "val": PROGRESS, "size": PROGRESS_LINE, "filename": file });
         self.qmp.execute("pmemsave", &arguments)?;
@@ -107,7 +148,7 @@ impl Stock {
         }
         let progress = Progress::from_words(&words);
         match progress.state {
-            State::Starting | State::Running => Ok(progress.steps),
+            State::Starting | State::Running | State::Done => Ok(progress),
             _ => bail!("the guest does not run on in QEMU: {progress:?}"),
         }
     }
@@ -124,7 +165,11 @@ fn free_socket(folder: &Path) -> PathBuf {
 /// The arguments by which QEMU fills the guest as Dunlin does: with what is in one of Dunlin's that never ran.
 fn loaders(config: &GuestConfig, folder: &Path) -> anyhow::Result<Vec<String>> {
     let guest = AnyGuest::create(config.clone())?;
-    let mut memory = vec![0; (PAYLOAD + PAYLOAD_BYTES) as usize];
+    let bytes = match config.fill {
+        Fill::Zero => PAYLOAD + PAYLOAD_BYTES,
+        Fill::Random => config.memory.0,
+    };
+    let mut memory = vec![0; usize::try_from(bytes)?];
     guest.memory().read(0, &mut memory)?;
     let (low, rest) = memory.split_at(NO_RAM.start as usize);
     let (none, high) = rest.split_at((NO_RAM.end - NO_RAM.start) as usize);
@@ -160,11 +205,9 @@ fn connect(socket: &Path, child: &mut Child) -> anyhow::Result<Qmp> {
 
 #[cfg(test)]
 mod tests {
-    use dunlin::guest::{Fill, GuestKind};
-    use dunlin_core::units::Bytes;
-
     use super::*;
     use crate::{Capability, require};
+    use dunlin::guest::GuestKind;
 
     #[test]
     fn the_guest_works_in_stock_qemu() {

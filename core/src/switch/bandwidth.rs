@@ -12,16 +12,16 @@ const NANOS_PER_SEC: u128 = 1_000_000_000;
 /// In 1/65536 pages per second, each step rounded down; at most 2^48 pages per second. Rounds that sent nothing, or took no time,
 /// say nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Smoothed {
+pub(crate) struct Smoothed {
     rate: Option<u64>,
 }
 
 impl Smoothed {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { rate: None }
     }
 
-    pub(super) fn update(&mut self, end: &RoundEnd) {
+    pub(crate) fn update(&mut self, end: &RoundEnd) {
         let sent = (u128::from(end.sent.0) * NANOS_PER_SEC) << PLACES;
         let Some(newest) = sent.checked_div(end.duration.0.into()).filter(|&rate| rate > 0) else {
             return;
@@ -40,6 +40,13 @@ impl Smoothed {
     pub(super) fn in_page_times(&self, time: Nanos, parts: u128) -> Option<u128> {
         let rate = u128::from(self.rate?);
         Some((u128::from(time.0) * rate).saturating_mul(parts) / (NANOS_PER_SEC << PLACES))
+    }
+
+    /// How long these pages take, rounded up, stopping at the largest time; `None` if the bandwidth is not known.
+    pub(crate) fn time_to_send(&self, pages: Pages) -> Option<Nanos> {
+        let needed = (u128::from(pages.0) * NANOS_PER_SEC) << PLACES;
+        let nanos = needed.div_ceil(self.rate?.into());
+        Some(Nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
     /// Whether these pages can be sent in this time; false if the bandwidth is not known.

@@ -13,6 +13,7 @@ mod output;
 mod predict;
 mod profile;
 mod progress;
+mod qemu;
 mod receive;
 mod record;
 mod replay;
@@ -30,6 +31,7 @@ use crate::{
     journal::JournalError,
     profile::{AnalyseError, ProfileError},
     push_order::PushOrderError,
+    qemu::DriveError,
     replay::LogError,
     report::chain,
     trace::{TraceError, recording::RecordingError},
@@ -79,6 +81,8 @@ enum Command {
     Convert(convert::Args),
     /// Show what recorded traces say of their guests, and migrations: tables, pictures, one page of HTML.
     Report(report::Args),
+    /// Move the guests of stock QEMU (7.2 or newer), watch them being moved, or take a migration over.
+    Qemu(qemu::Args),
     /// Simulate a migration in virtual time: what a strategy would cost for a workload and a link.
     Simulate(Box<simulate::Args>),
 }
@@ -135,6 +139,10 @@ enum CliError {
     #[error(transparent)]
     Recording(RecordingError),
 
+    /// A migration between two QEMUs.
+    #[error(transparent)]
+    Qemu(#[from] DriveError),
+
     /// The system's signals.
     #[error("cannot catch signals")]
     Signals(#[source] io::Error),
@@ -155,6 +163,7 @@ impl CliError {
             | Self::Profile(_)
             | Self::File { .. }
             | Self::PushOrder(_)
+            | Self::Qemu(_)
             | Self::Signals(_) => 2,
             Self::Output(_) | Self::Trace(TraceError::Io { what: "write", .. }) => 1,
             Self::Trace(_) | Self::Recording(_) => 2,
@@ -212,6 +221,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Report(args) => args.run(),
         Command::Predict(args) => args.run(),
         Command::Profile(args) => args.run(),
+        Command::Qemu(args) => args.run(),
         Command::Simulate(args) => args.run(),
     };
     result.unwrap_or_else(|error| {

@@ -40,6 +40,7 @@ pub use schema::{
 };
 pub use similarity::{SimilarPair, SimilarityReport, similarity_table};
 pub use status::{RecordingStatus, State, Status, TrackingStatus};
+pub(crate) use table::round_table;
 pub use table::{Paint, migration_table, status_lines};
 pub use text::{bytes, chain, count, duration, milli, rate};
 pub use trace::{

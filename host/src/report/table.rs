@@ -310,6 +310,11 @@ fn missed_downtime(rounds: &[RoundReport]) -> String {
 }
 
 /// In rounds beside a static copy the SDF means nothing: most of what is left is no concern of theirs.
+/// Rounds of pre-copy for people, none of them beside a static copy.
+pub(crate) fn round_table(all: &[RoundReport]) -> String {
+    rounds(all, 0)
+}
+
 fn rounds(rounds: &[RoundReport], beside_copy: u32) -> String {
     let largest = rounds
         .iter()

@@ -1,0 +1,153 @@
+//! `dunlin qemu migrate`, and what it shares with `resume`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use dunlin_core::units::BytesPerSec;
+
+use super::super::CliError;
+use super::super::migrate::catch_signals;
+use super::super::values::{self, Micros};
+use super::view::View;
+use super::{Rule, finish};
+use crate::qemu::{Address, Driver, Plan, usual_folder};
+
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct Args {
+    /// QMP socket of the QEMU that has the guest: unix:PATH or HOST:PORT
+    #[arg(long, value_name = "QMP")]
+    source: Address,
+
+    /// QMP socket of the QEMU that is to have it
+    #[arg(long, value_name = "QMP")]
+    target: Address,
+
+    /// Where the source reaches the target: tcp:HOST:PORT or unix:PATH
+    #[arg(long, value_name = "URI", value_parser = uri)]
+    to: String,
+
+    /// Where the target listens, if it calls that otherwise: tcp:0:4444
+    #[arg(long, value_name = "URI", value_parser = uri)]
+    listen: Option<String>,
+
+    /// Where the two may meet again after a cut in post-copy, tried in turn [default: where they met]
+    #[arg(long, value_name = "URI", value_parser = uri, value_delimiter = ',')]
+    recover: Vec<String>,
+
+    /// When pre-copy ends: a rule (optimal, lambda, sdf:auto, kubevirt-stall, rounds:2, …) or a strategy (precopy, postcopy, as-hybrid, precopy,slow=auto-converge)
+    #[arg(long, value_name = "RULE", default_value = "optimal", value_parser = super::rule)]
+    strategy: Rule,
+
+    /// Most that is sent per second [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = values::rate)]
+    bandwidth: Option<BytesPerSec>,
+
+    /// The same for what nobody waits for in post-copy [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = values::rate)]
+    postcopy_bandwidth: Option<BytesPerSec>,
+
+    /// Longest pause
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = values::positive_time)]
+    downtime: Micros,
+
+    /// Rounds of pre-copy after which it ends
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    max_rounds: u32,
+
+    /// Longest post-copy: no switch while more is left than can be sent in this time
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = values::positive_time)]
+    drain: Micros,
+
+    /// Connections for pages, 1 to 255 (with post-copy from QEMU 10.1 on)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    multifd: Option<u8>,
+
+    /// A connection of its own for pages that the guest waits for in post-copy
+    #[arg(long)]
+    preempt: bool,
+
+    /// The id under which both QEMUs have TLS credentials (-object tls-creds-x509,id=ID,…)
+    #[arg(long, value_name = "ID")]
+    tls_creds: Option<String>,
+
+    /// The name in the target's certificate, if it is not the host's in --to
+    #[arg(long, value_name = "NAME", requires = "tls_creds")]
+    tls_hostname: Option<String>,
+
+    /// Folder for what `dunlin qemu resume` needs, should this be killed [default: dunlin-qemu in $XDG_RUNTIME_DIR, or in the temporary folder]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        self.drive(|driver| driver.migrate())
+    }
+
+    pub(super) fn drive(
+        &self,
+        how: impl FnOnce(Driver<'_>) -> Result<crate::qemu::Report, crate::qemu::DriveError>,
+    ) -> Result<ExitCode, CliError> {
+        let interrupt = catch_signals()?;
+        let plan = self.plan();
+        let folder = self.state.clone().unwrap_or_else(usual_folder);
+        let view = View::new();
+        let mut news = |news| view.show(&news);
+        let report = Driver::connect(&plan, &folder, &interrupt, &mut news).and_then(how);
+        view.finish();
+        finish(&report?, self.json)
+    }
+
+    fn plan(&self) -> Plan {
+        let time = |Micros(micros)| Duration::from_micros(micros);
+        Plan {
+            source: self.source.clone(),
+            target: self.target.clone(),
+            uri: self.to.clone(),
+            listen: self.listen.clone(),
+            recover: self.recover.clone(),
+            rule: self.strategy.switch,
+            slow: self.strategy.slow,
+            bandwidth: self.bandwidth,
+            postcopy_bandwidth: self.postcopy_bandwidth,
+            downtime: time(self.downtime),
+            max_rounds: self.max_rounds,
+            drain: Some(time(self.drain)),
+            multifd: self.multifd,
+            preempt: self.preempt,
+            tls_creds: self.tls_creds.clone(),
+            tls_hostname: self.tls_hostname.clone(),
+        }
+    }
+}
+
+/// As QEMU has it; host and port alone are TCP's.
+fn uri(text: &str) -> Result<String, String> {
+    let known = ["tcp:", "unix:", "exec:", "fd:", "rdma:", "vsock:", "file:"];
+    if known.iter().any(|scheme| text.starts_with(scheme)) {
+        return Ok(text.to_owned());
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(format!("tcp:{text}")),
+        _ if text.contains('/') => Ok(format!("unix:{text}")),
+        _ => Err("write tcp:HOST:PORT, or unix:PATH where both are on this host".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_are_qemu_s() {
+        assert_eq!(uri("host:4444").as_deref(), Ok("tcp:host:4444"));
+        assert_eq!(uri("tcp:0:4444").as_deref(), Ok("tcp:0:4444"));
+        assert_eq!(uri("/run/a").as_deref(), Ok("unix:/run/a"));
+        assert!(uri("host").is_err() && uri(":1").is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! A connection to a QEMU that is made again when it breaks.
+
+use std::io;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use dunlin_core::steer::Backoff;
+use serde_json::Value;
+
+use super::{Address, Client, Notice, QmpError};
+
+/// Which of the two.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Role {
+    /// That which has the guest at the beginning.
+    Source,
+    /// That which is to have it.
+    Target,
+}
+
+impl Role {
+    /// In words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        }
+    }
+}
+
+/// A connection to one of the two.
+#[derive(Debug)]
+pub(super) struct Link {
+    role: Role,
+    address: Address,
+    client: Option<Client>,
+    notices: Sender<(Role, Notice)>,
+    backoff: Backoff,
+    next_attempt: Instant,
+    gone: bool,
+}
+
+impl Link {
+    pub(super) fn connect(role: Role, address: &Address, notices: Sender<(Role, Notice)>) -> Result<Self, QmpError> {
+        let mut link = Self {
+            role,
+            address: address.clone(),
+            client: None,
+            notices,
+            backoff: Backoff::new(),
+            next_attempt: Instant::now(),
+            gone: false,
+        };
+        link.client = Some(link.open()?);
+        Ok(link)
+    }
+
+    fn open(&self) -> Result<Client, QmpError> {
+        let (role, notices) = (self.role, self.notices.clone());
+        // Whoever waits for nothing more has gone.
+        Client::connect(&self.address, move |notice| drop(notices.send((role, notice))))
+    }
+
+    /// The connection, if there is one.
+    pub(super) const fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// Whether there is nobody at the address any more: a socket file without a QEMU behind it. Of other hosts that cannot be known.
+    pub(super) const fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// It has ended.
+    pub(super) fn lost(&mut self) {
+        if self.client.take().is_some() {
+            (self.backoff, self.next_attempt) = (Backoff::new(), Instant::now());
+        }
+    }
+
+    /// Connects again if it is time for that; whether it is connected now.
+    pub(super) fn keep(&mut self) -> bool {
+        if self.client.is_some() {
+            return true;
+        }
+        if Instant::now() < self.next_attempt {
+            return false;
+        }
+        self.next_attempt = Instant::now() + Duration::from_nanos(self.backoff.next().0);
+        match self.open() {
+            Ok(client) => {
+                (self.client, self.gone) = (Some(client), false);
+                true
+            }
+            Err(error) => {
+                self.gone = matches!(self.address, Address::Unix(_)) && is_refused(&error);
+                false
+            }
+        }
+    }
+
+    pub(super) fn execute(&self, command: &'static str, arguments: &Value) -> Result<Value, QmpError> {
+        self.connected()?.execute(command, arguments)
+    }
+
+    pub(super) fn execute_out_of_band(&self, command: &'static str, arguments: &Value) -> Result<Value, QmpError> {
+        self.connected()?.execute_out_of_band(command, arguments)
+    }
+
+    pub(super) fn connected(&self) -> Result<&Client, QmpError> {
+        self.client.as_ref().ok_or_else(|| QmpError::Broken {
+            address: self.address.clone(),
+            source: io::ErrorKind::NotConnected.into(),
+        })
+    }
+}
+
+fn is_refused(error: &QmpError) -> bool {
+    let QmpError::Connect { source, .. } = error else {
+        return false;
+    };
+    matches!(
+        source.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+    )
+}

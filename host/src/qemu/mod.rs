@@ -1,0 +1,35 @@
+//! Steering stock QEMU, 7.2 or newer, through its machine protocol alone.
+//!
+//! [`Client`] speaks QMP. [`preflight`] finds what stands in a migration's way, [`Driver`] carries it out, with the rules of
+//! [`dunlin_core::switch`] asked at the end of each pass, and brings it to an end whatever happens to the network, to either QEMU's
+//! monitor, or to the driver itself.
+#![forbid(unsafe_code)]
+
+mod address;
+mod client;
+mod driver;
+mod error;
+mod info;
+mod link;
+mod memo;
+mod plan;
+mod preflight;
+mod recover;
+mod report;
+mod settings;
+mod side;
+mod table;
+
+pub use address::{Address, AddressError};
+pub use client::{Client, Notice, PATIENCE, Version};
+pub use driver::{DriveError, Driver, News};
+pub use error::QmpError;
+pub use info::{GuestStatus, Info, Phase};
+pub use link::Role;
+pub use memo::{Memo, usual_folder};
+pub use plan::Plan;
+pub use preflight::{Finding, Severity};
+pub use report::{Holder, Outcome, Report, Switch, pass_json, turn_json};
+pub use settings::Settings;
+pub use side::Side;
+pub use table::{progress_line, qemu_table, turn_line};

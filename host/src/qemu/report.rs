@@ -1,0 +1,181 @@
+//! How a steered migration went.
+
+use std::fmt;
+use std::time::Duration;
+
+use dunlin_core::steer::{Pass, Turn};
+use dunlin_core::units::Bytes;
+use serde_json::{Value, json};
+
+use super::{Finding, Version};
+
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The guest runs on the target.
+    Completed,
+    /// It was cancelled before that.
+    Cancelled,
+    /// It failed.
+    Failed,
+    /// It goes on without this driver.
+    Left,
+}
+
+impl Outcome {
+    /// As it stands in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// Which side has the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holder {
+    /// The source.
+    Source,
+    /// The target.
+    Target,
+    /// The target, and what it misses is still at the source: both are needed.
+    Both,
+    /// Nobody: part of its memory is lost.
+    Nobody,
+    /// It cannot be said, because one does not answer.
+    Unknown,
+}
+
+impl Holder {
+    /// As it stands in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+            Self::Both => "both",
+            Self::Nobody => "nobody",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "the source has the guest",
+            Self::Target => "the target has the guest",
+            Self::Both => "the target has the guest, and needs the source until the rest has arrived: end neither",
+            Self::Nobody => "the guest is lost: part of its memory was with a QEMU that is gone",
+            Self::Unknown => "which side has the guest cannot be said: one of them does not answer",
+        })
+    }
+}
+
+/// A switch to post-copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Switch {
+    /// After this round.
+    pub round: u32,
+    /// Why.
+    pub reason: String,
+    /// From the command to the end of the migration.
+    pub lasted: Duration,
+}
+
+/// What is told of a migration.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The rule, in its notation.
+    pub rule: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, unless it was completed.
+    pub reason: Option<String>,
+    /// Who has the guest.
+    pub holder: Holder,
+    /// The two versions.
+    pub versions: [Version; 2],
+    /// From the command to the end.
+    pub total_time: Duration,
+    /// From the source's STOP to the target's RESUME, as their events arrived; `None` if either was not heard.
+    pub pause: Option<Duration>,
+    /// QEMU's own word on it.
+    pub downtime: Option<Duration>,
+    /// The rounds of pre-copy.
+    pub rounds: Vec<Turn>,
+    /// The switch, if there was one.
+    pub switch: Option<Switch>,
+    /// Bytes in pre-copy, in the pause, and in post-copy, and all.
+    pub bytes: [Bytes; 4],
+    /// Pages that the target had to ask for.
+    pub requests: u64,
+    /// How often the connection broke in post-copy, and was made again.
+    pub recoveries: u32,
+    /// What was found before.
+    pub findings: Vec<Finding>,
+    /// What is to be known besides.
+    pub warnings: Vec<String>,
+}
+
+impl Report {
+    /// One JSON object.
+    pub fn to_json(&self) -> Value {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let findings: Vec<Value> = self.findings.iter().map(|finding| json!(finding.to_string())).collect();
+        json!({
+            "schema": "dunlin.qemu.v1",
+            "rule": self.rule,
+            "outcome": self.outcome.name(),
+            "reason": self.reason,
+            "guest_is_on": self.holder.name(),
+            "qemu": { "source": self.versions[0].to_string(), "target": self.versions[1].to_string() },
+            "total_time_us": us(self.total_time),
+            "downtime_us": self.pause.map(us),
+            "qemu_downtime_us": self.downtime.map(us),
+            "rounds": self.rounds.iter().map(turn_json).collect::<Vec<_>>(),
+            "switch": self.switch.as_ref().map(|switch| json!({
+                "round": switch.round,
+                "reason": switch.reason,
+            })),
+            "postcopy": self.switch.as_ref().map(|switch| json!({
+                "duration_us": us(switch.lasted),
+                "faults": self.requests,
+                "bytes": self.bytes[2].0,
+                "recoveries": self.recoveries,
+            })),
+            "bytes": {
+                "precopy": self.bytes[0].0,
+                "paused": self.bytes[1].0,
+                "postcopy": self.bytes[2].0,
+                "total": self.bytes[3].0,
+            },
+            "findings": findings,
+            "warnings": self.warnings,
+        })
+    }
+}
+
+/// A round as a line of a log that `dunlin replay` reads, with the decision beside it.
+pub fn turn_json(turn: &Turn) -> Value {
+    let mut line = pass_json(&turn.pass);
+    line["decision"] = json!(turn.verdict.decision.to_string());
+    line["reason"] = json!(turn.verdict.reason.to_string());
+    line["refused"] = json!(turn.refusal.map(|refusal| refusal.to_string()));
+    line["lambda_milli"] = json!(turn.pass.end.lambda_milli());
+    line["sdf_milli"] = json!(turn.pass.end.sdf_milli());
+    line
+}
+
+/// A round as a line of a log that `dunlin replay` reads.
+pub fn pass_json(pass: &Pass) -> Value {
+    json!({
+        "round": pass.end.round,
+        "duration_us": pass.end.duration.0 / 1000,
+        "sent_pages": pass.end.sent.0,
+        "dirty_pages": pass.end.dirty.0,
+        "zero_pages": pass.zero.0,
+    })
+}

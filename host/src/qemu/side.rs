@@ -1,0 +1,84 @@
+//! One of the two QEMUs, asked about itself.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Client, GuestStatus, Info, QmpError, Version};
+
+/// What a QEMU is and can do, as far as a migration depends on it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Side {
+    /// Its version.
+    pub version: Version,
+    /// The machine's type, `pc-i440fx-7.2-machine` for example; empty if it does not tell.
+    pub machine: String,
+    /// The processors' model, `Nehalem-x86_64-cpu` for example; empty if it does not tell.
+    pub processor: String,
+    /// How many there are.
+    pub processors: usize,
+    /// Bytes of RAM that it was started with.
+    pub memory: u64,
+    /// Whether the guest runs under KVM.
+    pub kvm: bool,
+    /// What it can do in a migration, and whether that is on.
+    pub capabilities: BTreeMap<String, bool>,
+    /// How it does it.
+    pub parameters: Value,
+    /// Its guest.
+    pub guest: GuestStatus,
+    /// Its migration, if there was one.
+    pub migration: Info,
+}
+
+impl Side {
+    /// Asks.
+    ///
+    /// # Errors
+    /// [`QmpError`]. What only some versions tell is left out where it is not told.
+    pub fn ask(client: &Client) -> Result<Self, QmpError> {
+        let told = |answer: Result<Value, QmpError>| match answer {
+            Err(QmpError::Refused { .. }) => Ok(Value::Null),
+            answer => answer,
+        };
+        let property = |path: &str, property: &str| {
+            told(client.execute("qom-get", &json!({ "path": path, "property": property })))
+        };
+        let processors = client.execute("query-cpus-fast", &json!({}))?;
+        let processors = processors.as_array().map_or(&[][..], Vec::as_slice);
+        let first = processors.first().and_then(|first| first["qom-path"].as_str());
+        let processor = first.map_or(Ok(Value::Null), |path| property(path, "type"))?;
+        let memory = told(client.execute("query-memory-size-summary", &json!({})))?;
+        let kvm = told(client.execute("query-kvm", &json!({})))?;
+        let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            version: client.version(),
+            machine: text(property("/machine", "type")?),
+            processor: text(processor),
+            processors: processors.len(),
+            memory: memory["base-memory"].as_u64().unwrap_or(0),
+            kvm: kvm["enabled"].as_bool().unwrap_or(false),
+            capabilities: capabilities(client)?,
+            parameters: client.execute("query-migrate-parameters", &json!({}))?,
+            guest: GuestStatus::ask(client)?,
+            migration: Info::ask(client)?,
+        })
+    }
+
+    /// Whether it knows a capability.
+    pub fn knows(&self, capability: &str) -> bool {
+        self.capabilities.contains_key(capability)
+    }
+
+    /// Whether a capability is on.
+    pub fn has_on(&self, capability: &str) -> bool {
+        self.capabilities.get(capability) == Some(&true)
+    }
+}
+
+fn capabilities(client: &Client) -> Result<BTreeMap<String, bool>, QmpError> {
+    let answer = client.execute("query-migrate-capabilities", &json!({}))?;
+    let all = answer.as_array().into_iter().flatten();
+    let named = all.filter_map(|one| Some((one["capability"].as_str()?.to_owned(), one["state"].as_bool()?)));
+    Ok(named.collect())
+}
