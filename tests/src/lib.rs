@@ -14,6 +14,7 @@ pub mod process;
 pub mod relay;
 pub mod scene;
 pub mod stock;
+pub mod wire;
 
 pub use capability::{Capability, require};
 pub use process::Dunlin;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const NO_RAM: std::ops::Range<u64> = 0xa_0000..0x10_0000;
 /// What QEMU says on its error output, which is of interest only when it does not start.
 const MESSAGES: &str = "messages";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How often QEMU is asked how far it is.
 const PERIOD: Duration = Duration::from_millis(5);
 
@@ -104,6 +104,16 @@ impl Stock {
         self.process.0.id()
     }
 
+    /// Ends QEMU at once.
+    ///
+    /// # Errors
+    /// If it cannot be ended.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.0.kill()?;
+        self.process.0.wait()?;
+        Ok(())
+    }
+
     /// A QMP socket that nobody uses: QEMU serves one client at each.
     pub fn socket(&self) -> PathBuf {
         free_socket(self.folder.path())
@@ -128,7 +138,10 @@ impl Stock {
             if progress.state == State::Done {
                 break;
             }
-            ensure!(Instant::now() < deadline, "the guest does not come to its end: {progress:?}");
+            ensure!(
+                Instant::now() < deadline,
+                "the guest does not come to its end: {progress:?}"
+            );
             sleep(PERIOD);
         }
         let file = self.folder.path().join("workload");

@@ -1,100 +1,79 @@
 //! `dunlin qemu` between two stock QEMUs whose guest checks every page that it writes, and whose memory is compared with that of a guest
 //! that never moved.
 
+#[path = "qemu/faults.rs"]
+mod faults;
+#[path = "qemu/pair.rs"]
+mod pair;
+#[path = "qemu/preflight.rs"]
+mod preflight;
+#[path = "qemu/takeover.rs"]
+mod takeover;
+
 use anyhow::{Context as _, ensure};
-use dunlin::guest::{Fill, GuestConfig, GuestKind};
-use dunlin_core::units::Bytes;
-use dunlin_tests::scene::{PATIENCE, Scene};
-use dunlin_tests::stock::Stock;
-use dunlin_tests::{Capability, require};
 use serde_json::Value;
 
-fn config(workload: &str, steps: Option<u64>) -> GuestConfig {
-    GuestConfig {
-        name: "stock".into(),
-        kind: GuestKind::Kvm,
-        memory: Bytes(64 << 20),
-        vcpus: 1,
-        workload: workload.into(),
-        seed: 11,
-        steps,
-        fill: Fill::Random,
-        irqchip: false,
-    }
-}
-
-fn can_run() -> bool {
-    require(Capability::Kvm) && require(Capability::Qemu) && require(Capability::Uffd)
-}
-
-/// Two QEMUs, and a folder for their sockets.
-struct Pair {
-    scene: Scene,
-    source: Stock,
-    target: Stock,
-}
-
-impl Pair {
-    fn new(config: &GuestConfig) -> anyhow::Result<Self> {
-        Ok(Self {
-            scene: Scene::new()?,
-            target: Stock::wait_for(config)?,
-            source: Stock::start(config)?,
-        })
-    }
-
-    fn arguments(&self, command: &str) -> Vec<String> {
-        let uri = format!("unix:{}", self.scene.folder().join("migration").display());
-        let text = |path: std::path::PathBuf| path.display().to_string();
-        [
-            "qemu",
-            command,
-            "--source",
-            &text(self.source.socket()),
-            "--target",
-            &text(self.target.socket()),
-            "--to",
-            &uri,
-            "--state",
-            &text(self.scene.folder().join("state")),
-            "--json",
-        ]
-        .map(str::to_owned)
-        .to_vec()
-    }
-
-    fn migrate(&self, strategy: &str, more: &[&str]) -> anyhow::Result<Value> {
-        let mut arguments = self.arguments("migrate");
-        arguments.extend(["--strategy", strategy].map(str::to_owned));
-        arguments.extend(more.iter().map(|word| (*word).to_owned()));
-        let finished = self.scene.dunlin(arguments)?.wait(PATIENCE)?;
-        ensure!(finished.code == Some(0), "{finished}");
-        finished.json()
-    }
-}
+use pair::{Pair, can_run, config, expected};
 
 #[test]
 fn memory_is_the_same_by_every_way() -> anyhow::Result<()> {
     if !can_run() {
         return Ok(());
     }
-    let config = config("uniform,ws=16MiB", Some(60_000));
-    let expected = Stock::start(&config)?.result()?;
     for (strategy, more) in [
-        ("postcopy", &["--bandwidth", "40MB/s"][..]),
-        ("rounds:2", &["--bandwidth", "40MB/s"]),
-        ("optimal", &["--bandwidth", "40MB/s"]),
+        ("postcopy", &["--postcopy-bandwidth", "40MB/s"][..]),
+        ("postcopy", &["--preempt", "--postcopy-bandwidth", "40MB/s"]),
+        ("rounds:1", &["--bandwidth", "60MB/s", "--downtime", "1ms"]),
+        ("optimal", &["--bandwidth", "60MB/s"]),
         ("precopy", &[]),
+        ("precopy", &["--multifd", "2"]),
+        ("qemu,slow=auto-converge", &["--bandwidth", "200MB/s"]),
     ] {
-        let mut pair = Pair::new(&config)?;
-        let report = pair.migrate(strategy, more).context(strategy)?;
-        eprintln!("{report:#}");
+        let strategy = match strategy {
+            "qemu,slow=auto-converge" => "precopy,switch=qemu,slow=auto-converge",
+            other => other,
+        };
+        let what = format!("{strategy} {more:?}");
+        let mut pair = Pair::new(&config())?;
+        let before = pair.settings()?;
+        let report = pair.migrate(strategy, more).with_context(|| what.clone())?;
         ensure!(
             report["outcome"] == "completed" && report["guest_is_on"] == "target",
-            "{strategy}: {report}"
+            "{what}: {report}"
         );
-        let result = pair.target.result().context(strategy)?;
-        ensure!(result == expected, "{strategy}: the memory differs: {report}");
+        ensure!(report["downtime_us"].as_u64() > Some(0), "{what}: {report}");
+        let post_copies = strategy == "postcopy" || strategy == "rounds:1";
+        ensure!(report["postcopy"].is_object() == post_copies, "{what}: {report}");
+        let result = pair.target.result().with_context(|| what.clone())?;
+        ensure!(result == expected()?, "{what}: the memory differs: {report}");
+        ensure!(before == pair.settings()?, "{what}: settings were not put back");
     }
+    Ok(())
+}
+
+/// What is told of rounds is a log that other rules can be tried on.
+#[test]
+fn rounds_add_up() -> anyhow::Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    let mut endless = config();
+    endless.steps = None;
+    let mut pair = Pair::new(&endless)?;
+    let more = ["--bandwidth", "40MB/s", "--downtime", "1ms"];
+    let report = pair.migrate("rounds:3", &more)?;
+    let rounds = report["rounds"].as_array().context("rounds")?;
+    ensure!(rounds.len() >= 3, "{report}");
+    let number = |round: &Value, name: &str| round[name].as_u64().unwrap_or(0);
+    for (index, round) in rounds.iter().enumerate() {
+        ensure!(number(round, "round") == index as u64 + 1, "{report}");
+    }
+    // The whole guest goes in round 1: 64 MiB, and what a PC has besides.
+    let first = number(&rounds[0], "sent_pages") + number(&rounds[0], "zero_pages");
+    ensure!((16_384..17_500).contains(&first), "{first} pages: {report}");
+    // At 40 MB/s, as told.
+    let rate = number(&rounds[0], "sent_pages") * 4096 * 1000 / (number(&rounds[0], "duration_us") / 1000).max(1);
+    ensure!((20_000_000..48_000_000).contains(&rate), "{rate} B/s: {report}");
+    ensure!(pair.target.steps()? > 0, "the guest does not run");
     Ok(())
 }

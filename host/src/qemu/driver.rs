@@ -100,6 +100,7 @@ pub struct Driver<'a> {
     last: Info,
     recovery: Recovery,
     cancelled: bool,
+    took_over: bool,
     rounds: Vec<Turn>,
     findings: Vec<Finding>,
     warnings: Vec<String>,
@@ -143,6 +144,7 @@ impl<'a> Driver<'a> {
             last: Info::default(),
             recovery: Recovery::new(plan),
             cancelled: false,
+            took_over: false,
             rounds: vec![],
             findings: vec![],
             warnings: vec![],
@@ -180,6 +182,7 @@ impl<'a> Driver<'a> {
     /// # Errors
     /// [`DriveError::Nothing`] if there is none.
     pub fn resume(mut self) -> Result<Report, DriveError> {
+        self.took_over = true;
         self.memo = Memo::read(self.folder, &self.plan.source);
         let info = Info::ask(self.source.connected().map_err(at(Role::Source))?).map_err(at(Role::Source))?;
         if !info.phase.is_going_on() && !(self.memo.is_some() && info.phase != Phase::None) {
@@ -313,6 +316,7 @@ impl<'a> Driver<'a> {
             Notice::Event { name, at, .. } => match (role, name.as_str()) {
                 (Role::Source, "MIGRATION_PASS" | "MIGRATION") => return Some(at),
                 (Role::Source, "STOP") => self.stopped_at = Some(at),
+                (Role::Source, "RESUME") => self.stopped_at = None,
                 (Role::Target, "RESUME") => {
                     self.resumed_at.get_or_insert(at);
                 }
@@ -373,7 +377,8 @@ impl<'a> Driver<'a> {
     }
 
     fn steer(&mut self, info: &Info, at: Instant) {
-        if info.total.0 == 0 {
+        // The last reading of the dirty log, while the guest is paused, ends no round.
+        if info.total.0 == 0 || self.stopped_at.is_some() {
             return;
         }
         let plan = self.plan;
@@ -435,10 +440,13 @@ impl<'a> Driver<'a> {
 
     fn recover(&mut self, info: &Info) -> Option<(Outcome, Option<String>)> {
         if info.phase == Phase::Paused && self.target.is_gone() {
-            return Some((
-                Outcome::Failed,
-                Some("the target's QEMU has ended in post-copy, and with it what the guest had written there".into()),
-            ));
+            let reason = if self.never_ran_there() {
+                "the target's QEMU has ended before it said that the guest runs: if nobody has seen the guest there, its memory at the \
+                 source is whole, and `cont` at the source's monitor runs it on"
+            } else {
+                "the target's QEMU has ended in post-copy, and with it what the guest had written there"
+            };
+            return Some((Outcome::Failed, Some(reason.into())));
         }
         if self.switched_at.is_none() {
             self.switched_at = Some((
@@ -451,6 +459,12 @@ impl<'a> Driver<'a> {
             (self.news)(News::Message(message));
         }
         None
+    }
+
+    /// Whether nothing says that the guest has run on the target, which this driver has listened to since before the switch. QEMU 7.2 to
+    /// 10.1 end there when the connection breaks while they load the state of devices.
+    fn never_ran_there(&self) -> bool {
+        self.resumed_at.is_none() && !self.took_over && self.switched_at.is_some()
     }
 
     /// There is no source to be asked. How it ended, if it has.
@@ -567,6 +581,7 @@ impl<'a> Driver<'a> {
         let is_complete = outcome == Outcome::Completed;
         match (source, target) {
             (_, Some(target)) if is_complete && target.name != "inmigrate" => Holder::Target,
+            _ if target_gone && !is_complete && self.never_ran_there() => Holder::Unknown,
             _ if switched && !is_complete && (source_gone || target_gone) => Holder::Nobody,
             (Some(_), Some(_)) if switched && !is_complete => Holder::Both,
             (Some(_), _) if !switched && !is_complete => Holder::Source,

@@ -1,6 +1,7 @@
 //! A connection to a QEMU that is made again when it breaks.
 
 use std::io;
+use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ pub(super) struct Link {
     notices: Sender<(Role, Notice)>,
     backoff: Backoff,
     next_attempt: Instant,
+    /// The process at the other end.
+    peer: Option<u32>,
     gone: bool,
 }
 
@@ -49,9 +52,11 @@ impl Link {
             notices,
             backoff: Backoff::new(),
             next_attempt: Instant::now(),
+            peer: None,
             gone: false,
         };
-        link.client = Some(link.open()?);
+        let client = link.open()?;
+        (link.peer, link.client) = (client.peer(), Some(client));
         Ok(link)
     }
 
@@ -66,7 +71,8 @@ impl Link {
         self.client.as_ref()
     }
 
-    /// Whether there is nobody at the address any more: a socket file without a QEMU behind it. Of other hosts that cannot be known.
+    /// Whether its process has ended: nobody listens at the socket file any more, and whoever did is not there. Of other hosts that cannot be
+    /// known.
     pub(super) const fn is_gone(&self) -> bool {
         self.gone
     }
@@ -93,7 +99,8 @@ impl Link {
                 true
             }
             Err(error) => {
-                self.gone = matches!(self.address, Address::Unix(_)) && is_refused(&error);
+                let has_ended = |peer: u32| !Path::new(&format!("/proc/{peer}")).exists();
+                self.gone = is_refused(&error) && self.peer.is_some_and(has_ended);
                 false
             }
         }

@@ -15,6 +15,8 @@ const PAUSE_MAX_MS: u64 = 2_000_000;
 /// The pause that QEMU may make while it is not to make any. A pass ends when less is left than is sent in it, so it is as short as can
 /// be: with none at all, QEMU would stop the guest when nothing is left, without a look at what was written meanwhile.
 const PAUSE_MIN_MS: u64 = 1;
+/// What pre-copy may send per second where there is to be none: at full speed it might be over before it hears of the switch.
+const SLOW_BANDWIDTH: u64 = 1 << 20;
 
 /// A migration to be steered.
 #[derive(Clone, PartialEq, Debug)]
@@ -43,6 +45,9 @@ pub struct Plan {
     pub max_rounds: u32,
     /// Longest post-copy.
     pub drain: Option<Duration>,
+    /// A connection on which nothing moves for so long in post-copy is given up and made again: QEMU itself waits for the system's timeout,
+    /// which may take a quarter of an hour.
+    pub network_timeout: Duration,
     /// Connections for pages; `None` for one.
     pub multifd: Option<u8>,
     /// A connection of its own for pages that the guest waits for in post-copy.
@@ -75,7 +80,11 @@ impl Plan {
     pub fn source_parameters(&self) -> Map<String, Value> {
         let mut all = self.common_parameters();
         let rate = |rate: Option<BytesPerSec>| json!(rate.map_or(0, |rate| rate.0));
-        all.insert("max-bandwidth".into(), rate(self.bandwidth));
+        let pre_copy = match self.rule {
+            SwitchRule::Rounds(0) => json!(SLOW_BANDWIDTH),
+            _ => rate(self.bandwidth),
+        };
+        all.insert("max-bandwidth".into(), pre_copy);
         all.insert("max-postcopy-bandwidth".into(), rate(self.postcopy_bandwidth));
         all.insert("downtime-limit".into(), json!(self.first_pause_ms()));
         if let Some(name) = &self.tls_hostname {

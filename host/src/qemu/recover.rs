@@ -12,21 +12,28 @@ use serde_json::json;
 use super::link::Link;
 use super::{Info, Phase, Plan, QmpError};
 
-/// A connection on which nothing has moved for so long, although there is more to move, is taken for broken. QEMU itself waits for the
-/// system's timeout, which may take a quarter of an hour.
-const SILENCE: Duration = Duration::from_secs(15);
+/// A network that has just failed may fail again at once, and QEMU before 9.1 does not get over that in the middle of its handshake: the first
+/// attempt waits.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// A handshake that takes longer than this will not end by itself, before QEMU 9.1.
+const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// What is done about a connection.
 #[derive(Debug)]
 pub(super) struct Recovery {
     /// Where the target listens, and how the source gets there.
     places: Vec<(String, String)>,
+    /// A connection on which nothing has moved for so long, although there is more to move, is taken for broken.
+    silence: Duration,
     backoff: Backoff,
     next_attempt: Option<Instant>,
     made: u32,
     /// How much was sent, when it last became more.
     moved: (Bytes, Instant),
     was_paused: bool,
+    /// Since when QEMU talks about going on.
+    handshake: Option<Instant>,
+    warned: bool,
 }
 
 impl Recovery {
@@ -37,11 +44,14 @@ impl Recovery {
         }
         Self {
             places,
+            silence: plan.network_timeout,
             backoff: Backoff::new(),
             next_attempt: None,
             made: 0,
             moved: (Bytes::ZERO, Instant::now()),
             was_paused: false,
+            handshake: None,
+            warned: false,
         }
     }
 
@@ -55,6 +65,7 @@ impl Recovery {
         match info.phase {
             Phase::PostCopy => self.watch(info, source),
             Phase::Paused => self.attempt(source, target),
+            Phase::Recovering => self.wait(),
             _ => vec![],
         }
     }
@@ -62,18 +73,18 @@ impl Recovery {
     fn watch(&mut self, info: &Info, source: &Link) -> Vec<String> {
         let mut said = vec![];
         if self.was_paused {
-            (self.was_paused, self.backoff, self.next_attempt) = (false, Backoff::new(), None);
+            (self.was_paused, self.backoff, self.handshake) = (false, Backoff::new(), None);
             self.made += 1;
             said.push("the connection is there again".into());
         }
         let now = Instant::now();
         if info.transferred != self.moved.0 || info.remaining.0 == 0 {
             self.moved = (info.transferred, now);
-        } else if now.saturating_duration_since(self.moved.1) >= SILENCE {
+        } else if now.saturating_duration_since(self.moved.1) >= self.silence {
             self.moved.1 = now;
             // Where it is refused, it is being noticed at this moment.
             let paused = source.execute_out_of_band("migrate-pause", &json!({}));
-            let seconds = SILENCE.as_secs();
+            let seconds = self.silence.as_secs();
             said.push(match paused {
                 Ok(_) => format!("nothing has arrived for {seconds} s: the connection is given up, to be made again"),
                 Err(error) => {
@@ -84,11 +95,27 @@ impl Recovery {
         said
     }
 
+    fn wait(&mut self) -> Vec<String> {
+        self.was_paused = true;
+        let since = *self.handshake.get_or_insert_with(Instant::now);
+        if self.warned || since.elapsed() < HANDSHAKE {
+            return vec![];
+        }
+        self.warned = true;
+        vec![format!(
+            "QEMU has been in the handshake for {} s; if the connection broke in it, versions before 9.1 do not get on by themselves, nor by \
+             any command: the guest waits, and needs both, so end neither",
+            HANDSHAKE.as_secs()
+        )]
+    }
+
     fn attempt(&mut self, source: &Link, target: &Link) -> Vec<String> {
         self.moved.1 = Instant::now();
         let mut said = vec![];
+        self.handshake = None;
         if !self.was_paused {
             self.was_paused = true;
+            self.next_attempt = Some(Instant::now() + FIRST_WAIT);
             said.push("the connection broke in post-copy; the guest waits for what is missing".into());
         }
         if self.next_attempt.is_some_and(|at| Instant::now() < at) {

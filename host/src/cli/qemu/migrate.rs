@@ -59,6 +59,10 @@ pub(in super::super) struct Args {
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = values::positive_time)]
     drain: Micros,
 
+    /// In post-copy, give a connection up on which nothing moves for this time, and make it again
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::positive_time)]
+    network_timeout: Micros,
+
     /// Connections for pages, 1 to 255 (with post-copy from QEMU 10.1 on)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     multifd: Option<u8>,
@@ -118,6 +122,7 @@ impl Args {
             downtime: time(self.downtime),
             max_rounds: self.max_rounds,
             drain: Some(time(self.drain)),
+            network_timeout: time(self.network_timeout),
             multifd: self.multifd,
             preempt: self.preempt,
             tls_creds: self.tls_creds.clone(),
