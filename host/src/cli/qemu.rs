@@ -3,6 +3,7 @@
 mod migrate;
 mod resume;
 mod view;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ enum Command {
     Migrate(Box<migrate::Args>),
     /// Take over a migration whose driver has ended: steer it on, connect again after a cut, put settings back.
     Resume(Box<migrate::Args>),
+    /// Follow a migration that somebody else has begun: where it leads, and what each rule would do. Never acts.
+    Watch(watch::Args),
 }
 
 impl Args {
@@ -32,6 +35,7 @@ impl Args {
         match self.command {
             Command::Migrate(args) => args.run(),
             Command::Resume(args) => resume::run(&args),
+            Command::Watch(args) => args.run(),
         }
     }
 }

@@ -185,7 +185,8 @@ impl<'a> Driver<'a> {
         self.took_over = true;
         self.memo = Memo::read(self.folder, &self.plan.source);
         let info = Info::ask(self.source.connected().map_err(at(Role::Source))?).map_err(at(Role::Source))?;
-        if !info.phase.is_going_on() && !(self.memo.is_some() && info.phase != Phase::None) {
+        let ended_meanwhile = self.memo.is_some() && info.phase != Phase::None;
+        if !info.phase.is_going_on() && !ended_meanwhile {
             let [source, target] = [&self.source, &self.target].map(|link| link.client().map(GuestStatus::ask));
             let word = |status: Option<Result<GuestStatus, QmpError>>| match status {
                 Some(Ok(status)) => status.name,

@@ -19,6 +19,7 @@ mod report;
 mod settings;
 mod side;
 mod table;
+mod watch;
 
 pub use address::{Address, AddressError};
 pub use client::{Client, Notice, PATIENCE, Version};
@@ -33,3 +34,4 @@ pub use report::{Holder, Outcome, Report, Switch, pass_json, turn_json};
 pub use settings::Settings;
 pub use side::Side;
 pub use table::{progress_line, qemu_table, turn_line};
+pub use watch::{Look, Sight, Watch, look_json, look_lines, outlook_line};

@@ -100,6 +100,8 @@ pub enum Fault {
     WrongComment,
     /// A # further down.
     LateComment,
+    /// A line of a log in JSON lines that is no object.
+    NoObject,
     /// A line with fewer values than the header has names.
     Missing {
         /// How many that has.
@@ -178,6 +180,10 @@ impl fmt::Display for Fault {
             Self::WrongComment => write!(
                 f,
                 "this comment has no meaning: write # {STATIC_DONE_AFTER}=K, or leave it out"
+            ),
+            Self::NoObject => write!(
+                f,
+                "this is no JSON object: a log in JSON lines has one in each line, with round, duration_us, sent_pages and dirty_pages"
             ),
             Self::LateComment => write!(
                 f,

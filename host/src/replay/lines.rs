@@ -17,6 +17,11 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
+    /// Which it is, from 1.
+    pub(super) const fn number(self) -> u64 {
+        self.number
+    }
+
     /// What stands in it.
     pub(super) fn text(self) -> &'a str {
         &self.terminated[..self.terminated.len() - 1]

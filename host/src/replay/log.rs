@@ -1,7 +1,7 @@
 //! The log: a header, and a line of numbers for every round.
 
 use super::{
-    error::{Column, Fault, LogError},
+    error::{Column, Fault, LogError, Place},
     lines::{Line, Lines},
 };
 use csv_core::ReadFieldResult;
@@ -9,6 +9,7 @@ use dunlin_core::{
     switch::RoundEnd,
     units::{Nanos, Pages},
 };
+use serde_json::Value;
 use std::{fmt, io::BufRead};
 
 /// What a log begins with, save for a comment.
@@ -26,12 +27,17 @@ pub const STATIC_DONE_AFTER: &str = "static_done_after";
 /// is V(i), what is dirty as the round ends. A fifth column, `zero_pages`, tells of pages that were dirty, too, and went as a few
 /// bytes because they were zero: they are no part of what the round had to send. Before the header may stand `# static_done_after=K`.
 ///
+/// JSON lines will do as well, an object for each round with these names, as `dunlin qemu` writes them; other names in it, and objects without
+/// `round`, are of no interest. Such a log may begin with a later round.
+///
 /// Accepted are LF and CRLF, blank lines, a byte order mark, spaces around values, values in quotation marks, and an end without
 /// a line break. Everything else is an error; after one, the log has ended.
 pub struct RoundLog<R> {
     lines: Lines<R>,
     values: Values,
     columns: usize,
+    /// The first line, of a log in JSON lines.
+    json: Option<Option<(u64, String)>>,
     total: Pages,
     static_done_after: u32,
     last: Last,
@@ -56,6 +62,7 @@ impl<R: BufRead> RoundLog<R> {
             lines: Lines::new(reader),
             values: Values::new(),
             columns: Column::REQUIRED,
+            json: None,
             total,
             static_done_after: 0,
             last: Last {
@@ -89,6 +96,10 @@ impl<R: BufRead> RoundLog<R> {
             line = self.lines.next()?;
         }
         match line {
+            Some(line) if line.text().trim_start().starts_with('{') => {
+                self.json = Some(Some((line.number(), line.text().to_owned())));
+                Ok(())
+            }
             Some(line) => {
                 self.columns = check_header(&mut self.values, line)?;
                 Ok(())
@@ -98,19 +109,61 @@ impl<R: BufRead> RoundLog<R> {
     }
 
     fn next_round(&mut self) -> Result<Option<RoundEnd>, LogError> {
+        if self.json.is_some() {
+            return self.next_json_round();
+        }
         let Some(line) = self.lines.next()? else {
             return match self.last.round {
                 0 => Err(self.lines.wrong_end(Fault::NoRounds)),
                 _ => Ok(None),
             };
         };
-        let end = round_end(&mut self.values, self.columns, line, &self.last, self.total)?;
+        let (numbers, bytes) = numbers(&mut self.values, self.columns, line)?;
+        let wrong = |column: Column, fault| line.wrong(bytes[column as usize], Some(column), fault);
+        let end = round_end(numbers, &self.last, self.total, wrong)?;
+        self.ended(&end);
+        Ok(Some(end))
+    }
+
+    fn next_json_round(&mut self) -> Result<Option<RoundEnd>, LogError> {
+        loop {
+            let first = self.json.as_mut().and_then(Option::take);
+            let (number, text) = match first {
+                Some(first) => first,
+                None => match self.lines.next()? {
+                    Some(line) => (line.number(), line.text().to_owned()),
+                    None if self.last.round == 0 => return Err(self.lines.wrong_end(Fault::NoRounds)),
+                    None => return Ok(None),
+                },
+            };
+            let wrong = |name: Option<Column>, fault| LogError::Wrong {
+                place: Place {
+                    line: number,
+                    column: 1,
+                    name,
+                },
+                fault,
+            };
+            let Some(numbers) = json_numbers(&text).map_err(|(name, fault)| wrong(name, fault))? else {
+                continue;
+            };
+            if self.last.round == 0 {
+                self.last.round = numbers[0].saturating_sub(1);
+            }
+            let end = round_end(numbers, &self.last, self.total, |column, fault| {
+                wrong(Some(column), fault)
+            })?;
+            self.ended(&end);
+            return Ok(Some(end));
+        }
+    }
+
+    fn ended(&mut self, end: &RoundEnd) {
         self.last = Last {
             round: u64::from(end.round),
             dirty: end.dirty,
             elapsed: end.elapsed,
         };
-        Ok(Some(end))
     }
 }
 
@@ -179,13 +232,12 @@ fn check_header(values: &mut Values, line: Line<'_>) -> Result<usize, LogError> 
     }
 }
 
-fn round_end(
+/// The values of a line, and where they begin in it.
+fn numbers(
     values: &mut Values,
     columns: usize,
     line: Line<'_>,
-    last: &Last,
-    total: Pages,
-) -> Result<RoundEnd, LogError> {
+) -> Result<([u64; Column::ALL.len()], [usize; Column::ALL.len()]), LogError> {
     let mut numbers = [0; Column::ALL.len()];
     let mut bytes = [0; Column::ALL.len()];
     values.begin(line);
@@ -200,8 +252,35 @@ fn round_end(
         let text = value.text.into();
         return Err(line.wrong(value.byte, None, Fault::ExtraValue { text, columns }));
     }
+    Ok((numbers, bytes))
+}
+
+/// The same of an object; `None` if it tells of no round.
+fn json_numbers(text: &str) -> Result<Option<[u64; Column::ALL.len()]>, (Option<Column>, Fault)> {
+    let Ok(Value::Object(object)) = serde_json::from_str::<Value>(text) else {
+        return Err((None, Fault::NoObject));
+    };
+    if !object.contains_key(Column::Round.name()) {
+        return Ok(None);
+    }
+    let mut numbers = [0; Column::ALL.len()];
+    for (index, column) in Column::ALL.into_iter().enumerate() {
+        numbers[index] = match object.get(column.name()) {
+            Some(value) => number(value.to_string().trim_matches('"')).map_err(|fault| (Some(column), fault))?,
+            None if index >= Column::REQUIRED => 0,
+            None => return Err((Some(column), Fault::NoValue)),
+        };
+    }
+    Ok(Some(numbers))
+}
+
+fn round_end(
+    numbers: [u64; Column::ALL.len()],
+    last: &Last,
+    total: Pages,
+    wrong: impl Fn(Column, Fault) -> LogError,
+) -> Result<RoundEnd, LogError> {
     let [round, duration_us, sent, dirty, zero] = numbers;
-    let wrong = |column: Column, fault| line.wrong(bytes[column as usize], Some(column), fault);
 
     let expected = last.round + 1;
     if round != expected {
@@ -275,7 +354,7 @@ struct Values {
 }
 
 /// A value without quotation marks and surrounding blanks, and where it begins in the line.
-struct Value<'a> {
+struct Field<'a> {
     text: &'a str,
     byte: usize,
 }
@@ -295,7 +374,7 @@ impl Values {
         self.next = Some(0);
     }
 
-    fn next(&mut self, line: Line<'_>) -> Result<Option<Value<'_>>, LogError> {
+    fn next(&mut self, line: Line<'_>) -> Result<Option<Field<'_>>, LogError> {
         let Some(start) = self.next else {
             return Ok(None);
         };
@@ -317,7 +396,7 @@ impl Values {
         } else {
             rest.len() - rest.trim_start().len()
         };
-        Ok(Some(Value {
+        Ok(Some(Field {
             text,
             byte: start + blanks,
         }))

@@ -40,6 +40,36 @@ fn a_log_says_what_happened_in_each_round() {
     );
 }
 
+/// As `dunlin qemu watch --json` and `migrate --json` write them.
+#[test]
+fn json_lines_will_do() {
+    let text = r#"{"schema":"dunlin.qemu-watch.v1","total_pages":1000}
+{"round":2,"duration_us":500,"sent_pages":600,"dirty_pages":800,"zero_pages":400,"lambda_milli":3}
+
+{"round":3,"duration_us":10,"sent_pages":790,"dirty_pages":"100"}
+"#;
+    let expected = [end(2, 500, 600, 800, 600, 500), end(3, 10, 790, 100, 800, 510)];
+    assert_eq!(read(text).unwrap(), expected);
+    let object = |rest: &str| {
+        read(format!(
+            "{{\"round\":1,\"duration_us\":1,\"sent_pages\":1,\"dirty_pages\":1}}\n{rest}\n"
+        ))
+    };
+    for (line, error) in [
+        ("[1]", "line 2, column 1: this is no JSON object"),
+        ("{\"round\":2}", "line 2, column 1 (duration_us): there is no value"),
+        ("{\"round\":-2}", "line 2, column 1 (round): \"-2\" is negative"),
+        (
+            "{\"round\":4,\"duration_us\":1,\"sent_pages\":1,\"dirty_pages\":1}",
+            "line 2, column 1 (round): ",
+        ),
+    ] {
+        let found = object(line).unwrap_err();
+        assert!(found.starts_with(error), "{found}");
+    }
+    assert!(read("{}\n").unwrap_err().contains("no round"));
+}
+
 /// Pages that went as a few bytes were no part of what the round had to send.
 #[test]
 fn zero_pages_may_be_told() {

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use dunlin::qemu::QmpError;
 use dunlin::trace::foreign::{DirtyLogging, ForeignError, Qmp, Vmm};
 use dunlin_core::units::Pages;
 use dunlin_tests::{Capability, require};
@@ -102,7 +103,7 @@ fn the_dirty_log_is_on_for_a_recording_and_then_off() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(broken, ForeignError::Broken(_)), "{broken}");
+    assert!(matches!(broken, ForeignError::Qmp(QmpError::Broken { .. })), "{broken}");
 }
 
 /// It would end QEMU.
@@ -121,7 +122,10 @@ fn no_dirty_log_is_asked_of_a_guest_without_kvm() {
 #[test]
 fn what_is_no_qmp_socket_is_refused_by_name() {
     let missing = Qmp::connect(Path::new("/nowhere/qmp")).unwrap_err();
-    assert!(matches!(missing, ForeignError::Connect { .. }), "{missing}");
+    assert!(
+        matches!(missing, ForeignError::Qmp(QmpError::Connect { .. })),
+        "{missing}"
+    );
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -131,5 +135,5 @@ fn what_is_no_qmp_socket_is_refused_by_name() {
     });
     let other = Qmp::connect(&path).unwrap_err();
     speaker.join().unwrap();
-    assert!(matches!(other, ForeignError::NoQmp(_)), "{other}");
+    assert!(matches!(other, ForeignError::Qmp(QmpError::NoQmp(_))), "{other}");
 }

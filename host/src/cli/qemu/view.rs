@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::super::output;
-use crate::qemu::{News, Phase, progress_line, turn_line};
+use crate::qemu::{Info, News, Phase, progress_line, turn_line};
 
 /// How often the line is drawn, per second.
 const REFRESH_HZ: u8 = 10;
@@ -35,17 +35,19 @@ impl View {
             News::Message(message) => self.say(message),
             News::Phase(Phase::Active | Phase::Setup | Phase::None) => {}
             News::Phase(phase) => self.say(&phase.to_string()),
-            News::Progress(info) => {
-                if let Some(bar) = &self.bar {
-                    let done = u128::from(info.total.0.saturating_sub(info.remaining.0)) * MILLI;
-                    bar.set_message(progress_line(info));
-                    bar.set_position(done.checked_div(info.total.0.into()).unwrap_or(0) as u64);
-                }
-            }
+            News::Progress(info) => self.progress(info),
         }
     }
 
-    fn say(&self, text: &str) {
+    pub(super) fn progress(&self, info: &Info) {
+        if let Some(bar) = &self.bar {
+            let done = u128::from(info.total.0.saturating_sub(info.remaining.0)) * MILLI;
+            bar.set_message(progress_line(info));
+            bar.set_position(done.checked_div(info.total.0.into()).unwrap_or(0) as u64);
+        }
+    }
+
+    pub(super) fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| output::message(text)),
             None => output::message(text),

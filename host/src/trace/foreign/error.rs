@@ -1,7 +1,8 @@
 //! What can go wrong with guests of others.
 
 use std::io;
-use std::path::PathBuf;
+
+use crate::qemu::QmpError;
 
 /// Why another hypervisor's guest cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -28,36 +29,9 @@ pub enum ForeignError {
         name: String,
     },
 
-    /// The QMP socket does not answer.
-    #[error(
-        "The QMP socket {} does not answer; start QEMU with -qmp unix:PATH,server,nowait, and end whoever else is connected to it: it serves one at a time",
-        path.display()
-    )]
-    Connect {
-        /// Where it is.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-
-    /// The QMP connection broke.
-    #[error("The QMP connection broke; has QEMU ended?")]
-    Broken(#[source] io::Error),
-
-    /// What came is no QMP.
-    #[error(
-        "What the QMP socket says is no QMP ({0}); is it the socket of another protocol, such as the human monitor's?"
-    )]
-    NoQmp(String),
-
-    /// QEMU refused a command.
-    #[error("QEMU refused {command}: {reason}")]
-    Refused {
-        /// The command.
-        command: &'static str,
-        /// What it said.
-        reason: String,
-    },
+    /// QEMU does not answer, or refuses.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
 
     /// QEMU's guest is not under KVM.
     #[error(

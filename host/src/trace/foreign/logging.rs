@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::{ForeignError, Qmp};
+use crate::qemu::QmpError;
 
 /// How often QEMU is asked whether it is done.
 const PERIOD: Duration = Duration::from_millis(20);
@@ -50,7 +51,7 @@ impl DirtyLogging {
     /// Switches it on, in windows of 1 to 60 s.
     ///
     /// # Errors
-    /// [`ForeignError::Refused`], for example by a QEMU older than 6.2 or one with a dirty ring; [`ForeignError::NoKvm`],
+    /// [`ForeignError::Qmp`], for example by a QEMU older than 6.2 or one with a dirty ring; [`ForeignError::NoKvm`],
     /// [`ForeignError::Busy`], [`ForeignError::Thread`].
     pub fn start(mut qmp: Qmp, window_s: u32) -> Result<Self, ForeignError> {
         // Without KVM the measurement ends QEMU 7.2 together with its guest.
@@ -141,7 +142,9 @@ fn begin(qmp: &mut Qmp, window_s: u32) -> Result<Nanos, ForeignError> {
     let now = Nanos::from_secs(time.tv_sec.unsigned_abs()).saturating_add(Nanos(time.tv_nsec.unsigned_abs()));
     match qmp.execute("calc-dirty-rate", &arguments) {
         Ok(_) => Ok(now),
-        Err(ForeignError::Refused { reason, .. }) if reason.contains("already") => Err(ForeignError::Busy),
+        Err(ForeignError::Qmp(QmpError::Refused { reason, .. })) if reason.contains("already") => {
+            Err(ForeignError::Busy)
+        }
         Err(error) => Err(error),
     }
 }

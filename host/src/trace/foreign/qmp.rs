@@ -1,25 +1,18 @@
-//! QEMU's machine protocol, as far as recordings need it: QEMU 7.2, docs/interop/qmp-spec.txt.
+//! What recordings ask of a QEMU.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
 use serde_json::{Value, json};
 
 use super::ForeignError;
+use crate::qemu::{Address, Client};
 
-/// QEMU answers at once, unless its main loop hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// No answer is nearly as long.
-const LINE_MAX: u64 = 16 << 20;
-
-/// A connection to a QEMU.
+/// A connection to the QEMU that serves a socket file.
 #[derive(Debug)]
 pub struct Qmp {
-    reader: BufReader<UnixStream>,
+    client: Client,
     process: u32,
 }
 
@@ -27,29 +20,12 @@ impl Qmp {
     /// Connects and says hello.
     ///
     /// # Errors
-    /// [`ForeignError::Connect`], [`ForeignError::NoQmp`].
+    /// [`ForeignError::Qmp`].
     pub fn connect(path: &Path) -> Result<Self, ForeignError> {
-        let failed = |source| ForeignError::Connect {
-            path: path.to_owned(),
-            source,
-        };
-        let stream = UnixStream::connect(path).map_err(failed)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-        let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|error| failed(error.into()))?;
-        let mut qmp = Self {
-            reader: BufReader::new(stream),
-            process: peer.pid.as_raw_nonzero().get().unsigned_abs(),
-        };
-        let greeting = qmp.read().map_err(|error| match error {
-            ForeignError::Broken(source) => failed(source),
-            error => error,
-        })?;
-        if greeting.get("QMP").is_none() {
-            return Err(ForeignError::NoQmp(greeting.to_string()));
-        }
-        qmp.execute("qmp_capabilities", &json!({}))?;
-        Ok(qmp)
+        // Events are of no interest here.
+        let client = Client::connect(&Address::Unix(path.to_owned()), |_| ())?;
+        let process = client.peer().unwrap_or(0);
+        Ok(Self { client, process })
     }
 
     /// The process at the other end.
@@ -60,7 +36,7 @@ impl Qmp {
     /// Whether its guest runs under KVM.
     ///
     /// # Errors
-    /// [`ForeignError::Refused`], [`ForeignError::Broken`].
+    /// [`ForeignError::Qmp`].
     pub fn uses_kvm(&mut self) -> Result<bool, ForeignError> {
         let answer = self.execute("query-kvm", &json!({}))?;
         Ok(answer.get("enabled").and_then(Value::as_bool) == Some(true))
@@ -69,7 +45,7 @@ impl Qmp {
     /// The threads of its vCPUs, and which vCPU each is.
     ///
     /// # Errors
-    /// [`ForeignError::Refused`], [`ForeignError::Broken`].
+    /// [`ForeignError::Qmp`].
     pub fn vcpus(&mut self) -> Result<Vec<(u32, u32)>, ForeignError> {
         let answer = self.execute("query-cpus-fast", &json!({}))?;
         let number = |cpu: &Value, field| u32::try_from(cpu.get(field)?.as_u64()?).ok();
@@ -89,39 +65,12 @@ impl Qmp {
         Ok(ram_of(answer.as_str().unwrap_or_default()))
     }
 
-    /// Carries out a command and returns what it returns. Events that come meanwhile are dropped.
+    /// Carries out a command and returns what it returns.
     ///
     /// # Errors
-    /// [`ForeignError::Refused`] when QEMU says why it does not, [`ForeignError::Broken`], [`ForeignError::NoQmp`].
+    /// [`ForeignError::Qmp`].
     pub fn execute(&mut self, command: &'static str, arguments: &Value) -> Result<Value, ForeignError> {
-        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
-        let mut stream = self.reader.get_ref();
-        stream.write_all(line.as_bytes()).map_err(ForeignError::Broken)?;
-        loop {
-            let mut answer = self.read()?;
-            if let Some(value) = answer.get_mut("return") {
-                return Ok(value.take());
-            }
-            if let Some(error) = answer.get("error") {
-                let reason = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
-                return Err(ForeignError::Refused {
-                    command,
-                    reason: reason.to_owned(),
-                });
-            }
-            if answer.get("event").is_none() {
-                return Err(ForeignError::NoQmp(answer.to_string()));
-            }
-        }
-    }
-
-    fn read(&mut self) -> Result<Value, ForeignError> {
-        let mut line = String::new();
-        let mut limited = io::Read::take(&mut self.reader, LINE_MAX);
-        if limited.read_line(&mut line).map_err(ForeignError::Broken)? == 0 {
-            return Err(ForeignError::Broken(io::ErrorKind::UnexpectedEof.into()));
-        }
-        serde_json::from_str(&line).map_err(|error| ForeignError::NoQmp(error.to_string()))
+        Ok(self.client.execute(command, arguments)?)
     }
 }
 
