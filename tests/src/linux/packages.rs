@@ -16,13 +16,19 @@ pub enum Program {
     Compiler,
 }
 
-/// Programs, and libraries of theirs that not every system has.
-pub const PACKAGES: [&str; 25] = [
-    "memcached",
+/// Packages with programs, and which file of each is wanted.
+pub const PACKAGES: [(&str, &str); 3] = [
+    ("memcached", "./usr/bin/memcached"),
+    ("stress-ng", "./usr/bin/stress-ng"),
+    ("cpp-12", "*/cc1"),
+];
+
+/// Packages with libraries of these programs, of which only the libraries are wanted. What is missing here, a system with packages
+/// of this kind always has.
+pub const LIBRARY_PACKAGES: [&str; 24] = [
     "libevent-2.1-7",
     "libsasl2-2",
     "libssl3",
-    "stress-ng",
     "libapparmor1",
     "libbsd0",
     "libdrm2",
@@ -32,21 +38,19 @@ pub const PACKAGES: [&str; 25] = [
     "libgbm1",
     "libgles2",
     "libglvnd0",
+    "libgmp10",
     "libipsec-mb1",
+    "libisl23",
     "libjpeg62-turbo",
     "libjudydebian1",
     "libkmod2",
     "libmd0",
+    "libmpc3",
+    "libmpfr6",
     "libsctp1",
     "libwayland-server0",
     "libxxhash0",
-    "cpp-12",
-    "libisl23",
-    "libmpc3",
 ];
-
-/// What is unpacked of each: see [`PACKAGES`].
-pub const WANTED: [&str; 4] = ["*.so*", "./usr/bin/memcached", "./usr/bin/stress-ng", "*/cc1"];
 
 impl Program {
     const ALL: [Self; 3] = [Self::Memcached, Self::StressNg, Self::Compiler];

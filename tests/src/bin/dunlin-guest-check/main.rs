@@ -1,8 +1,12 @@
 //! The program of Linux guests: does a workload, says five times a second that it lives, and checks on demand that all it wrote is as
 //! it left it. See `linux` of `dunlin-tests`, which starts it; stdin and stdout are a serial port of the guest.
 
+mod compile;
 mod load;
+mod memcached;
 mod pages;
+mod runs;
+mod stress;
 
 use std::io::{self, BufRead as _, Write as _};
 use std::sync::mpsc::{self, Receiver};
@@ -12,8 +16,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use dunlin_tests::linux::line::{Beat, CHECK, Intact, Line, SPOIL};
 
+use compile::Compile;
 use load::{Fault, Idle, Load};
+use memcached::Memcached;
 use pages::Pages;
+use stress::Stress;
 
 /// Between two signs of life.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -44,6 +51,9 @@ fn load(words: &[&str]) -> anyhow::Result<Box<dyn Load>> {
     Ok(match words {
         ["pages", spec, fill] => Box::new(Pages::new(spec, fill)?),
         ["idle"] => Box::new(Idle::default()),
+        ["memcached", values] => Box::new(Memcached::new(values)?),
+        ["compile"] => Box::new(Compile::new()?),
+        ["stress-vm", mebibytes] => Box::new(Stress::new(mebibytes)?),
         _ => bail!("there is no workload `{}`", words.join(" ")),
     })
 }
