@@ -48,6 +48,8 @@ fn write(path: &Path, parts: &Parts, checker: &Path, program: Option<Program>) -
     let mut archive = Archive::new(BufWriter::new(File::create(&new)?));
     add_base(&mut archive, &parts.busybox, include_bytes!("init.sh"))?;
     add_program(&mut archive, checker, &Path::new("/bin").join(CHECKER), scratch.path())?;
+    // Whom memcached is to run as.
+    archive.file(Path::new("/etc/passwd"), b"root::0:0:root:/:/bin/sh\n")?;
     if let Some(program) = program {
         let root = packages::folder()?;
         let outside = program.find(&root).map_err(anyhow::Error::msg)?;

@@ -23,6 +23,8 @@ pub enum Workload {
     Memcached {
         /// How many values of a kibibyte there are.
         values: u32,
+        /// How many requests a second, 0: as many as the processor can; some ten thousands, which dirty a hundred MB a second.
+        rate: u32,
     },
     /// A C compiler that compiles generated files, over and over. Steps are compiled files, and each is as the one before of the
     /// same source; a check looks at all that are there, and counts them.
@@ -44,9 +46,12 @@ impl Workload {
         }
     }
 
-    /// A memcached of the size for a guest of 256 MiB.
+    /// A memcached of the size for a guest of 256 MiB, at 5000 requests a second.
     pub const fn memcached() -> Self {
-        Self::Memcached { values: 48 << 10 }
+        Self::Memcached {
+            values: 48 << 10,
+            rate: 5000,
+        }
     }
 
     /// A stressor of the size for a guest of 256 MiB.
@@ -75,7 +80,7 @@ impl Workload {
                 vec!["pages".into(), spec.clone(), fill.into()]
             }
             Self::Idle => vec!["idle".into()],
-            Self::Memcached { values } => vec!["memcached".into(), values.to_string()],
+            Self::Memcached { values, rate } => vec!["memcached".into(), values.to_string(), rate.to_string()],
             Self::Compile => vec!["compile".into()],
             Self::StressVm { mebibytes } => vec!["stress-vm".into(), mebibytes.to_string()],
         }

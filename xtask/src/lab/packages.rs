@@ -89,6 +89,7 @@ fn fetch_into(
         .args(["download", "--quiet"])
         .args(packages.iter().map(|(package, _)| package))
         .current_dir(download.path());
+    println!("> {}", describe(&command));
     run(&mut command)?;
     let unpacked = download.path().join("unpacked");
     fs::create_dir(&unpacked)?;
@@ -135,7 +136,6 @@ fn unpack(download: &Path, package: &str, wanted: &[&str], to: &Path) -> anyhow:
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
-    println!("> {}", describe(command));
     let status = command
         .status()
         .with_context(|| format!("cannot start `{}`", describe(command)))?;

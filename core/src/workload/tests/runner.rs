@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::vec;
 
 use proptest::prelude::*;
 

@@ -11,9 +11,9 @@ use crate::load::{Fault, Load};
 use crate::runs::Run;
 
 /// How many files there are.
-const FILES: u64 = 16;
-/// Functions of a file: enough for a compiler to take longer than to start.
-const FUNCTIONS: u64 = 24;
+const FILES: u64 = 32;
+/// Functions of a file: enough for a compiler to take longer than to start, and few enough for a second to see one compiled.
+const FUNCTIONS: u64 = 6;
 
 /// The compiler proper of gcc, over and over.
 #[derive(Default)]
@@ -56,7 +56,7 @@ impl Load for Compile {
             if self.run.is_over() {
                 let mut command = Command::new("cc1");
                 command
-                    .args(["-quiet", "-O2"])
+                    .args(["-quiet", "-fpreprocessed", "-O2"])
                     .arg(source_path(file))
                     .arg("-o")
                     .arg(result_path(file));

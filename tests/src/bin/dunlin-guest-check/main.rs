@@ -51,7 +51,7 @@ fn load(words: &[&str]) -> anyhow::Result<Box<dyn Load>> {
     Ok(match words {
         ["pages", spec, fill] => Box::new(Pages::new(spec, fill)?),
         ["idle"] => Box::new(Idle::default()),
-        ["memcached", values] => Box::new(Memcached::new(values)?),
+        ["memcached", values, rate] => Box::new(Memcached::new(values, rate)?),
         ["compile"] => Box::new(Compile::new()?),
         ["stress-vm", mebibytes] => Box::new(Stress::new(mebibytes)?),
         _ => bail!("there is no workload `{}`", words.join(" ")),

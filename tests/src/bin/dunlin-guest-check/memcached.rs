@@ -33,6 +33,10 @@ pub(crate) struct Memcached {
     /// The next value that is set for the first time.
     next: u32,
     requests: u64,
+    /// How long a batch takes; nothing if there is no hurry to be held back.
+    period: Duration,
+    /// When the next batch may start.
+    due: Instant,
 }
 
 /// What a request is to do to a value.
@@ -43,11 +47,11 @@ enum Request {
 }
 
 impl Memcached {
-    pub(crate) fn new(values: &str) -> anyhow::Result<Self> {
-        let values: u32 = values.parse()?;
+    pub(crate) fn new(values: &str, rate: &str) -> anyhow::Result<Self> {
+        let (values, rate): (u32, u32) = (values.parse()?, rate.parse()?);
         ensure!(values > 0, "no values");
         // Room for what a value needs beside its bytes, too, so that none is ever given up.
-        let mebibytes = (u64::from(values) * (VALUE as u64 * 3 / 2) >> 20) + 16;
+        let mebibytes = ((u64::from(values) * (VALUE as u64 * 3 / 2)) >> 20) + 16;
         let mut server = Command::new("memcached")
             .args(["-u", "root", "-t", "1", "-l", "127.0.0.1"])
             .args(["-p", &PORT.to_string(), "-m", &mebibytes.to_string()])
@@ -75,10 +79,12 @@ impl Memcached {
             random: Random::new(1, 0),
             next: 0,
             requests: 0,
+            period: Duration::from_secs(BATCH.into()).checked_div(rate).unwrap_or_default(),
+            due: Instant::now(),
         })
     }
 
-    /// First every value is set once, then any.
+    /// First every value is set once, as fast as possible, then any.
     fn next_request(&mut self) -> Request {
         let values = self.versions.len() as u32;
         if self.next < values {
@@ -122,7 +128,6 @@ impl Memcached {
                 Request::Get(key) => self.expect_value(key, version)?,
             }
         }
-        self.requests += requests.len() as u64;
         Ok(())
     }
 
@@ -155,11 +160,23 @@ impl Memcached {
 
 impl Load for Memcached {
     fn work(&mut self, until: Instant) -> Result<(), Fault> {
-        while Instant::now() < until {
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                return Ok(());
+            }
+            if self.next as usize == self.versions.len() {
+                if self.due > now {
+                    thread::sleep(self.due.min(until) - now);
+                    continue;
+                }
+                // What was lost by standing still stays lost.
+                self.due = self.due.max(now - self.period) + self.period;
+            }
             let requests: Vec<Request> = (0..BATCH).map(|_| self.next_request()).collect();
             self.carry_out(&requests)?;
+            self.requests += requests.len() as u64;
         }
-        Ok(())
     }
 
     fn steps(&self) -> u64 {
