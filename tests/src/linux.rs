@@ -47,8 +47,8 @@ const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet mitigations=off no_timer_che
 pub struct LinuxOptions {
     /// The guest's memory: whole MiB, at least 96 and what the workload needs.
     pub memory: Bytes,
-    /// How many processors. More than one for measurements that move nothing: of guests with two, QEMU 7.2 has lost writes on the way, in
-    /// pre-copy and whether it emulates them in one thread or in two, and so the kernel panics or a check fails.
+    /// How many processors. More than one only where nothing is moved: of guests with two, half came out of QEMU 7.2's own migrations
+    /// with a panic or a failed check, whether emulated in one thread or in two; of those with one, none.
     pub vcpus: u32,
     /// What the guest does.
     pub workload: Workload,

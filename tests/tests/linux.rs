@@ -72,10 +72,6 @@ fn migrate(source: &mut Linux, target: &mut Linux) -> anyhow::Result<()> {
     let listening = target.qmp.execute("query-migrate", &json!({}))?;
     let port = listening["socket-address"][0]["port"].as_str().context("a port")?;
     let there = json!({ "uri": format!("tcp:127.0.0.1:{port}") });
-    source.qmp.execute(
-        "migrate-set-parameters",
-        &json!({ "max-bandwidth": 10_000_000_000_u64 }),
-    )?;
     source.qmp.execute("migrate", &there)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
