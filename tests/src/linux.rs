@@ -1,7 +1,7 @@
 //! Linux guests in stock QEMU, emulated, which say themselves that they live and that their memory is right: what QEMU says of a guest
 //! that it has moved is not to be believed.
 //!
-//! A guest boots the distribution's kernel with a first file system made here (see [`lab`](crate::lab) for where the kernel is
+//! A guest boots the distribution's kernel with a first file system made here (see [`lab`] for where the kernel is
 //! from) and runs `dunlin-guest-check`, which does a [`Workload`], beats on the second serial port, and checks everything when told
 //! so. To move a guest, start one with the same options as [`Role::Source`] and [`Role::Target`], and connect to their
 //! [free QMP sockets](Linux::socket); from then on the target beats.
