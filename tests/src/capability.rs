@@ -16,6 +16,7 @@ use dunlin_core::units::{Bytes, PAGE_SIZE};
 use kvm_ioctls::Kvm;
 
 use crate::lab::{self, Parts};
+use crate::linux::packages;
 
 /// Environment variable with the capabilities (comma separated) whose absence is a failure instead of a skip.
 pub const REQUIRE: &str = "DUNLIN_REQUIRE";
@@ -53,11 +54,13 @@ pub enum Capability {
     SoftDirty,
     /// An emulated machine with such a KVM can be booted (`cargo xtask lab`).
     Lab,
+    /// Linux guests with programs of others (memcached, stress-ng, a compiler) can be booted. One without needs a [lab](Self::Lab).
+    LinuxGuests,
 }
 
 impl Capability {
     /// Every capability, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Kvm,
         Self::DirtyRing,
         Self::Uffd,
@@ -70,6 +73,7 @@ impl Capability {
         Self::Hardware,
         Self::SoftDirty,
         Self::Lab,
+        Self::LinuxGuests,
     ];
 
     /// The name used in `DUNLIN_REQUIRE` and in skip messages.
@@ -87,6 +91,7 @@ impl Capability {
             Self::Hardware => "hardware",
             Self::SoftDirty => "soft-dirty",
             Self::Lab => "lab",
+            Self::LinuxGuests => "linux-guests",
         }
     }
 
@@ -108,6 +113,7 @@ impl Capability {
             Self::Hardware => probe_kvm().and_then(|()| probe_backend()),
             Self::SoftDirty => probe_soft_dirty(),
             Self::Lab => probe_qemu().and_then(|()| probe_lab()),
+            Self::LinuxGuests => Self::Lab.probe().and_then(|()| probe_programs()),
         }
     }
 
@@ -207,6 +213,11 @@ fn probe_lab() -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(why) => Err(format!("{why}; `cargo xtask setup` fetches the lab's kernel")),
     }
+}
+
+fn probe_programs() -> Result<(), String> {
+    let folder = packages::folder().map_err(|error| format!("{error:#}"))?;
+    packages::find_all(&folder).map_err(|why| format!("{why}; `cargo xtask setup` fetches the guests' programs"))
 }
 
 fn probe_uffd() -> Result<(), String> {

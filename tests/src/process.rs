@@ -42,6 +42,14 @@ pub fn build(release: bool) -> anyhow::Result<PathBuf> {
         ensure!(path.is_file(), "{BINARY} names {}, which is no file", path.display());
         return Ok(path);
     }
+    build_program("dunlin", release)
+}
+
+/// Builds a program of the workspace's default members and returns where it is.
+///
+/// # Errors
+/// If it does not build.
+pub fn build_program(name: &str, release: bool) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     // No `-p`: the same features as in a build of all default members, so that nothing is compiled twice.
@@ -49,7 +57,7 @@ pub fn build(release: bool) -> anyhow::Result<PathBuf> {
         "build",
         "--quiet",
         "--bin",
-        "dunlin",
+        name,
         "--message-format=json-render-diagnostics",
     ]);
     if release {
@@ -60,13 +68,13 @@ pub fn build(release: bool) -> anyhow::Result<PathBuf> {
         .stderr(Stdio::inherit())
         .output()
         .context("cargo starts")?;
-    ensure!(output.status.success(), "`dunlin` does not build");
+    ensure!(output.status.success(), "`{name}` does not build");
     let messages = String::from_utf8_lossy(&output.stdout);
     let executable = messages.lines().rev().find_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == "dunlin").then(|| message["executable"].as_str().map(PathBuf::from))?
+        (message["target"]["name"] == name).then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    executable.context("cargo did not say where it put `dunlin`")
+    executable.with_context(|| format!("cargo did not say where it put `{name}`"))
 }
 
 /// What a finished command left behind.

@@ -4,7 +4,6 @@ mod firmware;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,10 @@ use dunlin_core::units::Bytes;
 use dunlin_core::workload::layout::{PAYLOAD, PAYLOAD_BYTES, PROGRESS, PROGRESS_LINE, Progress, State, WORKLOAD};
 use serde_json::{Value, json};
 
+use crate::qemu::Qemu;
+
 /// Where a PC has no RAM, but video memory and firmware.
 const NO_RAM: std::ops::Range<u64> = 0xa_0000..0x10_0000;
-/// What QEMU says on its error output, which is of interest only when it does not start.
-const MESSAGES: &str = "messages";
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often QEMU is asked how far it is.
 const PERIOD: Duration = Duration::from_millis(5);
@@ -27,19 +26,8 @@ const PERIOD: Duration = Duration::from_millis(5);
 pub struct Stock {
     /// To ask it for what the tests want to know.
     pub qmp: Qmp,
-    process: Process,
+    qemu: Qemu,
     memory: Bytes,
-    folder: tempfile::TempDir,
-}
-
-/// Ended with this.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl Stock {
@@ -69,39 +57,26 @@ impl Stock {
         let folder = tempfile::tempdir().context("cannot make a folder")?;
         let bios = folder.path().join("firmware");
         fs::write(&bios, firmware::image())?;
-        let sockets = [own_socket(folder.path()), free_socket(folder.path())];
-        let mut command = Command::new("qemu-system-x86_64");
-        command
-            .args(["-accel", "kvm", "-nodefaults", "-display", "none"])
-            .args(["-m", &format!("{}B", config.memory.0)])
-            .args(["-name", &format!("{},debug-threads=on", config.name)])
-            .arg("-bios")
-            .arg(&bios);
-        for socket in &sockets {
-            command.args(["-qmp", &format!("unix:{},server=on,wait=off", socket.display())]);
-        }
-        command
-            .args(loaders(config, folder.path())?)
-            .args(extra)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.path().join(MESSAGES))?);
-        let mut process = Process(command.spawn().context("qemu-system-x86_64 does not start")?);
+        let mut arguments = ["-accel", "kvm", "-nodefaults", "-display", "none"]
+            .map(str::to_owned)
+            .to_vec();
+        arguments.extend(["-m".to_owned(), format!("{}B", config.memory.0)]);
+        arguments.extend(["-name".to_owned(), format!("{},debug-threads=on", config.name)]);
+        arguments.extend(["-bios".to_owned(), bios.display().to_string()]);
+        arguments.extend(loaders(config, folder.path())?);
+        arguments.extend(extra.iter().map(|argument| (*argument).to_owned()));
+        let (qemu, qmp) = Qemu::start(folder, arguments)?;
         let stock = Self {
-            qmp: connect(&sockets[0], &mut process.0).with_context(|| {
-                let said = fs::read_to_string(folder.path().join(MESSAGES)).unwrap_or_default();
-                format!("QEMU says: {said}")
-            })?,
-            process,
+            qmp,
+            qemu,
             memory: config.memory,
-            folder,
         };
         Ok(stock)
     }
 
     /// QEMU's process.
     pub fn id(&self) -> u32 {
-        self.process.0.id()
+        self.qemu.id()
     }
 
     /// Ends QEMU at once.
@@ -109,14 +84,12 @@ impl Stock {
     /// # Errors
     /// If it cannot be ended.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.process.0.kill()?;
-        self.process.0.wait()?;
-        Ok(())
+        self.qemu.kill()
     }
 
     /// A QMP socket that nobody uses: QEMU serves one client at each.
     pub fn socket(&self) -> PathBuf {
-        free_socket(self.folder.path())
+        self.qemu.socket()
     }
 
     /// How many steps the guest says that it has done.
@@ -144,14 +117,14 @@ impl Stock {
             );
             sleep(PERIOD);
         }
-        let file = self.folder.path().join("workload");
+        let file = self.qemu.folder().join("workload");
         let arguments = json!({ "val": WORKLOAD, "size": self.memory.0 - WORKLOAD, "filename": file });
         self.qmp.execute("pmemsave", &arguments)?;
         Ok(blake3::hash(&fs::read(&file)?).to_string())
     }
 
     fn progress(&mut self) -> anyhow::Result<Progress> {
-        let file = self.folder.path().join("progress");
+        let file = self.qemu.folder().join("progress");
         let arguments: Value = json!({ "val": PROGRESS, "size": PROGRESS_LINE, "filename": file });
         self.qmp.execute("pmemsave", &arguments)?;
         let bytes = fs::read(&file)?;
@@ -165,14 +138,6 @@ impl Stock {
             _ => bail!("the guest does not run on in QEMU: {progress:?}"),
         }
     }
-}
-
-fn own_socket(folder: &Path) -> PathBuf {
-    folder.join("qmp")
-}
-
-fn free_socket(folder: &Path) -> PathBuf {
-    folder.join("qmp-free")
 }
 
 /// The arguments by which QEMU fills the guest as Dunlin does: with what is in one of Dunlin's that never ran.
@@ -198,22 +163,6 @@ fn loaders(config: &GuestConfig, folder: &Path) -> anyhow::Result<Vec<String>> {
         args.extend(["-device".to_owned(), loader]);
     }
     Ok(args)
-}
-
-/// It takes a while until QEMU listens.
-fn connect(socket: &Path, child: &mut Child) -> anyhow::Result<Qmp> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match Qmp::connect(socket) {
-            Ok(qmp) => return Ok(qmp),
-            Err(error) => {
-                let ended = child.try_wait()?;
-                ensure!(ended.is_none(), "QEMU ended at once");
-                ensure!(Instant::now() < deadline, "QEMU does not listen: {error}");
-            }
-        }
-        sleep(PERIOD);
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! neither KVM nor privileges outside. It is slow, some tenth of the speed of the machine around it; what runs inside is
 //! chosen for that.
 
-mod archive;
 mod boot;
 mod image;
 mod modules;

@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use dunlin_tests::Capability;
 use dunlin_tests::capability::baremetal_toolchain;
 use dunlin_tests::lab::{KERNEL_PACKAGE, SHELL_PACKAGE};
+use dunlin_tests::linux::packages::PACKAGES;
 
 use crate::command::{cargo, describe, succeeds};
 use crate::lab::packages;
@@ -60,11 +61,12 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let packages_are_there = install_packages()?;
     install_cargo_tools()?;
     fetch_lab()?;
+    fetch_programs()?;
     println!("\nWhat the tests find on this machine:");
     for capability in Capability::ALL {
         match capability.probe() {
-            Ok(()) => println!("  {capability:<10} yes"),
-            Err(why) => println!("  {capability:<10} no: {why}"),
+            Ok(()) => println!("  {capability:<12} yes"),
+            Err(why) => println!("  {capability:<12} no: {why}"),
         }
     }
     Ok(if packages_are_there {
@@ -176,6 +178,27 @@ fn fetch_lab() -> anyhow::Result<()> {
     packages::fetch(&kernel)
 }
 
+fn fetch_programs() -> anyhow::Result<()> {
+    let names = PACKAGES.map(|(package, _)| package).join(" ");
+    let purpose = format!("{names} and their libraries: what Linux guests run");
+    if packages::programs_are_there() {
+        println!("  there    {purpose}");
+        return Ok(());
+    }
+    println!("  missing  {purpose}");
+    let unknown: Vec<&str> = packages::program_packages()
+        .filter(|package| !is_package_offered(package))
+        .collect();
+    if !unknown.is_empty() {
+        println!(
+            "Not in this distribution: {}. The guests' programs are those of Debian 12.",
+            unknown.join(" ")
+        );
+        return Ok(());
+    }
+    packages::fetch_programs()
+}
+
 fn install(purpose: &str, command: &mut Command) -> anyhow::Result<()> {
     println!("  missing  {purpose}\n> {}", describe(command));
     ensure!(
@@ -197,12 +220,14 @@ fn is_installed(package: &str) -> bool {
 
 /// True when the distribution has all packages of the group.
 fn is_offered(group: &Group) -> bool {
-    group.packages.iter().all(|package| {
-        let policy = output("apt-cache", &["policy", package]).unwrap_or_default();
-        policy
-            .lines()
-            .any(|line| line.trim().starts_with("Candidate:") && !line.contains("(none)"))
-    })
+    group.packages.iter().all(|package| is_package_offered(package))
+}
+
+fn is_package_offered(package: &str) -> bool {
+    let policy = output("apt-cache", &["policy", package]).unwrap_or_default();
+    policy
+        .lines()
+        .any(|line| line.trim().starts_with("Candidate:") && !line.contains("(none)"))
 }
 
 fn apt_get(args: &[&str]) -> anyhow::Result<()> {

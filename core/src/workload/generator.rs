@@ -129,6 +129,15 @@ impl Generator {
         Ok(generator)
     }
 
+    /// The same sequence from its first step on, given the seed that it was made with.
+    pub(super) fn restarted(&self, seed: u64) -> Self {
+        let mut generator = self.clone();
+        generator.state.step = 0;
+        generator.state.random = Random::new(seed, u64::from(self.vcpu));
+        generator.enter_phase();
+        generator
+    }
+
     /// What must be kept to go on later with [`resume`](Self::resume).
     pub const fn state(&self) -> GeneratorState {
         self.state

@@ -1,5 +1,7 @@
 //! Carrying a vCPU's steps out over guest memory.
 
+mod check;
+
 use super::boot::BootBlock;
 use super::generator::{Generator, GeneratorState};
 use super::layout::{Fill, HOLE, HOLE_PAGES, Progress, State};

@@ -157,6 +157,11 @@ impl Places {
             && ram.read_u64(self.head + self.head_to_tail) == stamp
     }
 
+    /// Whether one of the places is at this address.
+    pub(super) const fn are_at(self, address: u64) -> bool {
+        address == self.head || address == self.head + MIDDLE || address == self.head + self.head_to_tail
+    }
+
     /// Puts this stamp in all three places.
     #[inline(always)]
     pub(super) fn put(self, stamp: u64, ram: &mut impl Ram) {

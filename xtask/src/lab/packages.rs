@@ -1,5 +1,5 @@
-//! The lab's kernel and shell: packages of the distribution, unpacked into the target directory and not installed, for a
-//! machine whose own kernel is another one keeps it.
+//! The lab's kernel and shell, and programs for Linux guests: packages of the distribution, unpacked into the target directory and
+//! not installed, for a machine whose own kernel is another one keeps it.
 
 use std::fs;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use dunlin_tests::lab::{KERNEL_PACKAGE, Parts, SHELL_PACKAGE, packages_folder};
+use dunlin_tests::linux::packages as programs;
 
 use crate::command::describe;
 
@@ -20,9 +21,23 @@ const WANTED: [&str; 5] = [
 ];
 const WANTED_SHELL: [&str; 1] = ["./bin/busybox"];
 
-/// True when everything is unpacked.
+/// What is wanted of a package of libraries.
+const WANTED_LIBRARIES: [&str; 1] = ["*.so*"];
+
+/// True when the lab's packages are unpacked.
 pub(crate) fn are_there() -> bool {
     packages_folder().is_ok_and(|folder| Parts::find(&folder).is_ok())
+}
+
+/// True when the programs for Linux guests are unpacked.
+pub(crate) fn programs_are_there() -> bool {
+    programs::folder().is_ok_and(|folder| programs::find_all(&folder).is_ok())
+}
+
+/// The packages of programs for Linux guests and of their libraries.
+pub(crate) fn program_packages() -> impl Iterator<Item = &'static str> {
+    let packages = programs::PACKAGES.iter().map(|(package, _)| *package);
+    packages.chain(programs::LIBRARY_PACKAGES)
 }
 
 /// The package with the newest kernel itself, which [`KERNEL_PACKAGE`] depends on, if the distribution offers one.
@@ -35,13 +50,35 @@ pub(crate) fn kernel() -> Option<String> {
     depended_kernel(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// Downloads the packages, `kernel` being that of the kernel, and unpacks what the lab needs of them. Needs no privilege;
-/// the packages are checked by the signatures of the distribution, as in an installation.
+/// Downloads the lab's packages, `kernel` being that of the kernel, and unpacks what the lab needs of them.
+///
+/// # Errors
+/// As [`fetch_programs`].
+pub(crate) fn fetch(kernel: &str) -> anyhow::Result<()> {
+    let wanted = [(kernel, &WANTED[..]), (SHELL_PACKAGE, &WANTED_SHELL)];
+    fetch_into(&packages_folder()?, &wanted, |root| Parts::find(root).map(drop))
+}
+
+/// Downloads the packages of programs for Linux guests, and unpacks what these need of them.
 ///
 /// # Errors
 /// If they cannot be had, or have something else than expected inside.
-pub(crate) fn fetch(kernel: &str) -> anyhow::Result<()> {
-    let folder = packages_folder()?;
+pub(crate) fn fetch_programs() -> anyhow::Result<()> {
+    let packages = programs::PACKAGES.iter();
+    let mut wanted: Vec<(&str, &[&str])> = packages
+        .map(|(package, file)| (*package, std::slice::from_ref(file)))
+        .collect();
+    wanted.extend(programs::LIBRARY_PACKAGES.map(|package| (package, &WANTED_LIBRARIES[..])));
+    fetch_into(&programs::folder()?, &wanted, programs::find_all)
+}
+
+/// Downloads packages and unpacks what is wanted of each into `folder`. Needs no privilege; the packages are checked by the
+/// signatures of the distribution, as in an installation.
+fn fetch_into(
+    folder: &Path,
+    packages: &[(&str, &[&str])],
+    check: impl Fn(&Path) -> Result<(), String>,
+) -> anyhow::Result<()> {
     let lab = folder.parent().context("the folder lies in the lab's")?;
     fs::create_dir_all(lab).with_context(|| format!("cannot make {}", lab.display()))?;
     let download = tempfile::tempdir_in(lab)?;
@@ -49,19 +86,22 @@ pub(crate) fn fetch(kernel: &str) -> anyhow::Result<()> {
     command
         // The user that downloads otherwise may not write here.
         .args(["--option", "APT::Sandbox::User=root"])
-        .args(["download", "--quiet", kernel, SHELL_PACKAGE])
+        .args(["download", "--quiet"])
+        .args(packages.iter().map(|(package, _)| package))
         .current_dir(download.path());
+    println!("> {}", describe(&command));
     run(&mut command)?;
     let unpacked = download.path().join("unpacked");
     fs::create_dir(&unpacked)?;
-    unpack(download.path(), kernel, &WANTED, &unpacked)?;
-    unpack(download.path(), SHELL_PACKAGE, &WANTED_SHELL, &unpacked)?;
-    Parts::find(&unpacked).map_err(|why| anyhow::anyhow!("{kernel} and {SHELL_PACKAGE} are not as expected: {why}"))?;
+    for (package, wanted) in packages {
+        unpack(download.path(), package, wanted, &unpacked)?;
+    }
+    check(&unpacked).map_err(|why| anyhow::anyhow!("the packages are not as expected: {why}"))?;
     // Only complete: what an interrupted run left is replaced.
     if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
-    fs::rename(&unpacked, &folder).with_context(|| format!("cannot make {}", folder.display()))
+    fs::rename(&unpacked, folder).with_context(|| format!("cannot make {}", folder.display()))
 }
 
 fn depended_kernel(depends: &str) -> Option<String> {
@@ -96,7 +136,6 @@ fn unpack(download: &Path, package: &str, wanted: &[&str], to: &Path) -> anyhow:
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
-    println!("> {}", describe(command));
     let status = command
         .status()
         .with_context(|| format!("cannot start `{}`", describe(command)))?;

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::vec;
 
 use proptest::prelude::*;
 
@@ -309,4 +310,82 @@ fn a_vcpu_whose_pages_are_all_shared_can_resume() {
     let mut runner = Runner::new(&boot, 0).expect("fits");
     runner.run_batch(&mut Memory::new(&boot)).expect("fine");
     assert!(Runner::resume(&boot, 0, runner.state()).is_ok());
+}
+
+/// Everything at once: also what no step would have come to again.
+#[test]
+fn a_whole_working_set_is_checked() {
+    for spec in [
+        "seq",
+        "uniform",
+        "lmbench",
+        "memcached",
+        "shared:0.5",
+        "phases:(seq)*100+(idle)*50+(zipf:0.9,ws=64KiB)*300",
+    ] {
+        for fill in [Fill::Zero, Fill::Random] {
+            let boot = BootBlock {
+                steps: 1200,
+                fill,
+                ..boot(spec, 2)
+            };
+            let memory = run(&boot);
+            for vcpu in 0..2 {
+                let steps = Runner::new(&boot, vcpu).expect("fits");
+                let mut runner = steps.clone();
+                while !runner.finished() {
+                    // On a memory of its own: only the number of steps is of interest.
+                    runner.run_batch(&mut Forgetful(&boot)).expect("first touches only");
+                }
+                let mut room = vec![7; runner.plan().ws().0 as usize];
+                let written = runner.check_all(&memory, &mut room).expect(spec);
+                let expected = room.iter().filter(|sequence| **sequence != 0).count();
+                assert_eq!(written.0, expected as u64, "{spec}");
+                assert!(written.0 > 0, "{spec}");
+                assert!(steps.check_all(&memory, &mut room).is_err(), "{spec}: too many steps");
+            }
+        }
+    }
+}
+
+/// Has nothing but what it was filled with.
+struct Forgetful<'a>(&'a BootBlock);
+
+impl Ram for Forgetful<'_> {
+    fn read_u64(&self, address: u64) -> u64 {
+        Memory::new(self.0).read_u64(address)
+    }
+
+    fn write_u64(&mut self, _: u64, _: u64) {}
+}
+
+#[test]
+fn every_changed_word_is_found_by_a_check_of_everything() {
+    let boot = BootBlock {
+        steps: 600,
+        ..boot("hotset:0.2,ws=1MiB", 1)
+    };
+    let memory = run(&boot);
+    let mut runner = Runner::new(&boot, 0).expect("fits");
+    let earlier = run(&BootBlock {
+        steps: 300,
+        ..boot.clone()
+    });
+    while !runner.finished() {
+        runner.run_batch(&mut Forgetful(&boot)).expect("first touches only");
+    }
+    let mut room = vec![0; runner.plan().ws().0 as usize];
+    runner.check_all(&memory, &mut room).expect("nothing is damaged");
+    for page in [0, 17, 255] {
+        let gfn = runner.plan().gfn(page);
+        for offset in [0, 8, 2048, 2056, 3000 & !7, 4088] {
+            let mut damaged = memory.clone();
+            let address = gfn.0 * 4096 + offset;
+            damaged.write_u64(address, memory.read_u64(address) ^ 1 << 40);
+            let error = runner.check_all(&damaged, &mut room).expect_err("a bit is wrong");
+            assert_eq!(error.gfn, gfn, "{error}");
+        }
+    }
+    // A page that went back in time together with all ledgers is consistent, and wrong.
+    assert!(runner.check_all(&earlier, &mut room).is_err());
 }

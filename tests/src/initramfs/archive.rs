@@ -10,13 +10,15 @@ use anyhow::{Context as _, ensure};
 use cpio::newc::{Builder, ModeFileType, trailer};
 
 /// An archive that is being written. Paths are absolute, as they will be inside; folders are made as files need them.
-pub(super) struct Archive<W> {
+#[derive(Debug)]
+pub struct Archive<W> {
     out: W,
     paths: BTreeSet<String>,
 }
 
 impl<W: Write> Archive<W> {
-    pub(super) const fn new(out: W) -> Self {
+    /// An archive with nothing in it yet, written to `out` as it grows.
+    pub const fn new(out: W) -> Self {
         Self {
             out,
             paths: BTreeSet::new(),
@@ -24,33 +26,51 @@ impl<W: Write> Archive<W> {
     }
 
     /// Whether something is there already.
-    pub(super) fn has(&self, path: &Path) -> bool {
+    pub fn has(&self, path: &Path) -> bool {
         inside(path).is_ok_and(|path| self.paths.contains(&path))
     }
 
-    pub(super) fn folder(&mut self, path: &Path) -> anyhow::Result<()> {
+    /// Adds a folder, unless it is there.
+    ///
+    /// # Errors
+    /// If it cannot be written, or the path is not absolute; so with all that is added.
+    pub fn folder(&mut self, path: &Path) -> anyhow::Result<()> {
         if path.parent().is_none() || self.has(path) {
             return Ok(());
         }
         self.entry(path, 0o755, ModeFileType::Directory, (0, 0), &[])
     }
 
-    /// A file that everybody may read and run.
-    pub(super) fn file(&mut self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    /// Adds a file that everybody may read and run.
+    ///
+    /// # Errors
+    /// As [`folder`](Self::folder), and if something is there already.
+    pub fn file(&mut self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         self.entry(path, 0o755, ModeFileType::Regular, (0, 0), bytes)
     }
 
     /// As [`file`](Self::file), with the bytes of a file of this machine.
-    pub(super) fn copy(&mut self, from: &Path, to: &Path) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// As [`file`](Self::file), and if the file cannot be read.
+    pub fn copy(&mut self, from: &Path, to: &Path) -> anyhow::Result<()> {
         let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         self.file(to, &bytes)
     }
 
-    pub(super) fn link(&mut self, path: &Path, target: &str) -> anyhow::Result<()> {
+    /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
+    pub fn link(&mut self, path: &Path, target: &str) -> anyhow::Result<()> {
         self.entry(path, 0o777, ModeFileType::Symlink, (0, 0), target.as_bytes())
     }
 
-    pub(super) fn character_device(&mut self, path: &Path, major: u32, minor: u32) -> anyhow::Result<()> {
+    /// Adds a character device that only root may use.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
+    pub fn character_device(&mut self, path: &Path, major: u32, minor: u32) -> anyhow::Result<()> {
         self.entry(path, 0o600, ModeFileType::Char, (major, minor), &[])
     }
 
@@ -81,7 +101,10 @@ impl<W: Write> Archive<W> {
     }
 
     /// Ends the archive.
-    pub(super) fn finish(self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn finish(self) -> anyhow::Result<()> {
         trailer(self.out)?.flush()?;
         Ok(())
     }
