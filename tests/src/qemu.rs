@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use dunlin::trace::foreign::Qmp;
 
+const PROGRAM: &str = "qemu-system-x86_64";
 /// How long QEMU may take to listen.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is tried whether it does.
@@ -32,8 +33,28 @@ impl Qemu {
         folder: tempfile::TempDir,
         arguments: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<(Self, Qmp)> {
+        Self::start_by(Command::new(PROGRAM), folder, arguments)
+    }
+
+    /// The same, without the right to take page faults of others: as a process of a user's is.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_without_faults<S: AsRef<OsStr>>(
+        folder: tempfile::TempDir,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<(Self, Qmp)> {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-sys_ptrace", PROGRAM]);
+        Self::start_by(command, folder, arguments)
+    }
+
+    fn start_by<S: AsRef<OsStr>>(
+        mut command: Command,
+        folder: tempfile::TempDir,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<(Self, Qmp)> {
         let own = folder.path().join("qmp");
-        let mut command = Command::new("qemu-system-x86_64");
         for socket in [&own, &free_socket(folder.path())] {
             command.args(["-qmp", &format!("unix:{},server=on,wait=off", socket.display())]);
         }

@@ -53,18 +53,24 @@ impl Stock {
         Self::launch(config, &["-incoming", "defer"])
     }
 
+    /// The same, by a process that may not take page faults of others, so that it cannot do post-copy.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn wait_without_faults_for(config: &GuestConfig) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a folder")?;
+        let arguments = arguments(config, folder.path(), &["-incoming", "defer"])?;
+        let (qemu, qmp) = Qemu::start_without_faults(folder, arguments)?;
+        Ok(Self {
+            qmp,
+            qemu,
+            memory: config.memory,
+        })
+    }
+
     fn launch(config: &GuestConfig, extra: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder")?;
-        let bios = folder.path().join("firmware");
-        fs::write(&bios, firmware::image())?;
-        let mut arguments = ["-accel", "kvm", "-nodefaults", "-display", "none"]
-            .map(str::to_owned)
-            .to_vec();
-        arguments.extend(["-m".to_owned(), format!("{}B", config.memory.0)]);
-        arguments.extend(["-name".to_owned(), format!("{},debug-threads=on", config.name)]);
-        arguments.extend(["-bios".to_owned(), bios.display().to_string()]);
-        arguments.extend(loaders(config, folder.path())?);
-        arguments.extend(extra.iter().map(|argument| (*argument).to_owned()));
+        let arguments = arguments(config, folder.path(), extra)?;
         let (qemu, qmp) = Qemu::start(folder, arguments)?;
         let stock = Self {
             qmp,
@@ -138,6 +144,21 @@ impl Stock {
             _ => bail!("the guest does not run on in QEMU: {progress:?}"),
         }
     }
+}
+
+/// QEMU's arguments for this guest, whose files are put into `folder`.
+fn arguments(config: &GuestConfig, folder: &Path, extra: &[&str]) -> anyhow::Result<Vec<String>> {
+    let bios = folder.join("firmware");
+    fs::write(&bios, firmware::image())?;
+    let mut arguments = ["-accel", "kvm", "-nodefaults", "-display", "none"]
+        .map(str::to_owned)
+        .to_vec();
+    arguments.extend(["-m".to_owned(), format!("{}B", config.memory.0)]);
+    arguments.extend(["-name".to_owned(), format!("{},debug-threads=on", config.name)]);
+    arguments.extend(["-bios".to_owned(), bios.display().to_string()]);
+    arguments.extend(loaders(config, folder)?);
+    arguments.extend(extra.iter().map(|argument| (*argument).to_owned()));
+    Ok(arguments)
 }
 
 /// The arguments by which QEMU fills the guest as Dunlin does: with what is in one of Dunlin's that never ran.

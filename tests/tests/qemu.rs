@@ -1,14 +1,20 @@
 //! `dunlin qemu` between two stock QEMUs whose guest checks every page that it writes, and whose memory is compared with that of a guest
 //! that never moved.
 
+#[path = "qemu/fake.rs"]
+mod fake;
 #[path = "qemu/faults.rs"]
 mod faults;
+#[path = "qemu/linux.rs"]
+mod linux;
 #[path = "qemu/pair.rs"]
 mod pair;
 #[path = "qemu/preflight.rs"]
 mod preflight;
 #[path = "qemu/takeover.rs"]
 mod takeover;
+#[path = "qemu/watching.rs"]
+mod watching;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;

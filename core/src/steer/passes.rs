@@ -29,8 +29,9 @@ pub struct Pass {
 
 /// Makes rounds of counters.
 ///
-/// A round lasts from one reading of the dirty log to the next, as far as these are noticed: where counters come late, what was sent
-/// meanwhile counts for the round before, and is not missing in what is left. If several readings were missed, their rounds are one.
+/// A round lasts from one reading of the dirty log to the next, as far as these are noticed. Where counters come late, what was sent beyond
+/// what the round had to send is the next one's; up to that, it counts for the round before. If several readings were missed, their rounds
+/// are one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Passes {
     total: Pages,
@@ -62,13 +63,23 @@ impl Passes {
         if counters.syncs <= began.syncs {
             return None;
         }
-        self.began = Some(*counters);
         let zero = counters.zero.saturating_sub(began.zero);
+        let sent = counters.sent.saturating_sub(began.sent);
+        let early = match counters.syncs - began.syncs {
+            1 => sent.saturating_sub(began.remaining.saturating_sub(zero)),
+            _ => Pages::ZERO,
+        };
+        let dirty = counters.remaining.saturating_add(early);
+        self.began = Some(Counters {
+            sent: counters.sent.saturating_sub(early),
+            remaining: dirty,
+            ..*counters
+        });
         Some(Pass {
             end: RoundEnd {
                 round: counters.syncs - 1,
-                sent: counters.sent.saturating_sub(began.sent),
-                dirty: counters.remaining,
+                sent: sent.saturating_sub(early),
+                dirty,
                 previous_dirty: began.remaining.saturating_sub(zero),
                 duration: counters.at.saturating_sub(began.at),
                 elapsed: counters.at,

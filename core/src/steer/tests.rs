@@ -47,6 +47,22 @@ fn a_round_lasts_from_one_reading_of_the_log_to_the_next() {
     assert_eq!((third.end.round, third.end.sent), (2, Pages(2_500)));
 }
 
+#[test]
+fn what_a_round_cannot_have_sent_is_the_next_one_s() {
+    let mut passes = Passes::new(TOTAL);
+    assert_eq!(passes.on_counters(&counters(0, 1, TOTAL.0, 0, 0)), None);
+    let first = passes.on_counters(&counters(1000, 2, 3_000, 9_500, 1_500)).unwrap();
+    assert_eq!(
+        (first.end.sent, first.zero, first.end.dirty),
+        (Pages(8_500), Pages(1_500), Pages(4_000))
+    );
+    let second = passes.on_counters(&counters(1400, 3, 500, 12_500, 1_500)).unwrap();
+    assert_eq!(
+        (second.end.sent, second.end.previous_dirty, second.end.dirty),
+        (Pages(4_000), Pages(4_000), Pages(500))
+    );
+}
+
 fn steering(rule: SwitchRule, limits: Limits) -> Steering {
     let mut steering = Steering::new(rule, SwitchSetting::new(TOTAL), limits);
     assert!(steering.on_counters(&counters(0, 1, TOTAL.0, 0, 0)).is_none());
@@ -166,7 +182,8 @@ proptest! {
     fn rounds_have_all_that_was_sent(
         steps in prop::collection::vec((0_u64..500, 0_u64..3, 0_u64..2000, 0_u64..100), 1..200),
     ) {
-        let (mut passes, mut now) = (Passes::new(TOTAL), counters(0, 1, TOTAL.0, 0, 0));
+        let total = Pages(1 << 40);
+        let (mut passes, mut now) = (Passes::new(total), counters(0, 1, total.0, 0, 0));
         let (mut sent, mut zero, mut time, mut last) = (0, 0, 0, 0);
         prop_assert!(passes.on_counters(&now).is_none());
         let mut at_last_end = now;
