@@ -1,7 +1,6 @@
 //! `dunlin qemu`: migrations between two stock QEMUs.
 
 mod migrate;
-mod resume;
 mod view;
 mod watch;
 
@@ -34,7 +33,7 @@ impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
         match self.command {
             Command::Migrate(args) => args.run(),
-            Command::Resume(args) => resume::run(&args),
+            Command::Resume(args) => args.resume(),
             Command::Watch(args) => args.run(),
         }
     }

@@ -28,6 +28,8 @@ use crate::channel::Cancel;
 const PERIOD: Duration = Duration::from_millis(100);
 /// How long the target may take to run the guest after the source has said that it is done.
 const ARRIVAL: Duration = Duration::from_secs(20);
+/// How long events are waited for that belong to the end.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// How long QEMU may take to let a migration fail or be cancelled.
 const ENDING: Duration = Duration::from_secs(30);
 
@@ -220,8 +222,7 @@ impl<'a> Driver<'a> {
         let capabilities = self.plan.capabilities();
         let parameters = [self.plan.source_parameters(), self.plan.target_parameters()];
         let memo = Memo::new(
-            &self.plan.uri,
-            self.plan.rule,
+            self.plan,
             Settings::of(source, &capabilities, &parameters[0]),
             Settings::of(target, &capabilities, &parameters[1]),
             source.guest.running,
@@ -297,7 +298,7 @@ impl<'a> Driver<'a> {
                 // Its main loop hangs, or it is being reached again. What it was told last it does meanwhile.
                 Some(Err(_)) => continue,
                 None => match self.without_source() {
-                    Some((outcome, reason)) => return self.end(outcome, Some(reason)),
+                    Some((outcome, reason)) => return self.end(outcome, reason),
                     None => continue,
                 },
             };
@@ -469,28 +470,28 @@ impl<'a> Driver<'a> {
     }
 
     /// There is no source to be asked. How it ended, if it has.
-    fn without_source(&mut self) -> Option<(Outcome, String)> {
-        let target = self.target.client().map(GuestStatus::ask);
+    fn without_source(&mut self) -> Option<(Outcome, Option<String>)> {
+        // It needs the source no more, if it has everything.
+        let target = self
+            .target
+            .connected()
+            .and_then(|client| Ok((GuestStatus::ask(client)?, Info::ask(client)?)));
+        if let Ok((status, info)) = &target
+            && status.running
+            && info.phase == Phase::Completed
+        {
+            return Some((Outcome::Completed, Some("the source does not answer any more".into())));
+        }
         if !self.source.is_gone() {
             return None;
         }
-        match target {
-            // It needs the source no more, if it has everything.
-            Some(Ok(status)) if status.running => {
-                let complete = self.target.connected().and_then(Info::ask).ok()?.phase == Phase::Completed;
-                if complete {
-                    return Some((Outcome::Completed, "the source's QEMU has ended".into()));
-                }
-                Some((
-                    Outcome::Failed,
-                    "the source's QEMU has ended in post-copy, and with it what had not been sent yet".into(),
-                ))
+        let reason = match target {
+            Ok((status, _)) if status.running => {
+                "the source's QEMU has ended in post-copy, and with it what had not been sent yet"
             }
-            _ => Some((
-                Outcome::Failed,
-                "the source's QEMU has ended, and its guest with it".into(),
-            )),
-        }
+            _ => "the source's QEMU has ended, and its guest with it",
+        };
+        Some((Outcome::Failed, Some(reason.into())))
     }
 
     /// It has ended: waits until both have settled, and puts back what was changed.
@@ -527,8 +528,11 @@ impl<'a> Driver<'a> {
             std::thread::sleep(PERIOD);
             self.target.keep();
         }
-        // Events of the last moment.
-        while let Ok((role, notice)) = self.notices.recv_timeout(PERIOD) {
+        // Events of the last moment; a guest may be the cause of others without end.
+        let last = Instant::now() + LAST_EVENTS;
+        while let Ok((role, notice)) = self.notices.recv_timeout(PERIOD)
+            && Instant::now() < last
+        {
             self.on_notice(role, notice);
         }
         self.put_back();

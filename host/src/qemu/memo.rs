@@ -3,11 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use dunlin_core::strategy::SwitchRule;
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Settings};
+use super::{Address, Plan, Settings};
 
 const SCHEMA: &str = "dunlin.qemu-memo.v1";
 
@@ -15,10 +15,8 @@ const SCHEMA: &str = "dunlin.qemu-memo.v1";
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Memo {
     schema: String,
-    /// Where the target listens.
-    pub uri: String,
-    /// The switch rule, in its own notation.
-    pub rule: String,
+    /// How it is steered.
+    pub steering: Steered,
     /// The settings of the source.
     pub source: Settings,
     /// Those of the target.
@@ -27,13 +25,46 @@ pub struct Memo {
     pub was_running: bool,
 }
 
+/// What of a [`Plan`] the next driver goes by, unless it is told otherwise.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Steered {
+    /// Where the source reaches the target.
+    pub uri: String,
+    /// Where the target listens, if that is another name.
+    pub listen: Option<String>,
+    /// Where they may meet again.
+    pub recover: Vec<String>,
+    /// The switch rule, in its own notation.
+    pub rule: String,
+    /// Longest pause.
+    pub downtime_us: u64,
+    /// Rounds after which pre-copy ends.
+    pub max_rounds: u32,
+    /// Longest post-copy.
+    pub drain_us: Option<u64>,
+}
+
+impl Steered {
+    fn of(plan: &Plan) -> Self {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            uri: plan.uri.clone(),
+            listen: plan.listen.clone(),
+            recover: plan.recover.clone(),
+            rule: plan.rule.to_string(),
+            downtime_us: us(plan.downtime),
+            max_rounds: plan.max_rounds,
+            drain_us: plan.drain.map(us),
+        }
+    }
+}
+
 impl Memo {
     /// To be written before anything is changed.
-    pub fn new(uri: &str, rule: SwitchRule, source: Settings, target: Settings, was_running: bool) -> Self {
+    pub fn new(plan: &Plan, source: Settings, target: Settings, was_running: bool) -> Self {
         Self {
             schema: SCHEMA.into(),
-            uri: uri.into(),
-            rule: rule.to_string(),
+            steering: Steered::of(plan),
             source,
             target,
             was_running,
@@ -97,7 +128,22 @@ mod tests {
         let mut settings = Settings::default();
         settings.capabilities.insert("events".into(), true);
         settings.parameters.insert("downtime-limit".into(), 300.into());
-        let memo = Memo::new("tcp:a:1", SwitchRule::Lambda, settings, Settings::default(), true);
+        let steering = Steered {
+            uri: "tcp:a:1".into(),
+            listen: None,
+            recover: vec!["tcp:c:1".into()],
+            rule: "lambda".into(),
+            downtime_us: 5,
+            max_rounds: 3,
+            drain_us: None,
+        };
+        let memo = Memo {
+            schema: SCHEMA.into(),
+            steering,
+            source: settings,
+            target: Settings::default(),
+            was_running: true,
+        };
         assert_eq!(Memo::read(folder.path(), &source), None);
         memo.write(folder.path(), &source).unwrap();
         assert_eq!(Memo::read(folder.path(), &source), Some(memo));

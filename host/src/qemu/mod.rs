@@ -1,6 +1,6 @@
 //! Steering stock QEMU, 7.2 or newer, through its machine protocol alone.
 //!
-//! [`Client`] speaks QMP. [`preflight`] finds what stands in a migration's way, [`Driver`] carries it out, with the rules of
+//! [`Client`] speaks QMP. Its preflight finds what stands in a migration's way, [`Driver`] carries it out, with the rules of
 //! [`dunlin_core::switch`] asked at the end of each pass, and brings it to an end whatever happens to the network, to either QEMU's
 //! monitor, or to the driver itself.
 #![forbid(unsafe_code)]
@@ -27,7 +27,7 @@ pub use driver::{DriveError, Driver, News};
 pub use error::QmpError;
 pub use info::{GuestStatus, Info, Phase};
 pub use link::Role;
-pub use memo::{Memo, usual_folder};
+pub use memo::{Memo, Steered, usual_folder};
 pub use plan::Plan;
 pub use preflight::{Finding, Severity};
 pub use report::{Holder, Outcome, Report, Switch, pass_json, turn_json};

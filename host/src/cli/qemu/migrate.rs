@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use dunlin_core::strategy::{Slow, SwitchRule};
 use dunlin_core::units::BytesPerSec;
 
 use super::super::CliError;
@@ -11,7 +12,7 @@ use super::super::migrate::catch_signals;
 use super::super::values::{self, Micros};
 use super::view::View;
 use super::{Rule, finish};
-use crate::qemu::{Address, Driver, Plan, usual_folder};
+use crate::qemu::{Address, DriveError, Driver, Memo, Plan, Report, Steered, usual_folder};
 
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct Args {
@@ -25,7 +26,7 @@ pub(in super::super) struct Args {
 
     /// Where the source reaches the target: tcp:HOST:PORT or unix:PATH
     #[arg(long, value_name = "URI", value_parser = uri)]
-    to: String,
+    to: Option<String>,
 
     /// Where the target listens, if it calls that otherwise: tcp:0:4444
     #[arg(long, value_name = "URI", value_parser = uri)]
@@ -35,9 +36,9 @@ pub(in super::super) struct Args {
     #[arg(long, value_name = "URI", value_parser = uri, value_delimiter = ',')]
     recover: Vec<String>,
 
-    /// When pre-copy ends: a rule (optimal, lambda, sdf:auto, kubevirt-stall, rounds:2, …) or a strategy (precopy, postcopy, as-hybrid, precopy,slow=auto-converge)
-    #[arg(long, value_name = "RULE", default_value = "optimal", value_parser = super::rule)]
-    strategy: Rule,
+    /// When pre-copy ends: a rule (optimal, lambda, sdf:auto, kubevirt-stall, rounds:2, …) or a strategy (precopy, postcopy, as-hybrid, precopy,slow=auto-converge) [default: optimal]
+    #[arg(long, value_name = "RULE", value_parser = super::rule)]
+    strategy: Option<Rule>,
 
     /// Most that is sent per second [default: no limit]
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
@@ -47,17 +48,17 @@ pub(in super::super) struct Args {
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     postcopy_bandwidth: Option<BytesPerSec>,
 
-    /// Longest pause
-    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = values::positive_time)]
-    downtime: Micros,
+    /// Longest pause [default: 300ms]
+    #[arg(long, value_name = "TIME", value_parser = values::positive_time)]
+    downtime: Option<Micros>,
 
-    /// Rounds of pre-copy after which it ends
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
-    max_rounds: u32,
+    /// Rounds of pre-copy after which it ends [default: 30]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_rounds: Option<u32>,
 
-    /// Longest post-copy: no switch while more is left than can be sent in this time
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = values::positive_time)]
-    drain: Micros,
+    /// Longest post-copy: no switch while more is left than can be sent in this time [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = values::positive_time)]
+    drain: Option<Micros>,
 
     /// In post-copy, give a connection up on which nothing moves for this time, and make it again
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::positive_time)]
@@ -90,16 +91,40 @@ pub(in super::super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        self.drive(|driver| driver.migrate())
+        match self.to.clone() {
+            Some(to) => self.drive(usual(to), |driver| driver.migrate()),
+            None => Err(CliError::Usage(
+                "say where the source reaches the target: --to tcp:HOST:PORT".into(),
+            )),
+        }
     }
 
-    pub(super) fn drive(
+    /// What the driver before this one was told; it is told so again unless there are other options now.
+    pub(super) fn resume(&self) -> Result<ExitCode, CliError> {
+        let memo = Memo::read(&self.folder(), &self.source);
+        let steered = match (memo, self.to.clone()) {
+            (Some(memo), _) => memo.steering,
+            (None, Some(to)) => usual(to),
+            (None, None) => {
+                return Err(CliError::Usage(format!(
+                    "there is no note of a migration from {} in {}: name the folder of the first command with --state, or say with --to \
+                     where the source reaches the target",
+                    self.source,
+                    self.folder().display()
+                )));
+            }
+        };
+        self.drive(steered, |driver| driver.resume())
+    }
+
+    fn drive(
         &self,
-        how: impl FnOnce(Driver<'_>) -> Result<crate::qemu::Report, crate::qemu::DriveError>,
+        usual: Steered,
+        how: impl FnOnce(Driver<'_>) -> Result<Report, DriveError>,
     ) -> Result<ExitCode, CliError> {
         let interrupt = catch_signals()?;
-        let plan = self.plan();
-        let folder = self.state.clone().unwrap_or_else(usual_folder);
+        let plan = self.plan(usual);
+        let folder = self.folder();
         let view = View::new();
         let mut news = |news| view.show(&news);
         let report = Driver::connect(&plan, &folder, &interrupt, &mut news).and_then(how);
@@ -107,27 +132,51 @@ impl Args {
         finish(&report?, self.json)
     }
 
-    fn plan(&self) -> Plan {
+    fn folder(&self) -> PathBuf {
+        self.state.clone().unwrap_or_else(usual_folder)
+    }
+
+    fn plan(&self, usual: Steered) -> Plan {
         let time = |Micros(micros)| Duration::from_micros(micros);
+        let rule = self.strategy.unwrap_or_else(|| Rule {
+            switch: usual.rule.parse().unwrap_or(SwitchRule::OPTIMAL),
+            slow: Slow::None,
+        });
         Plan {
             source: self.source.clone(),
             target: self.target.clone(),
-            uri: self.to.clone(),
-            listen: self.listen.clone(),
-            recover: self.recover.clone(),
-            rule: self.strategy.switch,
-            slow: self.strategy.slow,
+            uri: self.to.clone().unwrap_or(usual.uri),
+            listen: self.listen.clone().or(usual.listen),
+            recover: match &self.recover[..] {
+                [] => usual.recover,
+                given => given.to_vec(),
+            },
+            rule: rule.switch,
+            slow: rule.slow,
             bandwidth: self.bandwidth,
             postcopy_bandwidth: self.postcopy_bandwidth,
-            downtime: time(self.downtime),
-            max_rounds: self.max_rounds,
-            drain: Some(time(self.drain)),
+            downtime: time(self.downtime.unwrap_or(Micros(usual.downtime_us))),
+            max_rounds: self.max_rounds.unwrap_or(usual.max_rounds),
+            drain: self.drain.or(usual.drain_us.map(Micros)).map(time),
             network_timeout: time(self.network_timeout),
             multifd: self.multifd,
             preempt: self.preempt,
             tls_creds: self.tls_creds.clone(),
             tls_hostname: self.tls_hostname.clone(),
         }
+    }
+}
+
+/// What holds unless something else is said.
+fn usual(to: String) -> Steered {
+    Steered {
+        uri: to,
+        listen: None,
+        recover: vec![],
+        rule: SwitchRule::OPTIMAL.to_string(),
+        downtime_us: 300_000,
+        max_rounds: 30,
+        drain_us: Some(300_000_000),
     }
 }
 
