@@ -169,4 +169,13 @@ mod tests {
             Ok("unix:/run/a".into())
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_read_prints_to_the_same(text in "(unix:|tcp:|)[a-z/:.,0-9\\[\\]]{0,12}(:[0-9]{1,6})?") {
+            if let Ok(address) = text.parse::<Address>() {
+                proptest::prop_assert_eq!(address.to_string().parse(), Ok(address));
+            }
+        }
+    }
 }
