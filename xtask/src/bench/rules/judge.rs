@@ -20,7 +20,7 @@ pub(super) struct Summary {
     pub(super) postcopy_s: f64,
     pub(super) downtime_ms: Option<f64>,
     pub(super) gap_ms: f64,
-    pub(super) bytes: f64,
+    pub(super) bytes: Option<f64>,
     pub(super) loss_per_mille: f64,
     pub(super) rounds: f64,
 }
@@ -35,16 +35,19 @@ impl Summary {
             .filter(|trial| trial.completed || completed == 0)
             .collect();
         let median = |of: fn(&Trial) -> f64| Samples::new(counted.iter().map(|trial| of(trial)).collect()).median();
-        let downtimes: Vec<f64> = counted.iter().filter_map(|trial| trial.downtime_ms).collect();
+        let known = |of: fn(&Trial) -> Option<f64>| {
+            let known: Vec<f64> = counted.iter().filter_map(|trial| of(trial)).collect();
+            (!known.is_empty()).then(|| Samples::new(known).median())
+        };
         Self {
             arm,
             migrations: trials.len(),
             completed,
             total_s: median(|trial| trial.total_s),
             postcopy_s: median(|trial| trial.postcopy_s),
-            downtime_ms: (!downtimes.is_empty()).then(|| Samples::new(downtimes).median()),
+            downtime_ms: known(|trial| trial.downtime_ms),
             gap_ms: median(|trial| trial.gap_ms),
-            bytes: median(|trial| trial.bytes),
+            bytes: known(|trial| trial.bytes),
             loss_per_mille: median(|trial| trial.loss_per_mille),
             rounds: median(|trial| trial.rounds as f64),
         }
@@ -164,7 +167,7 @@ mod tests {
             total_s,
             downtime_ms: completed.then_some(10.0 * total_s),
             postcopy_s,
-            bytes: 1e6,
+            bytes: Some(1e6),
             gap_ms: 300.0,
             loss_per_mille: 100.0,
             rounds: 2,

@@ -67,7 +67,7 @@ fn cells(guest: &str, summary: &Summary) -> Vec<String> {
         },
         summary.downtime_ms.map_or("-".to_owned(), significant),
         significant(summary.gap_ms),
-        significant(summary.bytes / 1e6),
+        summary.bytes.map_or("-".to_owned(), |bytes| significant(bytes / 1e6)),
         format!("{:.0}", summary.rounds),
         format!("{:.0}", summary.loss_per_mille),
     ]

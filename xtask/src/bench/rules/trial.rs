@@ -37,8 +37,8 @@ pub(super) struct Trial {
     pub(super) downtime_ms: Option<f64>,
     /// From the switch to the end; 0 without a switch.
     pub(super) postcopy_s: f64,
-    /// All that was sent.
-    pub(super) bytes: f64,
+    /// All that was sent. QEMU does not say it of what was cancelled.
+    pub(super) bytes: Option<f64>,
     /// Longest time without a beat of the guest, until some seconds after the end.
     pub(super) gap_ms: f64,
     /// By how much slower than before the guest worked from the beginning until some seconds after the end.
@@ -55,7 +55,7 @@ impl Trial {
             total_s: number(report, "/total_time_us")? / 1e6,
             downtime_ms: report["downtime_us"].as_f64().map(|us| us / 1e3),
             postcopy_s: report["postcopy"]["duration_us"].as_f64().unwrap_or_default() / 1e6,
-            bytes: number(report, "/bytes/total")?,
+            bytes: Some(number(report, "/bytes/total")?).filter(|bytes| *bytes > 0.0),
             gap_ms: gap.as_secs_f64() * 1e3,
             loss_per_mille: loss * 1e3,
             rounds: report["rounds"].as_array().map_or(0, Vec::len),
@@ -88,13 +88,14 @@ impl std::fmt::Display for Trial {
         }
         write!(
             f,
-            "{:.2} s, {} rounds, post-copy {:.3} s, downtime {}, gap {:.0} ms, {:.1} MB, loss {:.0} per mille",
+            "{:.2} s, {} rounds, post-copy {:.3} s, downtime {}, gap {:.0} ms, {}, loss {:.0} per mille",
             self.total_s,
             self.rounds,
             self.postcopy_s,
             self.downtime_ms.map_or("unknown".into(), |ms| format!("{ms:.1} ms")),
             self.gap_ms,
-            self.bytes / 1e6,
+            self.bytes
+                .map_or("bytes unknown".into(), |bytes| format!("{:.1} MB", bytes / 1e6)),
             self.loss_per_mille,
         )
     }
@@ -140,6 +141,8 @@ impl Traveller {
         let Self { options, holder } = self;
         let mut source = holder;
         let mut target = Linux::start(&options, Role::Target)?;
+        // The guest does nothing else while it checks its memory.
+        let looked_from = source.wait_for_beat()?.at;
         sleep(WINDOW);
         let began = Instant::now();
         let finished = drive(dunlin, arm, &source, &target)?;
@@ -157,9 +160,8 @@ impl Traveller {
         checked.with_context(|| format!("on the {is_on}, after a migration that ended so: {report}"))?;
         let near = beats.iter().filter(|heard| heard.at + STEADY_GAP >= began);
         let gap = longest_gap(near).context("the guest does not beat")?;
-        let before = rate(&beats, began - WINDOW, began).context("too few beats before the migration")?;
-        let meanwhile = rate(&beats, began, ended + WINDOW).unwrap_or_default();
-        let trial = Trial::new(&report, gap, 1.0 - meanwhile / before)?;
+        let loss = loss(&beats, looked_from, began, ended + WINDOW).context("too few steps before the migration")?;
+        let trial = Trial::new(&report, gap, loss)?;
         Ok((Self { options, holder }, trial))
     }
 }
@@ -201,17 +203,35 @@ fn sorted(here: &[Heard], there: &[Heard]) -> Vec<Heard> {
     beats
 }
 
-/// Steps per second between these times, nearly: from the last time before each at which there was a step. A guest that says only every
-/// few seconds how far it is would else be said to do nothing between two of these.
-fn rate(beats: &[Heard], from: Instant, to: Instant) -> Option<f64> {
-    let rises = beats.windows(2).filter(|pair| pair[1].beat.steps > pair[0].beat.steps);
-    let rises: Vec<Heard> = rises.map(|pair| pair[1]).collect();
-    let last_before = |time| rises.iter().rev().find(|heard| heard.at <= time);
-    let first = last_before(from).or(rises.first())?;
-    let last = last_before(to)?;
-    let elapsed = last.at.saturating_duration_since(first.at);
-    let steps = last.beat.steps.saturating_sub(first.beat.steps);
-    (!elapsed.is_zero()).then(|| steps as f64 / elapsed.as_secs_f64())
+/// By how much slower, as a part of it, the guest was from `began` to `to` than from `from` to `began`.
+fn loss(beats: &[Heard], from: Instant, began: Instant, to: Instant) -> Option<f64> {
+    let before = Stretch::within(beats, from, began)?;
+    // A guest that does no more steps at all has lost everything.
+    let meanwhile = Stretch::within(beats, before.last.at, to);
+    Some(1.0 - meanwhile.map_or(0.0, |meanwhile| meanwhile.steps_per_s() / before.steps_per_s()))
+}
+
+/// Part of a guest's life, from one heartbeat after a step to another. One that says only every few seconds how far it is would else be
+/// said to do nothing between two of these.
+struct Stretch {
+    first: Heard,
+    last: Heard,
+}
+
+impl Stretch {
+    /// The longest between these times; nothing if there are not two such heartbeats.
+    fn within(beats: &[Heard], from: Instant, to: Instant) -> Option<Self> {
+        let rises = beats.windows(2).filter(|pair| pair[1].beat.steps > pair[0].beat.steps);
+        let mut rises = rises.map(|pair| pair[1]).filter(|rise| (from..=to).contains(&rise.at));
+        let first = rises.next()?;
+        let last = rises.next_back()?;
+        Some(Self { first, last })
+    }
+
+    fn steps_per_s(&self) -> f64 {
+        let steps = self.last.beat.steps.saturating_sub(self.first.beat.steps);
+        steps as f64 / self.last.at.duration_since(self.first.at).as_secs_f64()
+    }
 }
 
 #[cfg(test)]
@@ -235,26 +255,31 @@ mod tests {
     #[test]
     fn rates_are_between_steps() {
         let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
+        let rate = |beats: &[Heard], from, to| {
+            let at = |ms| start + Duration::from_millis(ms);
+            Stretch::within(beats, at(from), at(to)).map(|stretch| stretch.steps_per_s())
+        };
         // Ten steps at the end of every other second.
         let beats: Vec<Heard> = (0..60).map(|beat| heard(start, beat * 200, beat / 10 * 10)).collect();
-        assert_eq!(rate(&beats, at(4500), at(9500)), Some(5.0));
-        assert_eq!(rate(&beats, at(3900), at(4100)), Some(5.0));
-        // Before the first step is known nothing.
-        assert_eq!(rate(&beats, at(100), at(6100)), Some(5.0));
-        assert_eq!(rate(&beats, at(4100), at(4200)), None);
-        assert_eq!(rate(&[], at(0), at(1)), None);
+        assert_eq!(rate(&beats, 3500, 9500), Some(5.0));
+        assert_eq!(rate(&beats, 4000, 6000), Some(5.0));
+        assert_eq!(rate(&beats, 4100, 7900), None);
+        assert_eq!(rate(&beats, 4100, 5900), None);
+        assert_eq!(rate(&[], 0, 1), None);
     }
 
     #[test]
-    fn a_pause_lowers_the_rate() {
+    fn a_pause_is_a_loss() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let here: Vec<Heard> = (0..20).map(|beat| heard(start, beat * 200, beat)).collect();
-        let there: Vec<Heard> = (20..40).map(|beat| heard(start, beat * 200 + 4000, beat)).collect();
+        let here: Vec<Heard> = (0..21).map(|beat| heard(start, beat * 200, beat)).collect();
+        let there: Vec<Heard> = (21..40).map(|beat| heard(start, beat * 200 + 4000, beat)).collect();
         let beats = sorted(&there, &here);
-        assert_eq!(rate(&beats, at(0), at(3800)), Some(5.0));
-        assert_eq!(rate(&beats, at(3800), at(9000)), Some(6.0 / 5.2));
+        // Of the 26 steps of these 5.2 s, 20 are missing.
+        let lost = loss(&beats, at(0), at(4100), at(9200)).expect("there are steps");
+        assert!((lost - 20.0 / 26.0).abs() < 1e-9, "{lost}");
+        assert_eq!(loss(&beats, at(0), at(4100), at(4500)), Some(1.0));
+        assert_eq!(loss(&beats, at(3900), at(4100), at(9200)), None);
     }
 
     #[test]
