@@ -16,6 +16,7 @@ mod predicted;
 mod push;
 mod qemu;
 mod report;
+mod rules;
 pub(crate) mod sampling;
 mod scale;
 mod sim;
@@ -35,13 +36,18 @@ use figure::{Figure, Table};
 
 /// What to measure.
 #[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Options {
     /// One JSON object on stdout instead of a table
     #[arg(long)]
     json: bool,
-    /// Only groups of figures with this in their name
+    /// Only groups of figures with this in their name; `rules` runs only if this is its whole name
     filter: Option<String>,
 }
+
+const AFTER_HELP: &str = "`cargo xtask bench rules` moves real guests by every switch rule, which takes up to 40 minutes, so it is no part of \
+                          `cargo xtask bench`. DUNLIN_RULES_REPETITIONS (3) and DUNLIN_RULES_GUESTS (memcached,compile,stress-vm,idle) \
+                          make it shorter.";
 
 /// Figures that are measured together.
 struct Group {
@@ -132,14 +138,25 @@ const GROUPS: &[Group] = &[
     },
 ];
 
+/// Those that take so long that they are run by their whole names only.
+const LONG_GROUPS: &[Group] = &[Group {
+    name: "rules",
+    run: rules::run,
+}];
+
 /// Measures and prints.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if cfg!(debug_assertions) {
         return run_optimised(options);
     }
     let chosen = |name: &str| options.filter.as_deref().is_none_or(|filter| name.contains(filter));
-    let groups: Vec<&Group> = GROUPS.iter().filter(|group| chosen(group.name)).collect();
-    let names = GROUPS.iter().map(|group| group.name).collect::<Vec<_>>().join(", ");
+    let named = |name: &str| options.filter.as_deref() == Some(name);
+    let short = GROUPS.iter().filter(|group| chosen(group.name));
+    let groups: Vec<&Group> = short
+        .chain(LONG_GROUPS.iter().filter(|group| named(group.name)))
+        .collect();
+    let names = GROUPS.iter().chain(LONG_GROUPS).map(|group| group.name);
+    let names = names.collect::<Vec<_>>().join(", ");
     ensure!(
         !groups.is_empty(),
         "no group of figures has such a name; there are: {names}"
