@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use dunlin_core::steer::{Order, Steering, Turn};
 use dunlin_core::switch::Reason;
+use dunlin_core::units::Bytes;
 use serde_json::{Map, json};
 
 use super::link::{Link, Role};
@@ -374,7 +375,10 @@ impl<'a> Driver<'a> {
             _ => None,
         };
         (self.news)(News::Progress(info.clone()));
-        self.last = info;
+        // Of what was cancelled or has failed, QEMU may keep no count.
+        if info.transferred > Bytes::ZERO || self.last.transferred == Bytes::ZERO {
+            self.last = info;
+        }
         ended
     }
 

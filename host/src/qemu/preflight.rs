@@ -17,9 +17,12 @@ const PREEMPT_OF_TODAY: Version = version(8, 0);
 /// QEMU's own limit, unless another is set: MAX_THROTTLE of migration/migration.c.
 const USUAL_BANDWIDTH: u64 = 128 << 20;
 
-/// Memory of which QEMU reads the dirty log a word at a time. Under TCG, 7.2 then leaves stores unnoticed afterwards:
-/// `cpu_physical_memory_sync_dirty_bitmap` of include/exec/ram_addr.h; seen in every migration with two passes or more.
+/// Memory of which QEMU reads the dirty log a word at a time. Under TCG, stores are not noticed afterwards before 9.0
+/// (`cpu_physical_memory_sync_dirty_bitmap` of include/exec/ram_addr.h; mended by "physmem: Fix migration dirty bitmap coherency with TCG
+/// memory access"): seen with 7.2 in every migration with two passes or more.
 const WORD_OF_PAGES: u64 = 64 * 4096;
+/// The first version without that.
+const TCG_NOTICES_STORES: Version = version(9, 0);
 
 const fn version(major: u32, minor: u32) -> Version {
     Version { major, minor, micro: 0 }
@@ -180,7 +183,7 @@ fn compare(plan: &Plan, source: &Side, target: &Side) -> Vec<Finding> {
             "dirty-limit needs KVM with a dirty ring: -accel kvm,dirty-ring-size=4096".into(),
         );
     }
-    if source.version < version(8, 0) && !source.kvm && source.memory.is_multiple_of(WORD_OF_PAGES) {
+    if source.version < TCG_NOTICES_STORES && !source.kvm && source.memory.is_multiple_of(WORD_OF_PAGES) {
         find(
             Severity::Warning,
             format!(
