@@ -364,6 +364,8 @@ impl<'a> Driver<'a> {
             }
             Phase::PostCopy | Phase::Paused | Phase::Recovering => self.recover(&info),
             Phase::Completed => Some((Outcome::Completed, None)),
+            // QEMU cancels by ending the connection, and may see that as a failure first.
+            Phase::Failed if self.cancelled => Some((Outcome::Cancelled, Some("it was cancelled".into()))),
             Phase::Failed => {
                 let reason = info.error.clone().unwrap_or_else(|| "QEMU does not say why".into());
                 Some((Outcome::Failed, Some(reason)))
