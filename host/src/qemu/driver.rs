@@ -334,7 +334,10 @@ impl<'a> Driver<'a> {
         if self.cancelled {
             return false;
         }
-        if self.phase.is_past_switch() || self.switched_at.is_some() {
+        // Somebody else may have switched since it was asked last.
+        let phase = self.source.connected().and_then(Info::ask).map(|info| info.phase);
+        let is_past_switch = phase.as_ref().unwrap_or(&self.phase).is_past_switch();
+        if is_past_switch || self.phase.is_past_switch() || self.switched_at.is_some() {
             self.cancelled = true;
             (self.news)(News::Message(
                 "too late to cancel: the guest runs on the target, and cancelling would lose it; interrupt again to leave it to itself".into(),
@@ -365,7 +368,9 @@ impl<'a> Driver<'a> {
             Phase::PostCopy | Phase::Paused | Phase::Recovering => self.recover(&info),
             Phase::Completed => Some((Outcome::Completed, None)),
             // QEMU cancels by ending the connection, and may see that as a failure first.
-            Phase::Failed if self.cancelled => Some((Outcome::Cancelled, Some("it was cancelled".into()))),
+            Phase::Failed if self.cancelled && self.switched_at.is_none() => {
+                Some((Outcome::Cancelled, Some("it was cancelled".into())))
+            }
             Phase::Failed => {
                 let reason = info.error.clone().unwrap_or_else(|| "QEMU does not say why".into());
                 Some((Outcome::Failed, Some(reason)))

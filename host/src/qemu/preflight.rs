@@ -19,7 +19,7 @@ const USUAL_BANDWIDTH: u64 = 128 << 20;
 
 /// Memory of which QEMU reads the dirty log a word at a time. Under TCG, stores are not noticed afterwards before 9.0
 /// (`cpu_physical_memory_sync_dirty_bitmap` of include/exec/ram_addr.h; mended by "physmem: Fix migration dirty bitmap coherency with TCG
-/// memory access"): seen with 7.2 in every migration with two passes or more.
+/// memory access"): seen with 7.2.
 const WORD_OF_PAGES: u64 = 64 * 4096;
 /// The first version without that.
 const TCG_NOTICES_STORES: Version = version(9, 0);
@@ -188,7 +188,7 @@ fn compare(plan: &Plan, source: &Side, target: &Side) -> Vec<Finding> {
             Severity::Warning,
             format!(
                 "under TCG, QEMU {} loses what a guest with a multiple of 256 KiB of memory writes during pre-copy, from its second pass on: the \
-                 guest will be damaged; start both sides with 8 KiB more (-m {}B), or with KVM",
+                 guest may be damaged; start both sides with 8 KiB more (-m {}B), or with KVM",
                 source.version,
                 source.memory + 8192
             ),
