@@ -39,6 +39,8 @@ const _: () = assert!(
 ///
 /// * of the last 2, 3, … 16 steps log2 V(i)/V(i−1), the mean less what chance may have added (Student's t, 2 in 10 000), whichever window
 ///   bounds it best; equal steps leave no room, so that a plateau proves itself in two of them;
+/// * of the last 8, 9, … 17 values, the slope of a line through log2 V(i), less what chance may have added, where steps up and steps down
+///   take turns (their correlation is below −1/2): noise about a course says more of it in a few values than their steps do;
 /// * f ≥ 1 if V has risen above the first or the lowest before for two rounds, by more than a falling load with that spread would in
 ///   one of ten migrations (a sequential test; the spread seen so far counts with 15 % beforehand);
 /// * f ≥ 1 if in 16 rounds the lowest V has not fallen by a sixteenth: a noisy plateau is not waited at for ever.
@@ -54,7 +56,7 @@ const _: () = assert!(
 /// is. `kubevirt-stall` and `nova10` ask for progress instead of costs. A local minimum of what is left is where f passes 1;
 /// `kubevirt-stall` looks for one by waiting for the clock.
 ///
-/// O(16 + 8) per round, 340 bytes. The score is f, 0 while it is not known.
+/// O(16 + 16 + 8) per round, 340 bytes. The score is f, 0 while it is not known.
 #[derive(Clone, Debug)]
 pub struct Optimal {
     downtime: Nanos,

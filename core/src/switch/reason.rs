@@ -217,6 +217,7 @@ impl fmt::Display for Reason {
                 let factor = Thousandths(*factor_milli);
                 let why = match evidence {
                     Evidence::Steady => "as in the rounds before",
+                    Evidence::Level => "on the whole, up and down by turns",
                     Evidence::Rising => "having risen",
                     Evidence::Stuck => "having fallen no further for 16 rounds",
                 };

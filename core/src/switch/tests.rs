@@ -4,7 +4,7 @@
 mod model;
 #[expect(clippy::float_arithmetic, reason = "a model in floating point")]
 mod optimal;
-pub(super) use optimal::quantiles;
+pub(super) use optimal::{line, quantiles};
 
 use super::{Decision, Reason, RoundEnd, SwitchSetting, Switcher, Verdict};
 use crate::strategy::{Alpha, StallWeight, SwitchRule};

@@ -15,10 +15,12 @@ const SPREAD: i64 = 226_914;
 const SPREAD_WEIGHT: i64 = 4;
 /// How far above an earlier level a rise must lead, in squared spreads. A walk that falls by d per step and has the spread s ever
 /// exceeds where it started by h with probability exp(−2dh/s²), in log2 as in any unit. With d of a load that falls by
-/// 10 % per round, log2(1/0.9) = 0.152, h = 8·s² is exceeded by chance in 9 of 100 walks and h = 28·s² in 2 of 10 000. There is
+/// 10 % per round, log2(1/0.9) = 0.152, h = 9·s² is exceeded by chance in 6 of 100 walks and h = 28·s² in 2 of 10 000. There is
 /// one first round to start from, but as many lowest ones as rounds, and a spread that only looks small.
-const RISE_FROM_FIRST: i64 = 8;
+const RISE_FROM_FIRST: i64 = 9;
 const RISE_FROM_LOWEST: i64 = 28;
+/// Levels that a line is laid through at the least: with fewer, a walk often looks like noise about a line.
+const LINE_LEVELS: usize = 8;
 /// Rounds in which the lowest level must have fallen by this part of it: log2(16/15) ≈ 0.0931.
 const PATIENCE: usize = 16;
 const PATIENCE_STEP: i64 = 97_633;
@@ -29,6 +31,8 @@ const PATIENCE_STEP: i64 = 97_633;
 pub enum Evidence {
     /// The steps of the last rounds do not differ enough to leave room for better ones.
     Steady,
+    /// The levels of the last rounds lie along a line, up and down by turns, which leaves no room for a steeper one.
+    Level,
     /// What is dirty has risen above an earlier level, in two rounds or more, further than its spread explains.
     Rising,
     /// For 16 rounds it has not fallen below where it was by a sixteenth.
@@ -95,15 +99,18 @@ impl Trend {
     }
 
     fn bound(&self, level: i64, first: i64, previous: i64, lowest: i64, lowest_then: Option<i64>) -> (i64, Evidence) {
-        let steady = self.steady();
-        if steady >= 0 {
-            (steady, Evidence::Steady)
+        let (bound, evidence) = match (self.steady(), self.line()) {
+            (steady, Some(line)) if line > steady => (line, Evidence::Level),
+            (steady, _) => (steady, Evidence::Steady),
+        };
+        if bound >= 0 {
+            (bound, evidence)
         } else if self.rises(level, first, previous) {
             (0, Evidence::Rising)
         } else if lowest_then.is_some_and(|then| lowest > then - PATIENCE_STEP) {
             (0, Evidence::Stuck)
         } else {
-            (steady, Evidence::Steady)
+            (bound, evidence)
         }
     }
 
@@ -121,6 +128,19 @@ impl Trend {
             }
         }
         best
+    }
+
+    /// The highest of the lower bounds that the last 8, 9, … 17 levels give for the slope of a line through them; `None` where their
+    /// steps do not turn back as noise about a line does.
+    fn line(&self) -> Option<i64> {
+        let mut through = Line::default();
+        let mut level = 0;
+        let bounds = self.newest_first().filter_map(|step| {
+            level -= step;
+            through.extend(level, step);
+            through.slope_at_least()
+        });
+        bounds.max()
     }
 
     /// Up in this round, above an earlier level in the one before already, and now further above it than the spread explains.
@@ -148,6 +168,77 @@ impl Trend {
     }
 }
 
+/// A line by least squares through levels, told from the newest back to the oldest and counted from the newest, which is 0. Sums are of
+/// at most 17 levels below 2^26 and their steps.
+#[derive(Default)]
+struct Line {
+    steps: i64,
+    /// Σy, Σk·y and Σy² of the level y that is k rounds old.
+    sum: i64,
+    moment: i64,
+    squares: i64,
+    oldest: i64,
+    /// Σs² of the steps, and Σs·s′ of those next to each other.
+    step_squares: i64,
+    step_products: i64,
+    newest_step: i64,
+    oldest_step: i64,
+}
+
+impl Line {
+    /// A level further back, and the step from it to the one after it.
+    fn extend(&mut self, level: i64, step: i64) {
+        self.step_products += self.oldest_step * step;
+        self.step_squares += step * step;
+        if self.steps == 0 {
+            self.newest_step = step;
+        }
+        (self.oldest, self.oldest_step) = (level, step);
+        self.steps += 1;
+        self.sum += level;
+        self.moment += self.steps * level;
+        self.squares += level * level;
+    }
+
+    /// The slope less t times its standard error. `None` for less than [`LINE_LEVELS`], and where steps do not turn back.
+    fn slope_at_least(&self) -> Option<i64> {
+        let count = self.steps + 1;
+        if count < LINE_LEVELS as i64 || !self.turns_back() {
+            return None;
+        }
+        // With n levels and D = n·(n² − 1), which is 12·Σ(k − mean)², the slope is −6·(2Σky − (n−1)Σy) / D, and the squared error of
+        // the line D·Σy² − (n²−1)·(Σy)² − 3·(2Σky − (n−1)Σy)², over D; the slope's is 12 times that over (n−2)·D².
+        let spread = count * (count * count - 1);
+        let moment = 2 * self.moment - (count - 1) * self.sum;
+        let wide = |value: i64| i128::from(value);
+        let error = wide(spread) * wide(self.squares)
+            - wide(count * count - 1) * wide(self.sum) * wide(self.sum)
+            - 3 * wide(moment) * wide(moment);
+        let root = root(12 * error.max(0).unsigned_abs() / (count - 2).unsigned_abs() as u128);
+        let student = STUDENT[count as usize - 3];
+        Some((-600 * moment - student * root).div_euclid(100 * spread))
+    }
+
+    /// Whether a step down mostly follows a step up: of noise about a line, neighbouring steps have a correlation of −1/2, of a walk
+    /// none.
+    fn turns_back(&self) -> bool {
+        // With n steps of the sum S: n²·Σ(s−m)(s′−m) ≤ −½·n²·Σ(s−m)², m = S/n, S = −oldest level.
+        let (count, sum) = (i128::from(self.steps), -i128::from(self.oldest));
+        let ends = i128::from(self.newest_step + self.oldest_step);
+        let products =
+            count * count * i128::from(self.step_products) - count * sum * (2 * sum - ends) + (count - 1) * sum * sum;
+        let squares = count * count * i128::from(self.step_squares) - count * sum * sum;
+        2 * products <= -squares
+    }
+}
+
+/// The square root, rounded down, exact to 32 places.
+const fn root(square: u128) -> i64 {
+    let places = u128::BITS - square.leading_zeros();
+    let shift = places.saturating_sub(u64::BITS).next_multiple_of(2);
+    (((square >> shift) as u64).isqrt() << (shift / 2)) as i64
+}
+
 /// n·Σ(x − mean)² from n, Σx and Σx². Steps are below 2^26, so that 16 of them leave room.
 const fn deviation(count: i64, sum: i64, squares: i64) -> i64 {
     count * squares - sum * sum
@@ -156,7 +247,7 @@ const fn deviation(count: i64, sum: i64, squares: i64) -> i64 {
 #[cfg(test)]
 #[expect(clippy::float_arithmetic, reason = "compared with floating point")]
 mod tests {
-    use super::super::tests::quantiles;
+    use super::super::tests::{line, quantiles};
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -197,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_rise_counts_from_the_second_round_on() {
-        // Steps log2 1.15 and log2 1.25, as unlike as ordinary noise: h = 8·0.0390 = 0.312, the rise 0.526.
+        // Steps log2 1.15 and log2 1.25, as unlike as ordinary noise: h = 9·0.0390 = 0.351, the rise 0.526.
         assert_eq!(last(&[1000, 1150, 1440]), (0, Evidence::Rising));
         assert_ne!(
             last(&[1000, 990, 1440]).1,
@@ -219,10 +310,27 @@ mod tests {
     }
 
     #[test]
+    fn a_line_proves_what_steps_by_turns_do_not() {
+        let turns = [1000, 950, 1020, 970, 1040, 960, 1010, 940];
+        let (bound, evidence) = last(&turns);
+        assert_eq!(evidence, Evidence::Level);
+        assert!(bound as f64 > -0.1 * ONE as f64, "{bound}");
+        assert_eq!(last(&turns[..7]).1, Evidence::Steady, "seven levels are too few");
+        // The same steps in another order are a walk.
+        let mut steps: Vec<f64> = turns.windows(2).map(|pair| pair[1] as f64 / pair[0] as f64).collect();
+        steps.sort_by(f64::total_cmp);
+        let walk = steps.iter().scan(1000.0, |level, step| {
+            *level *= step;
+            Some(*level as u64)
+        });
+        let walk: Vec<u64> = core::iter::once(1000).chain(walk).collect();
+        assert_eq!(last(&walk).1, Evidence::Steady);
+    }
+
+    #[test]
     fn no_new_low_for_sixteen_rounds_is_stuck() {
-        let noise = [
-            1000, 700, 1000, 700, 1000, 700, 1000, 700, 1000, 700, 1000, 700, 1000, 700, 1000, 700, 1000,
-        ];
+        // By twos, so that steps do not take turns.
+        let noise: Vec<u64> = [1000, 700, 700, 1000].into_iter().cycle().take(17).collect();
         assert_eq!(last(&noise).1, Evidence::Steady, "sixteen rounds ago it was at 1000");
         let longer = [&noise[..], &[657]].concat();
         assert_eq!(last(&longer), (0, Evidence::Stuck));
@@ -247,17 +355,29 @@ mod tests {
             })
             .fold(f64::NEG_INFINITY, f64::max);
         let unsure = |distance: f64| distance.abs() < 1e-3;
-        if unsure(steady) && steady != 0.0 {
+        let (least, most) = line(&levels);
+        if (least, most) != (f64::NEG_INFINITY, f64::NEG_INFINITY) && unsure(most - steady) {
+            // Either says the same, and which it is hangs on the last place.
             return None;
         }
-        if steady >= 0.0 {
-            return Some((steady, Evidence::Steady));
+        if least < most && most > steady {
+            return None;
+        }
+        let (bound, evidence) = match most > steady {
+            true => (most, Evidence::Level),
+            false => (steady, Evidence::Steady),
+        };
+        if unsure(bound) && bound != 0.0 {
+            return None;
+        }
+        if bound >= 0.0 {
+            return Some((bound, evidence));
         }
         let now = levels.len() - 1;
         let changes = recent.windows(2).map(|pair| (pair[1] - pair[0]).powi(2)).sum::<f64>();
         let variance = (4.0 * 0.2164f64.powi(2) + changes / 2.0) / (3 + recent.len()) as f64;
         let lowest = |levels: &[f64]| levels.iter().copied().fold(f64::INFINITY, f64::min);
-        for (from, spreads) in [(levels[0], 8.0), (lowest(&levels[..now - 1]), 28.0)] {
+        for (from, spreads) in [(levels[0], 9.0), (lowest(&levels[..now - 1]), 28.0)] {
             let beyond = levels[now] - from - spreads * variance;
             if levels[now] > levels[now - 1] && levels[now - 1] > from {
                 if unsure(beyond) {
@@ -277,7 +397,7 @@ mod tests {
                 return Some((0.0, Evidence::Stuck));
             }
         }
-        Some((steady, Evidence::Steady))
+        Some((bound, evidence))
     }
 
     /// Levels that fall, stay or rise, with any noise.

@@ -65,6 +65,43 @@ fn steady(steps: &[f64]) -> f64 {
     (2..=steps.len().min(16)).map(bound).fold(f64::NEG_INFINITY, f64::max)
 }
 
+/// The highest lower bound of the slope of a line through the last 8 to 17 levels whose steps take turns: without those that may or may
+/// not, and with them.
+pub(in crate::switch) fn line(levels: &[f64]) -> (f64, f64) {
+    let bounds = (8..=levels.len().min(17)).map(|count| line_through(&levels[levels.len() - count..]));
+    bounds.fold((f64::NEG_INFINITY, f64::NEG_INFINITY), |best, (bound, turns)| {
+        (
+            if turns > 0.0 { best.0.max(bound) } else { best.0 },
+            if turns >= 0.0 { best.1.max(bound) } else { best.1 },
+        )
+    })
+}
+
+/// The lower bound by these levels, and whether their steps take turns: 1 if so, −1 if not, 0 if that hangs on the last place of a
+/// logarithm.
+fn line_through(levels: &[f64]) -> (f64, f64) {
+    let count = levels.len() as f64;
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (middle, centre) = ((count - 1.0) / 2.0, mean(levels));
+    let places = || {
+        levels
+            .iter()
+            .zip(0..)
+            .map(|(level, at)| (f64::from(at) - middle, level - centre))
+    };
+    let width: f64 = places().map(|(away, _)| away * away).sum();
+    let slope = places().map(|(away, level)| away * level).sum::<f64>() / width;
+    let error: f64 = places().map(|(away, level)| (level - slope * away).powi(2)).sum();
+    let bound = slope - quantiles()[levels.len() - 3] * (error / (count - 2.0) / width).sqrt();
+    let steps: Vec<f64> = levels.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let usual = mean(&steps);
+    let products: f64 = steps.windows(2).map(|pair| (pair[0] - usual) * (pair[1] - usual)).sum();
+    let squares: f64 = steps.iter().map(|step| (step - usual).powi(2)).sum();
+    let turns = -(products + squares / 2.0);
+    let certain = turns.abs() > 3e-5 * squares.sqrt() + 1e-9;
+    (bound, if certain { turns.signum() } else { 0.0 })
+}
+
 /// By how much what is dirty has risen further than its spread explains, or not fallen enough; above 0 there is no progress.
 fn no_progress(levels: &[f64]) -> f64 {
     let now = levels.len() - 1;
@@ -82,7 +119,7 @@ fn no_progress(levels: &[f64]) -> f64 {
             f64::NEG_INFINITY
         }
     };
-    let risen = rise(levels[0], 8.0).max(rise(lowest(&levels[..now - 1]), 28.0));
+    let risen = rise(levels[0], 9.0).max(rise(lowest(&levels[..now - 1]), 28.0));
     let fallen = match now.checked_sub(16) {
         Some(then) => lowest(&levels[..=then]) - lowest(levels),
         None => f64::INFINITY,
@@ -98,9 +135,11 @@ fn factor(history: &[RoundEnd]) -> Option<RangeInclusive<f64>> {
         return None;
     }
     let (steady, beyond) = (steady(&steps), no_progress(&levels));
+    let (least, most) = line(&levels);
+    let (lowest, highest) = (steady.max(least), steady.max(most));
     let at_least = if beyond > LOG { 0.0 } else { f64::NEG_INFINITY };
     let at_most = if beyond > -LOG { 0.0 } else { f64::NEG_INFINITY };
-    Some(steady.max(at_least) - LOG..=steady.max(at_most) + LOG)
+    Some(lowest.max(at_least) - LOG..=highest.max(at_most) + LOG)
 }
 
 /// Whether waiting up to eight rounds is cheaper by a quarter than switching now. `lean` tips the scales towards that.
