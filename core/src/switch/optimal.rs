@@ -39,7 +39,7 @@ const _: () = assert!(
 ///
 /// * of the last 2, 3, … 16 steps log2 V(i)/V(i−1), the mean less what chance may have added (Student's t, 2 in 10 000), whichever window
 ///   bounds it best; equal steps leave no room, so that a plateau proves itself in two of them;
-/// * of the last 8, 9, … 17 values, the slope of a line through log2 V(i), less what chance may have added, where steps up and steps down
+/// * of the last 9, 10, … 17 values, the slope of a line through log2 V(i), less what chance may have added, where steps up and steps down
 ///   take turns (their correlation is below −1/2): noise about a course says more of it in a few values than their steps do;
 /// * f ≥ 1 if V has risen above the first or the lowest before for two rounds, by more than a falling load with that spread would in
 ///   one of ten migrations (a sequential test; the spread seen so far counts with 15 % beforehand);

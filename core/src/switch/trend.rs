@@ -13,14 +13,14 @@ const STUDENT: [i64; STEPS - 1] = [
 /// The spread of a step that is taken for granted before one is seen: 15 % of the level, 0.15 / ln 2 ≈ 0.2164, with the weight of so many steps.
 const SPREAD: i64 = 226_914;
 const SPREAD_WEIGHT: i64 = 4;
-/// How far above an earlier level a rise must lead, in squared spreads. A walk that falls by d per step and has the spread s ever
+/// How far above an earlier level a rise must lead, in tenths of squared spreads. A walk that falls by d per step and has the spread s ever
 /// exceeds where it started by h with probability exp(−2dh/s²), in log2 as in any unit. With d of a load that falls by
-/// 10 % per round, log2(1/0.9) = 0.152, h = 9·s² is exceeded by chance in 6 of 100 walks and h = 28·s² in 2 of 10 000. There is
+/// 10 % per round, log2(1/0.9) = 0.152, h = 8.5·s² is exceeded by chance in 8 of 100 walks and h = 28·s² in 2 of 10 000. There is
 /// one first round to start from, but as many lowest ones as rounds, and a spread that only looks small.
-const RISE_FROM_FIRST: i64 = 9;
-const RISE_FROM_LOWEST: i64 = 28;
+const RISE_FROM_FIRST: i64 = 85;
+const RISE_FROM_LOWEST: i64 = 280;
 /// Levels that a line is laid through at the least: with fewer, a walk often looks like noise about a line.
-const LINE_LEVELS: usize = 8;
+const LINE_LEVELS: usize = 9;
 /// Rounds in which the lowest level must have fallen by this part of it: log2(16/15) ≈ 0.0931.
 const PATIENCE: usize = 16;
 const PATIENCE_STEP: i64 = 97_633;
@@ -130,7 +130,7 @@ impl Trend {
         best
     }
 
-    /// The highest of the lower bounds that the last 8, 9, … 17 levels give for the slope of a line through them; `None` where their
+    /// The highest of the lower bounds that the last 9, 10, … 17 levels give for the slope of a line through them; `None` where their
     /// steps do not turn back as noise about a line does.
     fn line(&self) -> Option<i64> {
         let mut through = Line::default();
@@ -154,9 +154,9 @@ impl Trend {
             count += 1;
         }
         let variance = (SPREAD_WEIGHT * SPREAD * SPREAD + squares / 2) / (SPREAD_WEIGHT + count - 1);
-        let beyond = |from: i64, spreads: i64| {
+        let beyond = |from: i64, tenths: i64| {
             let rise = i128::from(level - from) * i128::from(ONE);
-            previous > from && rise > i128::from(spreads) * i128::from(variance)
+            previous > from && 10 * rise > i128::from(tenths) * i128::from(variance)
         };
         level > previous && (beyond(first, RISE_FROM_FIRST) || beyond(self.lowest_before, RISE_FROM_LOWEST))
     }
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_rise_counts_from_the_second_round_on() {
-        // Steps log2 1.15 and log2 1.25, as unlike as ordinary noise: h = 9·0.0390 = 0.351, the rise 0.526.
+        // Steps log2 1.15 and log2 1.25, as unlike as ordinary noise: h = 8.5·0.0390 = 0.332, the rise 0.526.
         assert_eq!(last(&[1000, 1150, 1440]), (0, Evidence::Rising));
         assert_ne!(
             last(&[1000, 990, 1440]).1,
@@ -311,11 +311,11 @@ mod tests {
 
     #[test]
     fn a_line_proves_what_steps_by_turns_do_not() {
-        let turns = [1000, 950, 1020, 970, 1040, 960, 1010, 940];
+        let turns = [1000, 950, 1020, 970, 1040, 960, 1010, 940, 990];
         let (bound, evidence) = last(&turns);
         assert_eq!(evidence, Evidence::Level);
         assert!(bound as f64 > -0.1 * ONE as f64, "{bound}");
-        assert_eq!(last(&turns[..7]).1, Evidence::Steady, "seven levels are too few");
+        assert_eq!(last(&turns[..8]).1, Evidence::Steady, "eight levels are too few");
         // The same steps in another order are a walk.
         let mut steps: Vec<f64> = turns.windows(2).map(|pair| pair[1] as f64 / pair[0] as f64).collect();
         steps.sort_by(f64::total_cmp);
@@ -377,7 +377,7 @@ mod tests {
         let changes = recent.windows(2).map(|pair| (pair[1] - pair[0]).powi(2)).sum::<f64>();
         let variance = (4.0 * 0.2164f64.powi(2) + changes / 2.0) / (3 + recent.len()) as f64;
         let lowest = |levels: &[f64]| levels.iter().copied().fold(f64::INFINITY, f64::min);
-        for (from, spreads) in [(levels[0], 9.0), (lowest(&levels[..now - 1]), 28.0)] {
+        for (from, spreads) in [(levels[0], 8.5), (lowest(&levels[..now - 1]), 28.0)] {
             let beyond = levels[now] - from - spreads * variance;
             if levels[now] > levels[now - 1] && levels[now - 1] > from {
                 if unsure(beyond) {

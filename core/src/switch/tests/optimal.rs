@@ -65,10 +65,10 @@ fn steady(steps: &[f64]) -> f64 {
     (2..=steps.len().min(16)).map(bound).fold(f64::NEG_INFINITY, f64::max)
 }
 
-/// The highest lower bound of the slope of a line through the last 8 to 17 levels whose steps take turns: without those that may or may
+/// The highest lower bound of the slope of a line through the last 9 to 17 levels whose steps take turns: without those that may or may
 /// not, and with them.
 pub(in crate::switch) fn line(levels: &[f64]) -> (f64, f64) {
-    let bounds = (8..=levels.len().min(17)).map(|count| line_through(&levels[levels.len() - count..]));
+    let bounds = (9..=levels.len().min(17)).map(|count| line_through(&levels[levels.len() - count..]));
     bounds.fold((f64::NEG_INFINITY, f64::NEG_INFINITY), |best, (bound, turns)| {
         (
             if turns > 0.0 { best.0.max(bound) } else { best.0 },
@@ -119,7 +119,7 @@ fn no_progress(levels: &[f64]) -> f64 {
             f64::NEG_INFINITY
         }
     };
-    let risen = rise(levels[0], 9.0).max(rise(lowest(&levels[..now - 1]), 28.0));
+    let risen = rise(levels[0], 8.5).max(rise(lowest(&levels[..now - 1]), 28.0));
     let fallen = match now.checked_sub(16) {
         Some(then) => lowest(&levels[..=then]) - lowest(levels),
         None => f64::INFINITY,
