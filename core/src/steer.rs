@@ -2,7 +2,8 @@
 //!
 //! It has counters and reads its dirty log every so often; each reading ends a round. [`Passes`] makes rounds of the counters,
 //! [`Steering`] asks a rule of [`switch`](super::switch) at the end of each, and what the hypervisor is to be told is an
-//! [`Order`]. The same rounds can be asked about before anything is done: [`Outlook`].
+//! [`Order`]. The same rounds can be asked about before anything is done: [`Outlook`]. A connection that breaks after the switch is made
+//! again as [`Recovery`] says, and what is known at the end says who holds the guest: [`Standing`].
 //!
 //! What such counters are worth, of QEMU: `remaining` is live and right; `dirty-pages-rate` is as old as a second, and `mbps` is a
 //! tenth of a second's. So rates are those of whole rounds, and smoothed.
@@ -28,13 +29,17 @@
 //! assert_eq!(turn.order, Order::LetStop); // 2 000 pages take 200 ms
 //! ```
 
+mod holder;
 mod outlook;
 mod passes;
+mod recovery;
 #[cfg(test)]
 mod tests;
 
-pub use outlook::Outlook;
+pub use holder::{Holder, Peer, Standing};
+pub use outlook::{Heading, Outlook};
 pub use passes::{Counters, Pass, Passes};
+pub use recovery::{Connection, Recovery, Remedy};
 
 use core::fmt;
 

@@ -67,6 +67,12 @@ impl Outlook {
             within += time(rest);
             rest = rest * dirty / sent;
         }
+        Self::never(end)
+    }
+
+    /// After a round in which something was sent.
+    fn never(end: &RoundEnd) -> Self {
+        let (sent, nanos) = (u128::from(end.sent.0), u128::from(end.duration.0));
         let rate = |pages: Pages| {
             let per_sec = u128::from(pages.bytes().0) * NANOS_PER_SEC / nanos;
             BytesPerSec(u64::try_from(per_sec).unwrap_or(u64::MAX))
@@ -74,8 +80,52 @@ impl Outlook {
         Self::Never {
             dirtied: rate(end.dirty),
             sent: rate(end.sent),
-            pause: saturating(pause),
+            pause: saturating(u128::from(end.dirty.0).saturating_mul(nanos) / sent),
         }
+    }
+}
+
+/// Where a pre-copy has been heading in the rounds so far.
+///
+/// As [`Outlook::after`] the last of them, but for a plateau: λ of single rounds is at times below 1 there, too, and means nothing. If none of
+/// the last [`PLATEAU_ROUNDS`](Self::PLATEAU_ROUNDS) has left less than three quarters of what the one before them left, nothing more is expected
+/// of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heading {
+    downtime: Nanos,
+    /// V of the last rounds, the newest first.
+    left: [Option<Pages>; Self::PLATEAU_ROUNDS + 1],
+}
+
+impl Heading {
+    /// Rounds without progress after which there is a plateau.
+    pub const PLATEAU_ROUNDS: usize = 4;
+
+    /// Before round 1, for a pause of at most `downtime`.
+    pub const fn new(downtime: Nanos) -> Self {
+        Self {
+            downtime,
+            left: [None; Self::PLATEAU_ROUNDS + 1],
+        }
+    }
+
+    /// After a round. O(1), as [`Outlook::after`].
+    pub fn on_round(&mut self, end: &RoundEnd) -> Outlook {
+        self.left.rotate_right(1);
+        self.left[0] = Some(end.dirty);
+        match Outlook::after(end, self.downtime) {
+            Outlook::Ends { rounds, .. } if rounds > 0 && self.is_on_plateau() => Outlook::never(end),
+            outlook => outlook,
+        }
+    }
+
+    fn is_on_plateau(&self) -> bool {
+        let [recent @ .., before] = &self.left;
+        let Some(before) = before else {
+            return false;
+        };
+        let is_less = |left: &Pages| u128::from(left.0) * 4 < u128::from(before.0) * 3;
+        !recent.iter().flatten().any(is_less)
     }
 }
 

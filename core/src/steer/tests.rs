@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use std::string::ToString as _;
 
-use super::{Backoff, Counters, Limits, Order, Outlook, Passes, Refusal, Steering};
+use super::{Backoff, Counters, Heading, Limits, Order, Outlook, Passes, Refusal, Steering};
 use crate::strategy::SwitchRule;
 use crate::switch::{RoundEnd, SwitchSetting};
 use crate::units::{BytesPerSec, Nanos, Pages};
@@ -166,6 +166,37 @@ fn an_outlook_follows_from_the_last_round() {
             pause: Nanos::from_secs(1)
         }
     );
+}
+
+#[test]
+fn a_plateau_is_heading_nowhere() {
+    let mut heading = Heading::new(Nanos::from_millis(300));
+    let mut previous = 10_000;
+    let mut after = |dirty| {
+        let end = RoundEnd {
+            round: 2,
+            sent: Pages(previous),
+            dirty: Pages(dirty),
+            previous_dirty: Pages(previous),
+            duration: Nanos::from_millis(previous),
+            elapsed: Nanos::from_millis(previous),
+        };
+        previous = dirty;
+        heading.on_round(&end)
+    };
+    // Every other λ is below 1, and promises an end.
+    for dirty in [9_000, 8_000, 8_100] {
+        after(dirty);
+    }
+    assert!(matches!(after(7_000), Outlook::Ends { .. }), "four rounds in all");
+    let expected = Outlook::Never {
+        dirtied: BytesPerSec(4_096_000 * 6_800 / 7_000),
+        sent: BytesPerSec(4_096_000),
+        pause: Nanos::from_millis(6_800),
+    };
+    assert_eq!(after(6_800), expected);
+    assert!(matches!(after(3_000), Outlook::Ends { .. }), "less than half");
+    assert!(matches!(after(200), Outlook::Ends { rounds: 0, .. }));
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub use link::Role;
 pub use memo::{Memo, Steered, usual_folder};
 pub use plan::Plan;
 pub use preflight::{Finding, Severity};
-pub use report::{Holder, Outcome, Report, Switch, pass_json, turn_json};
+pub use report::{Outcome, Report, Switch, pass_json, turn_json};
 pub use settings::Settings;
 pub use side::Side;
 pub use table::{progress_line, qemu_table, turn_line};

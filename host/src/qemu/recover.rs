@@ -1,153 +1,105 @@
-//! Post-copy, whose connection breaks: made again, with growing pauses, for as long as it takes.
+//! Post-copy, whose connection breaks: made again as [`Recovery`] says.
 //!
 //! qapi/migration.json of QEMU 7.2: the target, paused, is told where to listen anew (`migrate-recover`, out of band, because its main loop
 //! may wait for a page), then the source is told to go there (`migrate` with `resume`).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use dunlin_core::steer::Backoff;
-use dunlin_core::units::Bytes;
+use dunlin_core::steer::{Connection, Recovery, Remedy};
+use dunlin_core::units::Nanos;
 use serde_json::json;
 
 use super::link::Link;
-use super::{Info, Phase, Plan, QmpError};
+use super::plan::nanos;
+use super::{Info, Phase, Plan, QmpError, Version};
 
-/// A network that has just failed may fail again at once, and QEMU before 9.1 does not get over that in the middle of its handshake: the first
-/// attempt waits.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// A handshake that takes longer than this will not end by itself, before QEMU 9.1.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+/// From this version on a source gets over a connection that breaks in the middle of the handshake.
+const ENDURES_HANDSHAKE: (u32, u32) = (9, 1);
 
-/// What is done about a connection.
+/// Does what is to be done about a connection.
 #[derive(Debug)]
-pub(super) struct Recovery {
+pub(super) struct Reconnect {
+    recovery: Recovery,
+    began: Instant,
     /// Where the target listens, and how the source gets there.
     places: Vec<(String, String)>,
-    /// A connection on which nothing has moved for so long, although there is more to move, is taken for broken.
-    silence: Duration,
-    backoff: Backoff,
-    next_attempt: Option<Instant>,
-    made: u32,
-    /// How much was sent, when it last became more.
-    moved: (Bytes, Instant),
-    was_paused: bool,
-    /// Since when QEMU talks about going on.
-    handshake: Option<Instant>,
-    warned: bool,
 }
 
-impl Recovery {
+impl Reconnect {
     pub(super) fn new(plan: &Plan) -> Self {
         let mut places: Vec<_> = plan.recover.iter().map(|uri| (uri.clone(), uri.clone())).collect();
         if places.is_empty() {
             places.push((plan.incoming().to_owned(), plan.uri.clone()));
         }
         Self {
+            recovery: Recovery::new(places.len(), nanos(plan.network_timeout)),
+            began: Instant::now(),
             places,
-            silence: plan.network_timeout,
-            backoff: Backoff::new(),
-            next_attempt: None,
-            made: 0,
-            moved: (Bytes::ZERO, Instant::now()),
-            was_paused: false,
-            handshake: None,
-            warned: false,
         }
     }
 
     /// How often it was made again.
     pub(super) const fn made(&self) -> u32 {
-        self.made
+        self.recovery.made()
     }
 
     /// In post-copy: does what is to be done now, and says what that was.
-    pub(super) fn attend(&mut self, info: &Info, source: &Link, target: &Link) -> Vec<String> {
-        match info.phase {
-            Phase::PostCopy => self.watch(info, source),
-            Phase::Paused => self.attempt(source, target),
-            Phase::Recovering => self.wait(),
-            _ => vec![],
+    pub(super) fn attend(&mut self, info: &Info, source: &Link, target: &Link, version: Version) -> Option<String> {
+        let connection = match info.phase {
+            Phase::PostCopy => Connection::Open {
+                sent: info.transferred,
+                is_done: info.remaining.0 == 0,
+            },
+            Phase::Paused => Connection::Broken,
+            Phase::Recovering => Connection::Handshake,
+            _ => return None,
+        };
+        let seconds = |time: Nanos| time.0 / 1_000_000_000;
+        match self.recovery.on_connection(connection, nanos(self.began.elapsed())) {
+            Remedy::None => None,
+            Remedy::Restored => Some("the connection is there again".into()),
+            Remedy::Broke => Some("the connection broke in post-copy; the guest waits for what is missing".into()),
+            Remedy::GiveUp { silent } => {
+                let paused = source.execute_out_of_band("migrate-pause", &json!({}));
+                let heard = format!("nothing has arrived for {} s", seconds(silent));
+                Some(match paused {
+                    Ok(_) => format!("{heard}: the connection is given up, to be made again"),
+                    Err(error) => format!("{heard}, and the connection cannot be given up: {error}"),
+                })
+            }
+            Remedy::Attempt { number, place, next_in } => {
+                let (listen, uri) = &self.places[place];
+                let attempt = format!("attempt {number} to connect again, by {uri}");
+                Some(match connect(listen, uri, source, target) {
+                    Ok(()) => attempt,
+                    Err(error) => format!("{attempt}: {error}; the next one in {} s", seconds(next_in)),
+                })
+            }
+            Remedy::Stuck { since } => Some(stuck(seconds(since), version)),
         }
-    }
-
-    fn watch(&mut self, info: &Info, source: &Link) -> Vec<String> {
-        let mut said = vec![];
-        if self.was_paused {
-            (self.was_paused, self.backoff, self.handshake) = (false, Backoff::new(), None);
-            self.made += 1;
-            said.push("the connection is there again".into());
-        }
-        let now = Instant::now();
-        if info.transferred != self.moved.0 || info.remaining.0 == 0 {
-            self.moved = (info.transferred, now);
-        } else if now.saturating_duration_since(self.moved.1) >= self.silence {
-            self.moved.1 = now;
-            // Where it is refused, it is being noticed at this moment.
-            let paused = source.execute_out_of_band("migrate-pause", &json!({}));
-            let seconds = self.silence.as_secs();
-            said.push(match paused {
-                Ok(_) => format!("nothing has arrived for {seconds} s: the connection is given up, to be made again"),
-                Err(error) => {
-                    format!("nothing has arrived for {seconds} s, and the connection cannot be given up: {error}")
-                }
-            });
-        }
-        said
-    }
-
-    fn wait(&mut self) -> Vec<String> {
-        self.was_paused = true;
-        let since = *self.handshake.get_or_insert_with(Instant::now);
-        if self.warned || since.elapsed() < HANDSHAKE {
-            return vec![];
-        }
-        self.warned = true;
-        vec![format!(
-            "QEMU has been in the handshake for {} s; if the connection broke in it, versions before 9.1 do not get on by themselves, nor by \
-             any command: the guest waits, and needs both, so end neither",
-            HANDSHAKE.as_secs()
-        )]
-    }
-
-    fn attempt(&mut self, source: &Link, target: &Link) -> Vec<String> {
-        self.moved.1 = Instant::now();
-        let mut said = vec![];
-        self.handshake = None;
-        if !self.was_paused {
-            self.was_paused = true;
-            self.next_attempt = Some(Instant::now() + FIRST_WAIT);
-            said.push("the connection broke in post-copy; the guest waits for what is missing".into());
-        }
-        if self.next_attempt.is_some_and(|at| Instant::now() < at) {
-            return said;
-        }
-        let (listen, uri) = &self.places[self.backoff.attempts() as usize % self.places.len()];
-        let wait = Duration::from_nanos(self.backoff.next().0);
-        self.next_attempt = Some(Instant::now() + wait);
-        let attempt = self.backoff.attempts();
-        let result = listen_again(listen, target).and_then(|()| {
-            source
-                .execute("migrate", &json!({ "uri": uri, "resume": true }))
-                .map(drop)
-        });
-        said.push(match result {
-            Ok(()) => format!("attempt {attempt} to connect again, by {uri}"),
-            Err(error) => format!(
-                "attempt {attempt} to connect again, by {uri}: {error}; the next one in {} s",
-                wait.as_secs()
-            ),
-        });
-        said
     }
 }
 
-fn listen_again(listen: &str, target: &Link) -> Result<(), QmpError> {
+fn stuck(seconds: u64, version: Version) -> String {
+    let so_far = format!("QEMU has been in the handshake for {seconds} s");
+    if (version.major, version.minor) < ENDURES_HANDSHAKE {
+        format!(
+            "{so_far}; if the connection broke in it, QEMU {version} does not get on by itself, nor by any command: the guest waits, and \
+             needs both, so end neither"
+        )
+    } else {
+        format!("{so_far}; the guest waits, and needs both, so end neither")
+    }
+}
+
+fn connect(listen: &str, uri: &str, source: &Link, target: &Link) -> Result<(), QmpError> {
     // It may not have noticed yet.
     match target.execute_out_of_band("migrate-pause", &json!({})) {
         Ok(_) | Err(QmpError::Refused { .. }) => {}
         Err(error) => return Err(error),
     }
-    target
-        .execute_out_of_band("migrate-recover", &json!({ "uri": listen }))
+    target.execute_out_of_band("migrate-recover", &json!({ "uri": listen }))?;
+    source
+        .execute("migrate", &json!({ "uri": uri, "resume": true }))
         .map(drop)
 }

@@ -1,9 +1,8 @@
 //! How a steered migration went.
 
-use std::fmt;
 use std::time::Duration;
 
-use dunlin_core::steer::{Pass, Turn};
+use dunlin_core::steer::{Holder, Pass, Turn};
 use dunlin_core::units::Bytes;
 use serde_json::{Value, json};
 
@@ -34,43 +33,25 @@ impl Outcome {
     }
 }
 
-/// Which side has the guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Holder {
-    /// The source.
-    Source,
-    /// The target.
-    Target,
-    /// The target, and what it misses is still at the source: both are needed.
-    Both,
-    /// Nobody: part of its memory is lost.
-    Nobody,
-    /// It cannot be said, because one does not answer.
-    Unknown,
-}
-
-impl Holder {
-    /// As it stands in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Target => "target",
-            Self::Both => "both",
-            Self::Nobody => "nobody",
-            Self::Unknown => "unknown",
-        }
+/// Who has the guest, as it stands in reports.
+const fn holder_name(holder: Holder) -> &'static str {
+    match holder {
+        Holder::Source => "source",
+        Holder::Target => "target",
+        Holder::Both => "both",
+        Holder::Nobody => "nobody",
+        Holder::Unknown => "unknown",
     }
 }
 
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Source => "the source has the guest",
-            Self::Target => "the target has the guest",
-            Self::Both => "the target has the guest, and needs the source until the rest has arrived: end neither",
-            Self::Nobody => "the guest is lost: part of its memory was with a QEMU that is gone",
-            Self::Unknown => "which side has the guest cannot be said: one of them does not answer",
-        })
+/// Who has the guest, in a sentence.
+pub(super) const fn holder_sentence(holder: Holder) -> &'static str {
+    match holder {
+        Holder::Source => "the source has the guest",
+        Holder::Target => "the target has the guest",
+        Holder::Both => "the target has the guest, and needs the source until the rest has arrived: end neither",
+        Holder::Nobody => "the guest is lost: part of its memory was with a QEMU that is gone",
+        Holder::Unknown => "which side has the guest cannot be said: one of them does not answer",
     }
 }
 
@@ -130,7 +111,7 @@ impl Report {
             "rule": self.rule,
             "outcome": self.outcome.name(),
             "reason": self.reason,
-            "guest_is_on": self.holder.name(),
+            "guest_is_on": holder_name(self.holder),
             "qemu": { "source": self.versions[0].to_string(), "target": self.versions[1].to_string() },
             "total_time_us": us(self.total_time),
             "downtime_us": self.pause.map(us),

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use dunlin_core::steer::Turn;
+use dunlin_core::steer::{Holder, Turn};
 
-use super::{Holder, Info, Outcome, Phase, Report};
+use super::report::holder_sentence;
+use super::{Info, Outcome, Phase, Report};
 use crate::report::{Paint, RoundReport, bytes, count, duration, rate, round_table};
 
 /// What it cost, what each round did, and why it switched.
@@ -19,11 +20,11 @@ pub fn qemu_table(report: &Report, paint: Paint) -> String {
         text += &format!(": {reason}");
     }
     text += "\n";
-    let holder = report.holder.to_string();
+    let holder = holder_sentence(report.holder);
     text += &match report.holder {
-        Holder::Source | Holder::Target => holder,
-        Holder::Both | Holder::Unknown => paint.warn(&holder),
-        Holder::Nobody => paint.bad(&holder),
+        Holder::Source | Holder::Target => holder.to_owned(),
+        Holder::Both | Holder::Unknown => paint.warn(holder),
+        Holder::Nobody => paint.bad(holder),
     };
     text += "\n";
     for warning in &report.warnings {

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use dunlin_core::steer::{Outlook, Pass, Passes};
+use dunlin_core::steer::{Heading, Outlook, Pass, Passes};
 use dunlin_core::strategy::SwitchRule;
 use dunlin_core::switch::{Decision, Switcher, Verdict};
 use dunlin_core::units::Pages;
@@ -96,7 +96,7 @@ struct State {
 
 struct Rounds {
     passes: Passes,
-    downtime: Duration,
+    heading: Heading,
     /// Each until it ends pre-copy.
     rules: Vec<(SwitchRule, Option<Switcher>)>,
 }
@@ -132,13 +132,13 @@ impl State {
                     .map(|rule| (*rule, Some(Switcher::new(*rule, setting))));
                 self.rounds = Some(Rounds {
                     passes: Passes::new(info.total),
-                    downtime,
+                    heading: Heading::new(nanos(downtime)),
                     rules: rules.collect(),
                 });
             }
             if let Some(Rounds {
                 passes,
-                downtime,
+                heading,
                 rules,
             }) = &mut self.rounds
                 && let Some(pass) = passes.on_counters(&info.counters(nanos(at.saturating_duration_since(began))))
@@ -155,7 +155,7 @@ impl State {
                 }
                 go_on &= seen(Sight::Look(Look {
                     pass,
-                    outlook: Outlook::after(&pass.end, nanos(*downtime)),
+                    outlook: heading.on_round(&pass.end),
                     verdicts,
                 }));
             }
