@@ -62,8 +62,8 @@ pub use pace::Pacer;
 pub use parse::{SpecError, SpecErrorKind};
 pub use plan::{Plan, PlanError};
 pub use random::Random;
-pub use runner::{ResumeError, Runner, RunnerState};
-pub use spec::{MAX_PHASES, Milli, Pattern, Phase, PhaseAt, Spec};
+pub use runner::{ResumeError, Runner, RunnerState, next_free};
+pub use spec::{Conduct, MAX_LIFE, MAX_PHASES, Milli, Pattern, Phase, PhaseAt, Spec};
 pub use stamp::{StampError, StampErrorKind};
 pub use zipf::Zipf;
 

@@ -110,6 +110,7 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         handover_timeout: Nanos::from_secs(10),
         merge_patience: Nanos::from_secs(30),
         verify,
+        hint_patience: None,
         host_pages: [
             Run::new(Gfn(3), Pages(1)),
             Run::new(Gfn(60), Pages(20)),

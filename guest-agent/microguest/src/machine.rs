@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use dunlin_core::workload::BootBlock;
-use dunlin_core::workload::layout::{BOOT_BLOCK, MAILBOX, MAILBOX_BYTES};
+use dunlin_core::workload::layout::{BOOT_BLOCK, MAILBOX, MAILBOX_BYTES, MAILBOX_ROOM};
 
 /// Guest memory, mapped one to one.
 pub(crate) struct Ram;
@@ -51,6 +51,21 @@ pub(crate) fn clear_mailbox(vcpu: u32) {
     for address in (start..start + MAILBOX_BYTES).step_by(8) {
         Ram.write_u64(address, 0);
     }
+}
+
+/// Takes what the host has put into the mailbox of vCPU 0: how many bytes of `buffer` it takes.
+pub(crate) fn take_mail(buffer: &mut [u8; MAILBOX_ROOM as usize]) -> usize {
+    use dunlin_core::workload::Ram as _;
+
+    let length = Ram.read_u64(MAILBOX).min(MAILBOX_ROOM) as usize;
+    if length == 0 {
+        return 0;
+    }
+    for (word, address) in buffer.as_chunks_mut::<8>().0.iter_mut().zip((MAILBOX + 8..).step_by(8)) {
+        *word = Ram.read_u64(address).to_le_bytes();
+    }
+    Ram.write_u64(MAILBOX, 0);
+    length
 }
 
 /// Writes 32 bits to an I/O port; the host may take its time before the guest goes on.

@@ -25,7 +25,7 @@ mod vm;
 
 pub use blocks::{ShadeMap, sparkline};
 pub use migration::{
-    ByteCounts, ChoiceReport, GuestImpact, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
+    ByteCounts, ChoiceReport, GuestImpact, HintReport, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
     SamplingReport, SwitchReport, Verification,
 };
 pub use prediction::{

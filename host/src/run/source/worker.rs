@@ -30,6 +30,7 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) state: Vec<u8>,
     pub(super) harvest: Vec<u64>,
     pub(super) sampling: SamplingMeter,
+    pub(super) asking: Asking,
     pub(super) ahead: (Option<Run>, Vec<(Run, RunClass)>),
     pub(super) gap_before_pause: Duration,
     pub(super) last_progress: Instant,
@@ -153,6 +154,8 @@ impl Worker<'_, '_, '_, '_> {
             }
             SourceAction::StopTracking => return self.guest_action(|guest| guest.stop_tracking()),
             SourceAction::ResumeGuest => return self.guest_action(|guest| guest.resume()),
+            SourceAction::OpenEpoch => return self.open_epoch(),
+            SourceAction::SendZeros(run) => self.send_zeros(run),
             SourceAction::StartStatic => return self.start_static(),
             SourceAction::StartPbData => return self.start_pb_data(),
             SourceAction::StopStatic => {
@@ -373,6 +376,26 @@ impl Worker<'_, '_, '_, '_> {
         }
     }
 
+    fn open_epoch(&mut self) {
+        let patience = self.shared.lock().config().hint_patience;
+        match (self.run.guest.agent(), patience) {
+            (Some(line), Some(patience)) => {
+                self.shared.feed(SourceEvent::Done);
+                self.asking.start(self.scope, Arc::clone(line), patience, self.shared);
+            }
+            _ => self.shared.feed(SourceEvent::Failed),
+        }
+    }
+
+    fn send_zeros(&mut self, run: Run) -> Result<(), FrameError> {
+        let wait = Wait::within(self.link.patience, &self.run.handle.cancel);
+        let Some(sender) = &mut self.migration else {
+            return Err(crate::channel::ChannelError::Cancelled.into());
+        };
+        self.last_sent = Instant::now();
+        sender.bare(FrameKind::Zero, run, 0, wait)
+    }
+
     /// A shaped run takes as long as its rate says; only silence beyond that is trouble.
     fn send_patience(&self, run: Run) -> Duration {
         let shaped = self.link.bucket.rate().map_or(Duration::ZERO, |rate| {
@@ -554,14 +577,19 @@ impl Worker<'_, '_, '_, '_> {
     /// Hashes frozen memory: the guest runs on the target already, so this is outside the downtime.
     fn send_hashes(&mut self) -> Result<(), FrameError> {
         self.verifying = Some(Instant::now());
-        let regions = self.shared.lock().config().regions.clone();
+        let (regions, zeroed) = {
+            let source = self.shared.lock();
+            (source.config().regions.clone(), Zeroed::of(&source))
+        };
+        let zero = GuestMemory::hash_of_zero_page();
         let mut bytes = Vec::with_capacity(CHUNK_BYTES_MAX);
         for region in &regions {
             let end = region.first.0 + region.pages.0;
             for first in (region.first.0..end).step_by(CHUNK_BYTES_MAX / 8) {
                 bytes.clear();
-                for gfn in first..end.min(first + (CHUNK_BYTES_MAX / 8) as u64) {
-                    bytes.extend_from_slice(&self.memory.hash_page(dunlin_core::units::Gfn(gfn))?.to_le_bytes());
+                for gfn in (first..end.min(first + (CHUNK_BYTES_MAX / 8) as u64)).map(Gfn) {
+                    let hash = if zeroed.get(gfn) { zero } else { self.memory.hash_page(gfn)? };
+                    bytes.extend_from_slice(&hash.to_le_bytes());
                 }
                 self.message(&Message::Hashes {
                     first: dunlin_core::units::Gfn(first),
@@ -610,6 +638,10 @@ impl Worker<'_, '_, '_, '_> {
             strategy: source.config().strategy,
             auto: source.advisor().and_then(AutoResult::of),
             sampling: self.sampling.cost(),
+            hints: source.config().hint_patience.map(|_| HintResult {
+                pages: source.hinted(),
+                ..self.asking.result()
+            }),
             target: source.target_report().copied(),
             migration_bytes: migration,
             total: dunlin_core::message::total_pages(&source.config().regions),
@@ -622,6 +654,20 @@ impl Worker<'_, '_, '_, '_> {
             trouble: self.shared.trouble(),
             warnings: self.shared.warnings(),
         }
+    }
+}
+
+/// Pages that are zero on the target whatever is in them here.
+struct Zeroed(Vec<u64>);
+
+impl Zeroed {
+    fn of(source: &Source<'_>) -> Self {
+        Self(source.zeroed().map_or_else(Vec::new, |pages| pages.words().to_vec()))
+    }
+
+    fn get(&self, gfn: Gfn) -> bool {
+        let word = usize::try_from(gfn.0 / 64).ok().and_then(|index| self.0.get(index));
+        word.is_some_and(|word| word & 1 << (gfn.0 % 64) != 0)
     }
 }
 
