@@ -14,13 +14,15 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use dunlin_core::steer::{Steering, Turn};
+use dunlin_core::units::Bytes;
 use serde_json::json;
 
 use super::link::{Link, Role};
 use super::recover::Reconnect;
 use super::settings::{set_capabilities, set_parameters};
+use super::soften::{self, Softening};
 use super::{
-    Finding, GuestStatus, Info, Memo, Notice, Phase, Plan, QmpError, Report, Settings, Severity, Side, preflight,
+    Finding, GuestStatus, Info, Memo, Notice, Phase, Plan, QmpError, Report, Settings, Severity, Side, SofteningReport, preflight,
 };
 use crate::channel::Cancel;
 
@@ -85,6 +87,8 @@ pub struct Driver<'a> {
     target: Link,
     notices: Receiver<(Role, Notice)>,
     memo: Option<Memo>,
+    softening: Option<Softening>,
+    softened: Option<SofteningReport>,
     steering: Option<Steering>,
     /// The pause that the source was told to allow last.
     pause_ms: Option<u64>,
@@ -167,6 +171,8 @@ impl<'a> Driver<'a> {
             target,
             notices,
             memo: None,
+            softening: None,
+            softened: None,
             steering: None,
             pause_ms: None,
             reconnect: Reconnect::new(plan),
@@ -192,6 +198,7 @@ impl<'a> Driver<'a> {
             ));
         }
         self.set_up(&source, &target)?;
+        self.soften()?;
         let begun = self.begin(&target);
         if let Err(error) = begun {
             self.put_back();
@@ -228,6 +235,29 @@ impl<'a> Driver<'a> {
         }
         self.course.began = Instant::now().checked_sub(info.total_time).unwrap_or_else(Instant::now);
         Ok(self.follow())
+    }
+
+    /// Has the guest make itself small, if it has an agent that can be asked.
+    fn soften(&mut self) -> Result<(), DriveError> {
+        if self.plan.agent.is_none() {
+            return Ok(());
+        }
+        // First of all, for whoever comes after this driver.
+        let original = soften::size(&self.source).ok();
+        if let Some(memo) = &mut self.memo {
+            memo.memory = original.map(|Bytes(bytes)| bytes);
+            memo.write(self.folder, &self.plan.source).map_err(|source| DriveError::Memo {
+                folder: self.folder.to_owned(),
+                source,
+            })?;
+        }
+        let (warnings, news) = (&mut self.course.warnings, &mut self.news);
+        news(News::Message("the guest makes itself small".into()));
+        self.softening = Softening::begin(self.plan, &self.source, original, |warning| {
+            news(News::Message(warning.clone()));
+            warnings.push(warning);
+        });
+        Ok(())
     }
 
     fn ask_both(&self) -> Result<[Side; 2], DriveError> {

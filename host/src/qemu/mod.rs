@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod agent;
 mod client;
 mod driver;
 mod error;
@@ -18,10 +19,12 @@ mod recover;
 mod report;
 mod settings;
 mod side;
+mod soften;
 mod table;
 mod watch;
 
 pub use address::{Address, AddressError};
+pub use agent::AgentError;
 pub use client::{Client, Notice, PATIENCE, Version};
 pub use driver::{DriveError, Driver, News};
 pub use error::QmpError;
@@ -33,5 +36,6 @@ pub use preflight::{Finding, Severity};
 pub use report::{Outcome, Report, Switch, pass_json, turn_json};
 pub use settings::Settings;
 pub use side::Side;
+pub use soften::SofteningReport;
 pub use table::{progress_line, qemu_table, turn_line};
 pub use watch::{Look, Sight, Watch, look_json, look_lines, outlook_line};

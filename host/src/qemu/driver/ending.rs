@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use dunlin_core::steer::{Peer, Standing};
+use dunlin_agent::message::Notice;
+use dunlin_core::steer::{Holder, Peer, Standing};
+use dunlin_core::units::Bytes;
 use serde_json::json;
 
 use super::super::link::Link;
+use super::super::soften::restore;
 use super::super::{GuestStatus, Memo, Outcome, Report, Switch};
 use super::{Driver, PERIOD};
 
@@ -58,8 +61,34 @@ impl Driver<'_> {
         {
             self.on_notice(role, notice);
         }
+        self.end_softening(outcome);
         self.put_back();
         self.report(outcome, reason)
+    }
+
+    /// The guest gets its memory back where it is now, and hears of it.
+    fn end_softening(&mut self, outcome: Outcome) {
+        let statuses = self.statuses();
+        let standing = self.standing(outcome, &statuses);
+        let (link, address, notice) = match standing.holder() {
+            Holder::Target | Holder::Both => (&self.target, &self.plan.target_agent, Notice::AfterMigration),
+            Holder::Source => (&self.source, &self.plan.agent, Notice::MigrationGivenUp),
+            Holder::Nobody | Holder::Unknown => return,
+        };
+        let original = self.memo.as_ref().and_then(|memo| memo.memory);
+        match (self.softening.take(), original) {
+            (Some(softening), _) => {
+                self.softened = Some(softening.end(link, address.as_ref(), notice, self.plan.agent_timeout));
+            }
+            // Of a driver before this one.
+            (None, Some(original)) => {
+                if !restore(link, Bytes(original)) {
+                    let warning = "the guest does not have all of its memory again: `balloon` at its monitor gives it back";
+                    self.course.warnings.push(warning.into());
+                }
+            }
+            (None, None) => {}
+        }
     }
 
     fn statuses(&mut self) -> [Option<GuestStatus>; 2] {
@@ -153,6 +182,7 @@ impl Driver<'_> {
             ],
             requests: self.course.last.requests,
             recoveries: self.reconnect.made(),
+            softening: self.softened,
             findings: self.course.findings,
             warnings: self.course.warnings,
         }
