@@ -54,6 +54,17 @@ fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()
 
 /// Moves a guest through one process after the other, each started with these arguments, and compares its memory in the end.
 fn check_between(options: &GuestOptions, strategy: &str, receivers: &[&[&str]]) -> anyhow::Result<()> {
+    check_with(options, strategy, receivers, &[], &mut |_| {})
+}
+
+/// The same with more arguments of the migrations, whose reports are shown to `seen`.
+fn check_with(
+    options: &GuestOptions,
+    strategy: &str,
+    receivers: &[&[&str]],
+    more: &[&str],
+    seen: &mut dyn FnMut(&Value),
+) -> anyhow::Result<()> {
     let hops = receivers.len() as u64;
     let steps = STEPS * hops / u64::from(options.vcpus);
     with_enough_steps(options, steps, |options| {
@@ -71,12 +82,13 @@ fn check_between(options: &GuestOptions, strategy: &str, receivers: &[&[&str]]) 
                 _ if looks_ahead(strategy) => [&LINK[..], &PROFILE].concat(),
                 _ => LINK.to_vec(),
             };
-            let report = scene.migrate(&holder, &target, strategy, &link)?;
+            let report = scene.migrate(&holder, &target, strategy, &[&link, more].concat())?;
             if !scene.status(&target).is_ok_and(|status| status["state"] == "running") {
                 return Ok(Verdict::HaltedBefore);
             }
             expect_strategy(strategy, &report)?;
             expect_verified(&report)?;
+            seen(&report);
             holder.moved_away()?;
             holder = target;
         }
@@ -286,6 +298,65 @@ fn dirty_rings_that_overrun() {
         // So fast a guest has done many steps when it arrives.
         if let Err(error) = check_between(&options, strategy, &[&small[..]]) {
             panic!("{strategy} of {options:?}: {error:?}");
+        }
+    }
+}
+
+/// With an agent in the guest that says which pages are free, while the guest frees and uses them.
+#[test]
+fn with_hints() {
+    if !require(Capability::Kvm) || !require(Capability::Uffd) {
+        return;
+    }
+    for (strategy, vcpus, fill) in [
+        ("precopy", 1, "random"),
+        ("postcopy", 2, "random"),
+        ("hybrid:1", 1, "zero"),
+        ("as-hybrid", 2, "random"),
+        ("par-migrate", 1, "random"),
+        ("pa-hybrid,cut=reconnect", 1, "random"),
+        ("postcopy,push=bubble:3", 1, "random"),
+        ("par-migrate,hold=hot", 1, "random"),
+        ("markov-sdf:0.5", 1, "random"),
+        ("hybrid:2,filter=hazard,push=forecast", 1, "random"),
+        ("auto", 1, "random"),
+    ] {
+        let options = GuestOptions::new(Kind::Kvm, "uniform,rate=8000,life=3")
+            .vcpus(vcpus)
+            .with(["--fill", fill]);
+        let mut hinted = 0;
+        let result = check_with(&options, strategy, &[&[]], &[], &mut |report| {
+            hinted += report["hints"]["pages"].as_u64().unwrap_or(0);
+        });
+        if let Err(error) = result {
+            panic!("{strategy} of {options:?}: {error:?}");
+        }
+        assert!(hinted > 100, "{strategy}: {hinted} pages were not moved");
+    }
+}
+
+/// Agents that misbehave do the host no harm, and but for the one that lies about pages in use, nor do they the guest.
+#[test]
+fn with_agents_that_misbehave() {
+    if !require(Capability::Kvm) || !require(Capability::Uffd) {
+        return;
+    }
+    for agent in ["none", "wild", "flood", "stall", "restart"] {
+        for strategy in ["precopy", "postcopy"] {
+            let workload = format!("uniform,rate=8000,life=3,agent={agent}");
+            let options = GuestOptions::new(Kind::Kvm, &workload).with(["--fill", "random"]);
+            let mut reports = vec![];
+            let result = check_with(&options, strategy, &[&[]], &["--hint-timeout", "300ms"], &mut |report| {
+                reports.push(report.clone());
+            });
+            if let Err(error) = result {
+                panic!("{agent}, {strategy}: {error:?}");
+            }
+            let hints = &reports[0]["hints"];
+            match agent {
+                "wild" => assert!(hints["outside_pages"].as_u64() > Some(0) && hints["end"] == "complete", "{hints}"),
+                _ => assert_eq!(hints["end"], "timed-out", "{agent}: {hints}"),
+            }
         }
     }
 }
