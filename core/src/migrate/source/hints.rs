@@ -57,7 +57,7 @@ impl<'w> Hints<'w> {
 
     /// A reading of the dirty log that is not remembered elsewhere.
     pub(super) fn sampled(&mut self, words: &[u64]) -> Result<(), PageSetError> {
-        self.touched.union_words(0, words)
+        self.touched.union_words(0, words).map(drop)
     }
 
     /// Takes what is soft out of what is to be sent. O(words of the run).
