@@ -182,10 +182,11 @@ impl<'w> Source<'w> {
         }
     }
 
-    /// What was put back to be sent is zero there all the same.
-    pub(super) fn keep_hints(&mut self) {
-        if let Some(hints) = &mut self.hints {
-            self.pending.subtract(&hints.zeroed);
+    /// What was put back to be sent is zero there all the same: how many pages that are.
+    pub(super) fn keep_hints(&mut self) -> Pages {
+        match &self.hints {
+            Some(hints) => self.pending.subtract(&hints.zeroed),
+            None => Pages::ZERO,
         }
     }
 }
