@@ -141,10 +141,10 @@ impl Agent {
                     let Some((run, kind)) = found else {
                         break;
                     };
-                    epoch.pages = epoch.pages.saturating_add(run.pages);
+                    epoch.pages = epoch.pages.saturating_add(run.count);
                     let soft = SoftRun {
                         first: run.first,
-                        pages: run.pages,
+                        pages: run.count,
                         kind,
                     };
                     push(&mut runs, soft);

@@ -254,7 +254,7 @@ impl Conversation {
 /// Whether all of a run is in a region.
 const fn holds(region: &Region, run: Run) -> bool {
     let (first, end) = (region.first.0, region.first.0.saturating_add(region.pages.0));
-    let Pages(pages) = run.pages;
+    let Pages(pages) = run.count;
     run.first.0 >= first && run.first.0 < end && pages <= end - run.first.0
 }
 
@@ -301,7 +301,7 @@ mod tests {
         let mut pages = 0;
         loop {
             match agent.next(&mut guest).map(|message| host.on_message(&message)) {
-                Some(Heard::Soft(runs)) => pages += runs.iter().map(|(run, _)| run.pages.0).sum::<u64>(),
+                Some(Heard::Soft(runs)) => pages += runs.iter().map(|(run, _)| run.count.0).sum::<u64>(),
                 Some(Heard::End(EpochEnd::Complete { .. })) => break,
                 None => {}
                 other => panic!("{other:?}"),
@@ -377,7 +377,7 @@ mod tests {
             let Heard::Soft(soft) = host.on_message(&ToHost::Soft { epoch: 42, runs }) else {
                 panic!("of this epoch");
             };
-            let found: Vec<(u64, u64)> = soft.iter().map(|(run, _)| (run.first.0, run.pages.0)).collect();
+            let found: Vec<(u64, u64)> = soft.iter().map(|(run, _)| (run.first.0, run.count.0)).collect();
             prop_assert_eq!(found, expected);
         }
     }

@@ -9,7 +9,7 @@ use dunlin_agent::message::{Abilities, Facts, KERNEL_MAX, Notice, Refusal, SoftK
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
 use dunlin_core::workload::layout::{MAILBOX_ROOM, PORT_AGENT};
-use dunlin_core::workload::{BootBlock, Conduct, Plan, Ram as _, next_free};
+use dunlin_core::workload::{BootBlock, Conduct, Plan, next_free};
 use heapless::String;
 
 use crate::machine::{Ram, out_bytes, take_mail};

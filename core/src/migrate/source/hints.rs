@@ -57,7 +57,7 @@ impl<'w> Hints<'w> {
 
     /// A reading of the dirty log that is not remembered elsewhere.
     pub(super) fn sampled(&mut self, words: &[u64]) -> Result<(), PageSetError> {
-        self.touched.union_words(0, words)
+        self.touched.union_words(0, words).map(drop)
     }
 
     /// Takes what is soft out of what is to be sent. O(words of the run).
@@ -182,10 +182,11 @@ impl<'w> Source<'w> {
         }
     }
 
-    /// What was put back to be sent is zero there all the same.
-    pub(super) fn keep_hints(&mut self) {
-        if let Some(hints) = &mut self.hints {
-            self.pending.subtract(&hints.zeroed);
+    /// What was put back to be sent is zero there all the same: how many pages that are.
+    pub(super) fn keep_hints(&mut self) -> Pages {
+        match &self.hints {
+            Some(hints) => self.pending.subtract(&hints.zeroed),
+            None => Pages::ZERO,
         }
     }
 }

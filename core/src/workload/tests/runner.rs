@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec;
+use std::vec::Vec;
 
 use proptest::prelude::*;
 
