@@ -75,12 +75,7 @@ pub fn add_libraries<W: Write>(archive: &mut Archive<W>, program: &Path, root: O
 ///
 /// # Errors
 /// If one is not there, or cannot be read.
-pub fn add_modules<W: Write>(
-    archive: &mut Archive<W>,
-    from: &Path,
-    modules: &[&str],
-    to: &Path,
-) -> anyhow::Result<()> {
+pub fn add_modules<W: Write>(archive: &mut Archive<W>, from: &Path, modules: &[&str], to: &Path) -> anyhow::Result<()> {
     let mut order = String::new();
     for module in modules::in_load_order(from, modules)? {
         let name = module.file_name().context("a module has a name")?;

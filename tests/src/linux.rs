@@ -188,7 +188,10 @@ impl Linux {
     /// What its agent was told so far, as the console says.
     pub fn told(&self) -> Vec<Told> {
         let bytes = fs::read(console(self.qemu.folder())).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).lines().filter_map(Told::parse).collect()
+        String::from_utf8_lossy(&bytes)
+            .lines()
+            .filter_map(Told::parse)
+            .collect()
     }
 
     /// Waits until its agent was told something so many times: what an agent has answered is not on the console yet.
@@ -202,7 +205,12 @@ impl Linux {
             if told.len() >= times {
                 return Ok(told);
             }
-            ensure!(Instant::now() < deadline, "{} of {times} notices; the console:{}", told.len(), self.console());
+            ensure!(
+                Instant::now() < deadline,
+                "{} of {times} notices; the console:{}",
+                told.len(),
+                self.console()
+            );
             thread::sleep(TICK);
         }
     }
@@ -382,7 +390,10 @@ fn arguments(options: &LinuxOptions, role: Role, kernel: &Path, image: &Path, fo
     if options.agent {
         let socket = agent_socket(folder);
         add(&["-device", "virtio-serial-pci", "-device", "virtio-balloon-pci"]);
-        add(&["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", socket.display())]);
+        add(&[
+            "-chardev",
+            &format!("socket,id=agent,path={},server=on,wait=off", socket.display()),
+        ]);
         add(&["-device", "virtserialport,chardev=agent,name=org.dunlin.agent.0"]);
     }
     if role == Role::Target {

@@ -64,8 +64,14 @@ fn epoch_is_as_the_facts(agent: &mut AgentLine, options: &LinuxOptions) -> anyho
     let epoch = agent.epoch()?;
     let after = agent.facts()?;
     let memory = options.all_memory();
-    ensure!(before.total <= memory && before.total.0 >= memory.0 / 2, "{before:?} of {memory}");
-    ensure!(before.free <= before.available && before.available <= before.total, "{before:?}");
+    ensure!(
+        before.total <= memory && before.total.0 >= memory.0 / 2,
+        "{before:?} of {memory}"
+    );
+    ensure!(
+        before.free <= before.available && before.available <= before.total,
+        "{before:?}"
+    );
     let EpochEnd::Complete { cpu_us } = epoch.end else {
         anyhow::bail!("{:?}", epoch.end);
     };
@@ -95,7 +101,9 @@ fn a_kernel_that_looks_at_free_pages_gives_no_hints() -> anyhow::Result<()> {
     let mut guest = Linux::start(&options, Role::Source)?;
     guest.wait_until_ready()?;
     let mut agent = guest.agent()?;
-    let can = agent.hello().map(|hello| hello.abilities.contains(Abilities::SOFT_PAGES));
+    let can = agent
+        .hello()
+        .map(|hello| hello.abilities.contains(Abilities::SOFT_PAGES));
     ensure!(can == Some(false), "{:?}", agent.hello());
     let epoch = agent.epoch()?;
     ensure!(epoch.end == EpochEnd::Refused(Refusal::Poisoned), "{epoch:?}");
@@ -176,9 +184,15 @@ fn shrinks_and_grows(options: &LinuxOptions) -> anyhow::Result<()> {
     // It keeps what it uses, and a reserve of 32 MiB.
     ensure!(bytes("least_memory_bytes")? < original / 4 * 3, "{report}");
     ensure!(guest["restored"] == true && guest["was_short"] == false, "{report}");
-    ensure!(guest["done_before"] == json!(["flush", "drop_caches", "hooks"]), "{report}");
+    ensure!(
+        guest["done_before"] == json!(["flush", "drop_caches", "hooks"]),
+        "{report}"
+    );
     ensure!(guest["done_after"] == json!(["hooks"]), "{report}");
-    ensure!(guest["failed"] == json!([]) && report["warnings"] == json!([]), "{report}");
+    ensure!(
+        guest["failed"] == json!([]) && report["warnings"] == json!([]),
+        "{report}"
+    );
     ensure!(report["guest_is_on"] == "target", "{report}");
     pair.is_well().with_context(|| report.to_string())?;
     ensure!(balloon(&mut pair.target)? == original, "{report}");
@@ -205,7 +219,10 @@ fn a_guest_whose_agent_is_silent_is_moved_as_it_is() -> anyhow::Result<()> {
         let listener = (name == silent).then(|| UnixListener::bind(&socket)).transpose()?;
         let report = pair.migrate([&socket, &socket]).context(name)?;
         drop(listener);
-        ensure!(report["outcome"] == "completed" && report["guest"].is_null(), "{name}: {report}");
+        ensure!(
+            report["outcome"] == "completed" && report["guest"].is_null(),
+            "{name}: {report}"
+        );
         let warning = report["warnings"][0].as_str().unwrap_or_default();
         ensure!(warning.ends_with("the guest is moved as it is"), "{name}: {report}");
         pair.is_well().with_context(|| format!("{name}: {report}"))?;

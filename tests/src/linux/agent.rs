@@ -250,7 +250,12 @@ mod tests {
         };
         let line = "hook before-migration uptime_s=12.50 cpu_ns=250000000 rss_kib=2048\r";
         assert_eq!(Told::parse(line), Some(told));
-        for other in ["", "hook", "hook before-migration uptime_s=12.50 cpu_ns=25", "dunlin-agent: hook"] {
+        for other in [
+            "",
+            "hook",
+            "hook before-migration uptime_s=12.50 cpu_ns=25",
+            "dunlin-agent: hook",
+        ] {
             assert_eq!(Told::parse(other), None, "{other}");
         }
     }

@@ -9,7 +9,7 @@ mod trial;
 use anyhow::Context as _;
 use dunlin_core::units::Bytes;
 use dunlin_tests::Capability;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Setting;
 use super::figure::{Figure, Table, Target, significant};
@@ -55,7 +55,11 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
             trials.push(trial);
         }
     }
-    setting.tables.lock().expect("no group has panicked").push(table(&trials));
+    setting
+        .tables
+        .lock()
+        .expect("no group has panicked")
+        .push(table(&trials));
     Ok(figures(&trials))
 }
 
@@ -78,29 +82,48 @@ fn figures(trials: &[Trial]) -> Vec<Figure> {
         format!("{asked} to {silent} {unit}; medians of {REPETITIONS}")
     };
     let all = |value: fn(&Trial) -> f64| Samples::new(trials.iter().map(value).collect());
-    let (megabytes, seconds) = (Trial::megabytes as fn(&Trial) -> f64, Trial::seconds as fn(&Trial) -> f64);
+    let (megabytes, seconds) = (
+        Trial::megabytes as fn(&Trial) -> f64,
+        Trial::seconds as fn(&Trial) -> f64,
+    );
     let epochs = all(|trial| trial.epoch_cpu_ms);
     let named = all(Trial::named_share);
     let idle = all(|trial| trial.idle_percent);
     let rss = all(|trial| trial.rss.0 as f64 / f64::from(1 << 20));
     vec![
-        Figure::plain("agent asked: bytes beside those of the same guest as it is", ratio(megabytes), "ratio")
-            .target(Target::AtMost(0.45))
-            .beside(both(megabytes, "MB")),
-        Figure::plain("agent asked: time, making the guest small included, beside the same", ratio(seconds), "ratio")
-            .target(Target::AtMost(0.5))
-            .beside(both(seconds, "s")),
-        Figure::plain("agent: the guest's processor time for naming its free pages", epochs.median(), "ms")
-            .target(Target::AtMost(200.0))
-            .beside(format!(
-                "1 GiB, emulated processor; median of {}; {} % of what is free is named",
-                epochs.len(),
-                significant(named.median() * 100.0)
-            )),
+        Figure::plain(
+            "agent asked: bytes beside those of the same guest as it is",
+            ratio(megabytes),
+            "ratio",
+        )
+        .target(Target::AtMost(0.45))
+        .beside(both(megabytes, "MB")),
+        Figure::plain(
+            "agent asked: time, making the guest small included, beside the same",
+            ratio(seconds),
+            "ratio",
+        )
+        .target(Target::AtMost(0.5))
+        .beside(both(seconds, "s")),
+        Figure::plain(
+            "agent: the guest's processor time for naming its free pages",
+            epochs.median(),
+            "ms",
+        )
+        .target(Target::AtMost(200.0))
+        .beside(format!(
+            "1 GiB, emulated processor; median of {}; {} % of what is free is named",
+            epochs.len(),
+            significant(named.median() * 100.0)
+        )),
         Figure::plain("agent: resident memory in the guest, most", rss.range().1, "MiB").target(Target::AtMost(4.0)),
         Figure::plain("agent: processor time while it is asked nothing", idle.median(), "%")
             .target(Target::AtMost(1.0))
-            .beside(format!("emulated processor; median of {} times {} s", idle.len(), trial::IDLE.as_secs())),
+            .beside(format!(
+                "emulated processor; median of {} times {} s",
+                idle.len(),
+                trial::IDLE.as_secs()
+            )),
     ]
 }
 
@@ -146,6 +169,8 @@ fn table(trials: &[Trial]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -164,7 +189,9 @@ mod tests {
             trial(Arm::Asked, 90e6, 9.0, 1.0),
         ];
         let json = super::super::figure::to_json(&figures(&trials), &[table(&trials)]);
-        let values: Vec<f64> = (0..2).filter_map(|index| json["figures"][index]["value"].as_f64()).collect();
+        let values: Vec<f64> = (0..2)
+            .filter_map(|index| json["figures"][index]["value"].as_f64())
+            .collect();
         assert_eq!(values, [0.25, 0.5]);
         assert_eq!(json["tables"][0]["rows"][1]["agent"], json!("asked"));
         assert_ne!(in_turn(0), in_turn(1));

@@ -5,6 +5,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use dunlin_tests::capability::{FULL, REQUIRE};
 use dunlin_tests::initramfs::{Archive, add_base, add_libraries, add_modules, add_program};
 use dunlin_tests::lab::Parts;
