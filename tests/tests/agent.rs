@@ -10,6 +10,7 @@ use dunlin_agent::message::{Abilities, Notice, Refusal, Work};
 use dunlin_core::units::{Bytes, Gfn};
 use dunlin_tests::linux::agent::AgentLine;
 use dunlin_tests::linux::{Linux, LinuxOptions, Role, Workload};
+use dunlin_tests::process::Finished;
 use dunlin_tests::scene::Scene;
 use dunlin_tests::{Capability, require};
 use serde_json::{Value, json};
@@ -129,6 +130,12 @@ impl Pair {
 
     /// Moves the guest, whose agent is asked at these sockets.
     fn migrate(&self, agents: [&Path; 2]) -> anyhow::Result<Value> {
+        let finished = self.finish(agents, &[])?;
+        ensure!(finished.code == Some(0), "{finished}");
+        finished.json()
+    }
+
+    fn finish(&self, agents: [&Path; 2], more: &[&str]) -> anyhow::Result<Finished> {
         let file = |name: &str| self.scene.folder().join(name).display().to_string();
         let arguments = [
             ("--source", self.source.socket().display().to_string()),
@@ -140,10 +147,9 @@ impl Pair {
             ("--target-agent", format!("unix:{}", agents[1].display())),
         ];
         let words = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
-        let fixed = ["qemu", "migrate", "--json"].map(str::to_owned);
-        let finished = self.scene.dunlin(fixed.into_iter().chain(words))?.wait(PATIENCE)?;
-        ensure!(finished.code == Some(0), "{finished}");
-        finished.json()
+        let fixed = ["qemu", "migrate", "--json"].iter().chain(more);
+        let fixed = fixed.map(|word| (*word).to_owned());
+        self.scene.dunlin(fixed.chain(words))?.wait(PATIENCE)
     }
 
     /// The guest lives where it is now, and its memory is as it left it.
@@ -202,6 +208,25 @@ fn shrinks_and_grows(options: &LinuxOptions) -> anyhow::Result<()> {
     // The agent has moved as well.
     let facts = pair.target.agent()?.facts()?;
     ensure!(facts.total.0 >= original / 2, "{facts:?}");
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_is_not_moved_gets_its_memory_back() -> anyhow::Result<()> {
+    if !require(Capability::LinuxGuests) {
+        return Ok(());
+    }
+    let mut pair = Pair::start(&idle())?;
+    let original = balloon(&mut pair.source)?;
+    let agents = [pair.source.agent_socket(), pair.target.agent_socket()];
+    let nowhere = format!("unix:{}", pair.scene.folder().join("nowhere/at-all").display());
+    let finished = pair.finish([&agents[0], &agents[1]], &["--listen", &nowhere])?;
+    ensure!(finished.code.is_some_and(|code| code != 0), "{finished}");
+    ensure!(balloon(&mut pair.source)? == original, "{finished}");
+    let told = pair.source.wait_until_told(2)?;
+    let told: Vec<&str> = told.iter().map(|told| told.what.as_str()).collect();
+    ensure!(told == ["before-migration", "migration-given-up"], "{told:?}: {finished}");
+    pair.source.check()?;
     Ok(())
 }
 

@@ -43,7 +43,8 @@ impl Driver<'_> {
             if self.may_go_on_at_source(outcome) {
                 // QEMU leaves it paused when the target failed late.
                 if let Err(error) = self.source.execute("cont", &json!({})) {
-                    self.course.warnings
+                    self.course
+                        .warnings
                         .push(format!("the guest could not be resumed at the source: {error}"));
                     break;
                 }
@@ -83,9 +84,25 @@ impl Driver<'_> {
             // Of a driver before this one.
             (None, Some(original)) => {
                 if !restore(link, Bytes(original)) {
-                    let warning = "the guest does not have all of its memory again: `balloon` at its monitor gives it back";
+                    let warning =
+                        "the guest does not have all of its memory again: `balloon` at its monitor gives it back";
                     self.course.warnings.push(warning.into());
                 }
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Nothing began: the guest, which may be small already, gets its memory back where it is.
+    pub(super) fn stay(&mut self) {
+        let original = self.memo.as_ref().and_then(|memo| memo.memory);
+        match (self.softening.take(), original) {
+            (Some(softening), _) => {
+                let (agent, timeout) = (self.plan.agent.as_ref(), self.plan.agent_timeout);
+                softening.end(&self.source, agent, Notice::MigrationGivenUp, timeout);
+            }
+            (None, Some(original)) => {
+                restore(&self.source, Bytes(original));
             }
             (None, None) => {}
         }
@@ -123,7 +140,9 @@ impl Driver<'_> {
             if let Err(error) = settings.apply(client)
                 && !error.is_broken()
             {
-                self.course.warnings.push(format!("settings were not put back: {error}"));
+                self.course
+                    .warnings
+                    .push(format!("settings were not put back: {error}"));
             }
         }
         Memo::remove(self.folder, &self.plan.source);
