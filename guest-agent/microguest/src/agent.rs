@@ -12,7 +12,7 @@ use dunlin_core::workload::layout::{MAILBOX_ROOM, PORT_AGENT};
 use dunlin_core::workload::{BootBlock, Conduct, Plan, next_free};
 use heapless::String;
 
-use crate::machine::{Ram, out_bytes, take_mail};
+use crate::machine::{Ram, out_string, take_mail};
 
 /// Words after which an agent that restarts does so, and one that stalls stops.
 const FEW: u32 = 3;
@@ -156,8 +156,8 @@ fn wild(message: &ToHost, end: Gfn) -> ToHost {
 fn say(message: &ToHost, cut: bool) {
     let mut buffer = [0; ENCODED_MAX];
     match encode(message, &mut buffer) {
-        Ok(bytes) if cut => out_bytes(PORT_AGENT, &bytes[..bytes.len() / 2]),
-        Ok(bytes) => out_bytes(PORT_AGENT, bytes),
+        Ok(bytes) if cut => out_string(PORT_AGENT, &bytes[..bytes.len() / 2]),
+        Ok(bytes) => out_string(PORT_AGENT, bytes),
         Err(_) => defmt::error!("agent: a message is too long"),
     }
 }

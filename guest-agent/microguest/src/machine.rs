@@ -83,6 +83,20 @@ pub(crate) fn out_bytes(port: u16, bytes: &[u8]) {
     }
 }
 
+/// Writes bytes to an I/O port in one instruction, of which the host sees many at once.
+pub(crate) fn out_string(port: u16, bytes: &[u8]) {
+    // SAFETY: the instruction reads as many bytes as there are, upwards, as the direction flag is clear in all Rust code.
+    unsafe {
+        asm!(
+            "rep outsb",
+            in("dx") port,
+            inout("rcx") bytes.len() => _,
+            inout("rsi") bytes.as_ptr() => _,
+            options(readonly, nostack, preserves_flags)
+        )
+    }
+}
+
 #[cfg(target_os = "none")]
 mod bare {
     use core::arch::{asm, global_asm};

@@ -31,7 +31,7 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.sampling = result
         .sampling
         .map(|cost| sampling(&cost, result.total_time, steps_per_second_before));
-    report.hints = result.hints.as_ref().map(hints);
+    report.hints = result.hints.as_ref().filter(|hints| hints.end.is_some()).map(hints);
     report.choice = choice(options, result);
     report.rounds = result
         .rounds
