@@ -26,7 +26,7 @@ impl Runner {
             if write {
                 let next = next_in_life(seed, life, page, sequence);
                 if sequence == 0 {
-                    clear(start, ram);
+                    ram.clear_page(start);
                 }
                 if next != 0 {
                     places.put(places.stamp(next), ram);
@@ -37,8 +37,8 @@ impl Runner {
         })
     }
 
-    /// After all steps: clears every free page of this vCPU that is not, so that what is in RAM follows from the boot block alone.
-    /// Without a life, and before the last step, it does nothing. Some instructions per word of the vCPU's pages.
+    /// After all steps: clears every free page of this vCPU, so that what is in RAM follows from the boot block alone.
+    /// Without a life, and before the last step, it does nothing. O(pages).
     pub fn settle(&self, ram: &mut impl Ram) {
         if self.life == 0 || !self.finished() {
             return;
@@ -46,7 +46,7 @@ impl Runner {
         let (ledger, pages) = self.plan.ledger(self.vcpu);
         for (page, entry) in pages.zip((ledger..).step_by(2)) {
             if ram.read_u16(entry) == 0 {
-                clear(self.plan.gfn(page).0 * PAGE_SIZE, ram);
+                ram.clear_page(self.plan.gfn(page).0 * PAGE_SIZE);
             }
         }
     }
@@ -87,12 +87,4 @@ fn next_in_life(seed: u64, life: u16, page: u64, sequence: u16) -> u16 {
     let last = 2 + random::mix(seed ^ page.wrapping_mul(random::GOLDEN)) % spread;
     let next = u64::from(sequence) + 1;
     if next < last { next as u16 } else { 0 }
-}
-
-fn clear(start: u64, ram: &mut impl Ram) {
-    for address in (start..start + PAGE_SIZE).step_by(8) {
-        if ram.read_u64(address) != 0 {
-            ram.write_u64(address, 0);
-        }
-    }
 }
