@@ -131,7 +131,9 @@ impl Line {
     fn next(&mut self) -> Option<ToHost> {
         let message = self.agent.next(&mut self.here);
         match (self.here.conduct, &message, &self.last) {
-            (Conduct::Flood, None | Some(ToHost::SoftEnd { .. }), Some(last @ ToHost::Soft { .. })) => Some(last.clone()),
+            (Conduct::Flood, None | Some(ToHost::SoftEnd { .. }), Some(last @ ToHost::Soft { .. })) => {
+                Some(last.clone())
+            }
             _ => message,
         }
     }
@@ -141,7 +143,14 @@ impl Line {
 fn wild(message: &ToHost, end: Gfn) -> ToHost {
     let mut message = message.clone();
     if let ToHost::Soft { runs, .. } = &mut message {
-        let strange = [(end.0, 1), (end.0 - 1, 2), (u64::MAX, 1), (1, u64::MAX), (end.0 / 2, u64::MAX / 2), (3, 0)];
+        let strange = [
+            (end.0, 1),
+            (end.0 - 1, 2),
+            (u64::MAX, 1),
+            (1, u64::MAX),
+            (end.0 / 2, u64::MAX / 2),
+            (3, 0),
+        ];
         for (run, (first, pages)) in runs.iter_mut().zip(strange) {
             *run = SoftRun {
                 first: Gfn(first),

@@ -22,7 +22,8 @@ use super::recover::Reconnect;
 use super::settings::{set_capabilities, set_parameters};
 use super::soften::{self, Softening};
 use super::{
-    Finding, GuestStatus, Info, Memo, Notice, Phase, Plan, QmpError, Report, Settings, Severity, Side, SofteningReport, preflight,
+    Finding, GuestStatus, Info, Memo, Notice, Phase, Plan, QmpError, Report, Settings, Severity, Side, SofteningReport,
+    preflight,
 };
 use crate::channel::Cancel;
 
@@ -191,7 +192,12 @@ impl<'a> Driver<'a> {
         for finding in &self.course.findings {
             (self.news)(News::Found(finding.clone()));
         }
-        if self.course.findings.iter().any(|finding| finding.severity == Severity::Error) {
+        if self
+            .course
+            .findings
+            .iter()
+            .any(|finding| finding.severity == Severity::Error)
+        {
             let errors = self.course.findings.into_iter();
             return Err(DriveError::Preflight(
                 errors.filter(|finding| finding.severity == Severity::Error).collect(),
@@ -246,10 +252,11 @@ impl<'a> Driver<'a> {
         let original = soften::size(&self.source).ok();
         if let Some(memo) = &mut self.memo {
             memo.memory = original.map(|Bytes(bytes)| bytes);
-            memo.write(self.folder, &self.plan.source).map_err(|source| DriveError::Memo {
-                folder: self.folder.to_owned(),
-                source,
-            })?;
+            memo.write(self.folder, &self.plan.source)
+                .map_err(|source| DriveError::Memo {
+                    folder: self.folder.to_owned(),
+                    source,
+                })?;
         }
         let (warnings, news) = (&mut self.course.warnings, &mut self.news);
         news(News::Message("the guest makes itself small".into()));

@@ -13,8 +13,8 @@ use dunlin_core::units::Nanos;
 
 use super::source::{HintResult, SamplingCost, SourceOptions, SourceResult};
 use crate::report::{
-    ByteCounts, ChoiceReport, GuestImpact, HintReport, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
-    SamplingReport, SwitchReport, Verification,
+    ByteCounts, ChoiceReport, GuestImpact, HintReport, MigrationReport, Outcome, PostcopyReport, Predicted,
+    RoundReport, SamplingReport, SwitchReport, Verification,
 };
 
 /// The report of one attempt. `steps_per_second_before` is the guest's speed in the second before, 0 if unknown.

@@ -67,10 +67,18 @@ impl Runner {
 /// have a life; what is free may be in use as soon as this returns.
 pub fn next_free(plan: &Plan, vcpus: u32, ram: &impl Ram, from: Gfn) -> Option<(Option<Run>, Gfn)> {
     let page = plan.page_at(from)?;
-    let (ledger, pages) = (0..vcpus).map(|vcpu| plan.ledger(vcpu)).find(|(_, pages)| pages.contains(&page))?;
+    let (ledger, pages) = (0..vcpus)
+        .map(|vcpu| plan.ledger(vcpu))
+        .find(|(_, pages)| pages.contains(&page))?;
     let end = pages.end.min(page + LOOK);
     let is_free = |page: &u64| ram.read_u16(ledger + 2 * (page - pages.start)) == 0;
-    let next = |page: u64| if page < plan.ws().0 { plan.gfn(page) } else { plan.end_gfn() };
+    let next = |page: u64| {
+        if page < plan.ws().0 {
+            plan.gfn(page)
+        } else {
+            plan.end_gfn()
+        }
+    };
     let Some(first) = (page..end).find(is_free) else {
         return Some((None, next(end)));
     };
