@@ -40,7 +40,8 @@ impl Driver<'_> {
             if self.may_go_on_at_source(outcome) {
                 // QEMU leaves it paused when the target failed late.
                 if let Err(error) = self.source.execute("cont", &json!({})) {
-                    self.course.warnings
+                    self.course
+                        .warnings
                         .push(format!("the guest could not be resumed at the source: {error}"));
                     break;
                 }
@@ -94,7 +95,9 @@ impl Driver<'_> {
             if let Err(error) = settings.apply(client)
                 && !error.is_broken()
             {
-                self.course.warnings.push(format!("settings were not put back: {error}"));
+                self.course
+                    .warnings
+                    .push(format!("settings were not put back: {error}"));
             }
         }
         Memo::remove(self.folder, &self.plan.source);
