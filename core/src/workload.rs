@@ -94,4 +94,11 @@ pub trait Ram {
         let rest = self.read_u64(word) & !(0xffff << shift);
         self.write_u64(word, rest | u64::from(value) << shift);
     }
+
+    /// Fills the page that begins at this address with zeros. Worth providing where one instruction does it.
+    fn clear_page(&mut self, start: u64) {
+        for address in (start..start + crate::units::PAGE_SIZE).step_by(8) {
+            self.write_u64(address, 0);
+        }
+    }
 }

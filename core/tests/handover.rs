@@ -122,8 +122,22 @@ fn with_hints_the_vm_arrives_whole() {
 
 #[test]
 fn faults_with_hints() {
-    for fault in [Fault::Cut, Fault::SourceActionFails, Fault::TargetActionFails, Fault::Stall] {
-        every_boundary_of(&["precopy+honest", "postcopy+honest", "hybrid:1+liar", "par-migrate+honest"], fault, 8);
+    for fault in [
+        Fault::Cut,
+        Fault::SourceActionFails,
+        Fault::TargetActionFails,
+        Fault::Stall,
+    ] {
+        every_boundary_of(
+            &[
+                "precopy+honest",
+                "postcopy+honest",
+                "hybrid:1+liar",
+                "par-migrate+honest",
+            ],
+            fault,
+            8,
+        );
     }
 }
 

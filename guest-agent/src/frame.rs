@@ -42,7 +42,8 @@ impl core::error::Error for FrameError {}
 pub fn encode<'a>(message: &impl Serialize, buffer: &'a mut [u8; ENCODED_MAX]) -> Result<&'a [u8], FrameError> {
     let mut frame = [0; FRAME_MAX];
     frame[0] = VERSION;
-    let used = postcard::to_slice(message, &mut frame[1..FRAME_MAX - CHECKSUM_BYTES]).map_err(|_| FrameError::TooLong)?;
+    let used =
+        postcard::to_slice(message, &mut frame[1..FRAME_MAX - CHECKSUM_BYTES]).map_err(|_| FrameError::TooLong)?;
     let end = 1 + used.len();
     let checksum = CRC32C.checksum(&frame[..end]).to_le_bytes();
     frame[end..end + CHECKSUM_BYTES].copy_from_slice(&checksum);
@@ -201,7 +202,10 @@ mod tests {
 
     #[test]
     fn too_long_a_message_is_not_sent_and_too_long_a_frame_not_kept() {
-        assert_eq!(encode(&[7u8; 600].as_slice(), &mut [0; ENCODED_MAX]), Err(FrameError::TooLong));
+        assert_eq!(
+            encode(&[7u8; 600].as_slice(), &mut [0; ENCODED_MAX]),
+            Err(FrameError::TooLong)
+        );
         let mut decoder = Decoder::new();
         let mut bytes = std::vec![1; 5000];
         bytes.push(0);
@@ -215,7 +219,11 @@ mod tests {
         let mut decoder = Decoder::new();
         let bytes = [encoded(&200u8), encoded(&(soft(&[1]), 5u8)), encoded(&soft(&[2]))].concat();
         assert_eq!(all(&mut decoder, &bytes, 1), [soft(&[2])]);
-        assert_eq!(decoder.statistics().unknown, 2, "another message, and one with something after it");
+        assert_eq!(
+            decoder.statistics().unknown,
+            2,
+            "another message, and one with something after it"
+        );
     }
 
     #[test]

@@ -222,9 +222,19 @@ mod tests {
         assert!(!agent.is_busy() && agent.next(&mut guest).is_none());
         agent.on_message(&ToGuest::OpenEpoch { epoch: 2 }, &mut guest);
         assert!(matches!(agent.next(&mut guest), Some(ToHost::Soft { epoch: 2, runs }) if runs[0].first == Gfn(0)));
-        agent.on_message(&ToGuest::Hello { min: 1, max: 1, nonce: 5 }, &mut guest);
+        agent.on_message(
+            &ToGuest::Hello {
+                min: 1,
+                max: 1,
+                nonce: 5,
+            },
+            &mut guest,
+        );
         let said = drain(&mut agent, &mut guest);
-        assert!(matches!(said.as_slice(), [ToHost::Hello(hello)] if hello.nonce == 5), "hello ends an epoch: {said:?}");
+        assert!(
+            matches!(said.as_slice(), [ToHost::Hello(hello)] if hello.nonce == 5),
+            "hello ends an epoch: {said:?}"
+        );
     }
 
     #[test]
@@ -239,7 +249,10 @@ mod tests {
         };
         assert_eq!(drain(&mut agent, &mut guest), [refused]);
         agent.on_message(&ToGuest::AskFacts { id: 4 }, &mut guest);
-        assert!(matches!(drain(&mut agent, &mut guest)[..], [ToHost::Facts { id: 4, .. }]));
+        assert!(matches!(
+            drain(&mut agent, &mut guest)[..],
+            [ToHost::Facts { id: 4, .. }]
+        ));
         let notice = ToGuest::Notice {
             id: 6,
             notice: Notice::BeforeMigration,
@@ -262,7 +275,10 @@ mod tests {
             let mut agent = Agent::new();
             agent.on_message(&ToGuest::Hello { min, max, nonce: 0 }, &mut guest);
             let said = drain(&mut agent, &mut guest);
-            assert!(matches!(&said[..], [ToHost::Hello(hello)] if hello.protocol == expected), "{min} {max} {said:?}");
+            assert!(
+                matches!(&said[..], [ToHost::Hello(hello)] if hello.protocol == expected),
+                "{min} {max} {said:?}"
+            );
         }
     }
 }

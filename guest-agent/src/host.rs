@@ -9,7 +9,9 @@ use dunlin_core::message::{Region, Regions};
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Nanos, PAGE_SIZE, Pages};
 
-use crate::message::{AgentHello, Abilities, Facts, PROTOCOL, RUNS_MAX, Refusal, SoftKind, SoftRun, ToGuest, ToHost, Work};
+use crate::message::{
+    Abilities, AgentHello, Facts, PROTOCOL, RUNS_MAX, Refusal, SoftKind, SoftRun, ToGuest, ToHost, Work,
+};
 
 /// How long an agent may take to say who it is, and for each further message of an epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +50,10 @@ pub enum EpochEnd {
 
 /// What something that an agent said means.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no heap to put the largest on, and never more than one or two of them"
+)]
 pub enum Heard {
     /// Nothing: not asked for, too late, or not to be believed.
     Nothing,
@@ -107,10 +113,7 @@ impl Conversation {
             abilities: None,
             last_id: seed,
             asked: Asked::Nothing,
-            ignored: Ignored {
-                outside: 0,
-                unasked: 0,
-            },
+            ignored: Ignored { outside: 0, unasked: 0 },
         }
     }
 
@@ -235,7 +238,9 @@ impl Conversation {
     fn on_soft(&mut self, runs: &[SoftRun]) -> Heard {
         let mut soft = heapless::Vec::new();
         for run in runs {
-            let inside = run.run().filter(|run| self.regions.iter().any(|region| holds(region, *run)));
+            let inside = run
+                .run()
+                .filter(|run| self.regions.iter().any(|region| holds(region, *run)));
             match inside {
                 // As many as the message has.
                 Some(inside) => drop(soft.push((inside, run.kind))),
@@ -322,7 +327,11 @@ mod tests {
         };
         assert_eq!(host.on_message(&soft(42)), Heard::Nothing, "no epoch is open");
         host.open_epoch(Nanos(0));
-        assert_eq!(host.on_message(&soft(42)), Heard::Nothing, "that was the question for its name");
+        assert_eq!(
+            host.on_message(&soft(42)),
+            Heard::Nothing,
+            "that was the question for its name"
+        );
         assert_eq!(host.on_message(&soft(43)), Heard::Soft(heapless::Vec::new()));
         assert_eq!(host.ignored().unasked, 3);
     }
@@ -332,7 +341,10 @@ mod tests {
         for (protocol, page_size) in [(PROTOCOL + 1, 4096), (PROTOCOL, 65_536)] {
             let mut host = conversation();
             host.ask_name(Nanos(0));
-            assert_eq!(host.on_message(&hello(42, protocol, page_size)), Heard::End(EpochEnd::Unable));
+            assert_eq!(
+                host.on_message(&hello(42, protocol, page_size)),
+                Heard::End(EpochEnd::Unable)
+            );
             assert_eq!(host.abilities(), None);
         }
     }

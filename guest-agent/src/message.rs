@@ -61,6 +61,10 @@ pub enum ToGuest {
 /// From the agent to the host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no heap to put the largest on, and never more than one or two of them"
+)]
 pub enum ToHost {
     /// Here I am.
     Hello(AgentHello),

@@ -36,7 +36,15 @@ impl Stock {
     /// # Errors
     /// If QEMU or the guest does not start, with what QEMU says.
     pub fn start(config: &GuestConfig) -> anyhow::Result<Self> {
-        let mut stock = Self::launch(config, &[])?;
+        Self::start_with(config, &[])
+    }
+
+    /// The same, with further arguments of QEMU's.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(config: &GuestConfig, extra: &[&str]) -> anyhow::Result<Self> {
+        let mut stock = Self::launch(config, extra)?;
         let deadline = Instant::now() + PATIENCE;
         while stock.steps()? == 0 {
             ensure!(Instant::now() < deadline, "the guest does nothing in QEMU");
@@ -50,7 +58,15 @@ impl Stock {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn wait_for(config: &GuestConfig) -> anyhow::Result<Self> {
-        Self::launch(config, &["-incoming", "defer"])
+        Self::wait_with(config, &[])
+    }
+
+    /// The same, with further arguments of QEMU's.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn wait_with(config: &GuestConfig, extra: &[&str]) -> anyhow::Result<Self> {
+        Self::launch(config, &[&["-incoming", "defer"][..], extra].concat())
     }
 
     /// The same, by a process that may not take page faults of others, so that it cannot do post-copy.

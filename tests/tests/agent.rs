@@ -225,7 +225,10 @@ fn a_guest_that_is_not_moved_gets_its_memory_back() -> anyhow::Result<()> {
     ensure!(balloon(&mut pair.source)? == original, "{finished}");
     let told = pair.source.wait_until_told(2)?;
     let told: Vec<&str> = told.iter().map(|told| told.what.as_str()).collect();
-    ensure!(told == ["before-migration", "migration-given-up"], "{told:?}: {finished}");
+    ensure!(
+        told == ["before-migration", "migration-given-up"],
+        "{told:?}: {finished}"
+    );
     pair.source.check()?;
     Ok(())
 }

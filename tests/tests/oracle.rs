@@ -346,15 +346,24 @@ fn with_agents_that_misbehave() {
             let workload = format!("uniform,rate=8000,life=3,agent={agent}");
             let options = GuestOptions::new(Kind::Kvm, &workload).with(["--fill", "random"]);
             let mut reports = vec![];
-            let result = check_with(&options, strategy, &[&[]], &["--hint-timeout", "300ms"], &mut |report| {
-                reports.push(report.clone());
-            });
+            let result = check_with(
+                &options,
+                strategy,
+                &[&[]],
+                &["--hint-timeout", "300ms"],
+                &mut |report| {
+                    reports.push(report.clone());
+                },
+            );
             if let Err(error) = result {
                 panic!("{agent}, {strategy}: {error:?}");
             }
             let hints = &reports[0]["hints"];
             match agent {
-                "wild" => assert!(hints["outside_pages"].as_u64() > Some(0) && hints["end"] == "complete", "{hints}"),
+                "wild" => assert!(
+                    hints["outside_pages"].as_u64() > Some(0) && hints["end"] == "complete",
+                    "{hints}"
+                ),
                 _ => assert_eq!(hints["end"], "timed-out", "{agent}: {hints}"),
             }
         }

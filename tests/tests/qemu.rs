@@ -1,6 +1,8 @@
 //! `dunlin qemu` between two stock QEMUs whose guest checks every page that it writes, and whose memory is compared with that of a guest
 //! that never moved.
 
+#[path = "qemu/certificates.rs"]
+mod certificates;
 #[path = "qemu/fake.rs"]
 mod fake;
 #[path = "qemu/faults.rs"]
@@ -11,8 +13,12 @@ mod linux;
 mod pair;
 #[path = "qemu/preflight.rs"]
 mod preflight;
+#[path = "qemu/recovery.rs"]
+mod recovery;
 #[path = "qemu/takeover.rs"]
 mod takeover;
+#[path = "qemu/tls.rs"]
+mod tls;
 #[path = "qemu/watching.rs"]
 mod watching;
 

@@ -72,7 +72,13 @@ impl Balloon {
         if is_short {
             self.was_short = true;
             // Twice the reserve, so that one step is enough, and memory that is lacking for the reserve.
-            let lacking = Bytes(self.reserve.0.saturating_mul(2).saturating_sub(memory.available.0).max(self.reserve.0));
+            let lacking = Bytes(
+                self.reserve
+                    .0
+                    .saturating_mul(2)
+                    .saturating_sub(memory.available.0)
+                    .max(self.reserve.0),
+            );
             let more = actual.saturating_add(lacking).min(self.original);
             return (more > actual).then_some(more);
         }
@@ -108,7 +114,11 @@ mod tests {
         let mut balloon = Balloon::new(mib(1024), None);
         assert_eq!(balloon.on_use(mib(1024), &use_of(mib(900))), Some(mib(1024 - 900 + 64)));
         assert_eq!(balloon.on_use(mib(188), &use_of(mib(66))), None, "not worth it");
-        assert_eq!(balloon.on_use(mib(188), &use_of(mib(84))), Some(mib(168)), "it has freed some");
+        assert_eq!(
+            balloon.on_use(mib(188), &use_of(mib(84))),
+            Some(mib(168)),
+            "it has freed some"
+        );
     }
 
     #[test]

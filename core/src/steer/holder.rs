@@ -160,7 +160,10 @@ mod tests {
         let mut may = 0;
         for standing in all().into_iter().filter(Standing::may_run_at_source) {
             assert_eq!(standing.holder(), Holder::Source, "{standing:?}");
-            assert!(standing.target != THERE && standing.target != Peer::Silent, "{standing:?}");
+            assert!(
+                standing.target != THERE && standing.target != Peer::Silent,
+                "{standing:?}"
+            );
             may += 1;
         }
         assert!(may > 0);

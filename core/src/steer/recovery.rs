@@ -217,9 +217,15 @@ mod tests {
         let mut recovery = Recovery::new(2, SILENCE);
         assert_eq!(recovery.on_connection(OPEN, at(1)), Remedy::None);
         assert_eq!(recovery.on_connection(Connection::Broken, at(2)), Remedy::Broke);
-        assert_eq!(recovery.on_connection(Connection::Broken, Nanos(2_999_999_999)), Remedy::None);
+        assert_eq!(
+            recovery.on_connection(Connection::Broken, Nanos(2_999_999_999)),
+            Remedy::None
+        );
         assert_eq!(recovery.on_connection(Connection::Broken, at(3)), attempt(1, 0, 1));
-        assert_eq!(recovery.on_connection(Connection::Broken, Nanos(3_999_999_999)), Remedy::None);
+        assert_eq!(
+            recovery.on_connection(Connection::Broken, Nanos(3_999_999_999)),
+            Remedy::None
+        );
         assert_eq!(recovery.on_connection(Connection::Broken, at(4)), attempt(2, 1, 2));
         assert_eq!(recovery.on_connection(Connection::Broken, at(6)), attempt(3, 0, 4));
         assert_eq!(recovery.on_connection(Connection::Handshake, at(7)), Remedy::None);
@@ -227,7 +233,11 @@ mod tests {
         assert_eq!(recovery.on_connection(OPEN, at(8)), Remedy::Restored);
         assert_eq!(recovery.made(), 1);
         assert_eq!(recovery.on_connection(Connection::Broken, at(9)), Remedy::Broke);
-        assert_eq!(recovery.on_connection(Connection::Broken, at(10)), attempt(1, 0, 1), "anew");
+        assert_eq!(
+            recovery.on_connection(Connection::Broken, at(10)),
+            attempt(1, 0, 1),
+            "anew"
+        );
     }
 
     #[test]
@@ -252,9 +262,15 @@ mod tests {
         assert_eq!(recovery.on_connection(sent(2, false), at(14)), Remedy::None);
         assert_eq!(recovery.on_connection(sent(2, false), at(18)), Remedy::None);
         let silent = at(5);
-        assert_eq!(recovery.on_connection(sent(2, false), at(19)), Remedy::GiveUp { silent });
+        assert_eq!(
+            recovery.on_connection(sent(2, false), at(19)),
+            Remedy::GiveUp { silent }
+        );
         assert_eq!(recovery.on_connection(sent(2, false), at(20)), Remedy::None);
-        assert_eq!(recovery.on_connection(sent(2, false), at(24)), Remedy::GiveUp { silent });
+        assert_eq!(
+            recovery.on_connection(sent(2, false), at(24)),
+            Remedy::GiveUp { silent }
+        );
         assert_eq!(recovery.on_connection(sent(2, true), at(60)), Remedy::None);
     }
 

@@ -12,7 +12,7 @@ use dunlin_core::workload::layout::{MAILBOX_ROOM, PORT_AGENT};
 use dunlin_core::workload::{BootBlock, Conduct, Plan, next_free};
 use heapless::String;
 
-use crate::machine::{Ram, out_bytes, take_mail};
+use crate::machine::{Ram, out_string, take_mail};
 
 /// Words after which an agent that restarts does so, and one that stalls stops.
 const FEW: u32 = 3;
@@ -131,7 +131,9 @@ impl Line {
     fn next(&mut self) -> Option<ToHost> {
         let message = self.agent.next(&mut self.here);
         match (self.here.conduct, &message, &self.last) {
-            (Conduct::Flood, None | Some(ToHost::SoftEnd { .. }), Some(last @ ToHost::Soft { .. })) => Some(last.clone()),
+            (Conduct::Flood, None | Some(ToHost::SoftEnd { .. }), Some(last @ ToHost::Soft { .. })) => {
+                Some(last.clone())
+            }
             _ => message,
         }
     }
@@ -141,7 +143,14 @@ impl Line {
 fn wild(message: &ToHost, end: Gfn) -> ToHost {
     let mut message = message.clone();
     if let ToHost::Soft { runs, .. } = &mut message {
-        let strange = [(end.0, 1), (end.0 - 1, 2), (u64::MAX, 1), (1, u64::MAX), (end.0 / 2, u64::MAX / 2), (3, 0)];
+        let strange = [
+            (end.0, 1),
+            (end.0 - 1, 2),
+            (u64::MAX, 1),
+            (1, u64::MAX),
+            (end.0 / 2, u64::MAX / 2),
+            (3, 0),
+        ];
         for (run, (first, pages)) in runs.iter_mut().zip(strange) {
             *run = SoftRun {
                 first: Gfn(first),
@@ -156,8 +165,8 @@ fn wild(message: &ToHost, end: Gfn) -> ToHost {
 fn say(message: &ToHost, cut: bool) {
     let mut buffer = [0; ENCODED_MAX];
     match encode(message, &mut buffer) {
-        Ok(bytes) if cut => out_bytes(PORT_AGENT, &bytes[..bytes.len() / 2]),
-        Ok(bytes) => out_bytes(PORT_AGENT, bytes),
+        Ok(bytes) if cut => out_string(PORT_AGENT, &bytes[..bytes.len() / 2]),
+        Ok(bytes) => out_string(PORT_AGENT, bytes),
         Err(_) => defmt::error!("agent: a message is too long"),
     }
 }

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use dunlin_core::units::PAGE_SIZE;
 use dunlin_core::workload::BootBlock;
 use dunlin_core::workload::layout::{BOOT_BLOCK, MAILBOX, MAILBOX_BYTES, MAILBOX_ROOM};
 
@@ -22,6 +23,20 @@ impl dunlin_core::workload::Ram for Ram {
     fn write_u64(&mut self, address: u64, value: u64) {
         // SAFETY: as for reading; the memory is writable. Volatile, as the host reads it.
         unsafe { (address as *mut u64).write_volatile(value) }
+    }
+
+    fn clear_page(&mut self, start: u64) {
+        // SAFETY: as for writing 64 bits, of all words of the page. One instruction, since each is emulated where there is no processor
+        // for it; the direction flag is clear in all Rust code.
+        unsafe {
+            asm!(
+                "rep stosq",
+                inout("rcx") PAGE_SIZE / 8 => _,
+                inout("rdi") start => _,
+                in("rax") 0_u64,
+                options(nostack, preserves_flags)
+            )
+        }
     }
 
     #[inline(always)]
@@ -80,6 +95,20 @@ pub(crate) fn out_bytes(port: u16, bytes: &[u8]) {
     for byte in bytes {
         // SAFETY: as in `out32`.
         unsafe { asm!("out dx, al", in("dx") port, in("al") *byte, options(nomem, nostack, preserves_flags)) }
+    }
+}
+
+/// Writes bytes to an I/O port in one instruction, of which the host sees many at once.
+pub(crate) fn out_string(port: u16, bytes: &[u8]) {
+    // SAFETY: the instruction reads as many bytes as there are, upwards, as the direction flag is clear in all Rust code.
+    unsafe {
+        asm!(
+            "rep outsb",
+            in("dx") port,
+            inout("rcx") bytes.len() => _,
+            inout("rsi") bytes.as_ptr() => _,
+            options(readonly, nostack, preserves_flags)
+        )
     }
 }
 

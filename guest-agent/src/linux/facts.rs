@@ -51,8 +51,9 @@ impl FactsReader {
 
 /// Whether a balloon driver is bound to a device.
 pub(super) fn has_balloon() -> bool {
-    fs::read_dir("/sys/bus/virtio/drivers/virtio_balloon")
-        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|it| it.file_name().to_string_lossy().starts_with("virtio"))))
+    fs::read_dir("/sys/bus/virtio/drivers/virtio_balloon").is_ok_and(|mut entries| {
+        entries.any(|entry| entry.is_ok_and(|it| it.file_name().to_string_lossy().starts_with("virtio")))
+    })
 }
 
 fn memory(text: &str) -> Facts {
@@ -78,14 +79,22 @@ fn pressure_milli(text: &str) -> u32 {
     let percent = some.and_then(|line| line.split(' ').find_map(|word| word.strip_prefix("avg10=")));
     let (whole, part) = percent.and_then(|text| text.split_once('.')).unwrap_or(("0", "0"));
     let tenths = part.chars().next().and_then(|digit| digit.to_digit(10)).unwrap_or(0);
-    whole.parse::<u32>().unwrap_or(0).saturating_mul(10).saturating_add(tenths)
+    whole
+        .parse::<u32>()
+        .unwrap_or(0)
+        .saturating_mul(10)
+        .saturating_add(tenths)
 }
 
 /// Everything but idling and waiting for a disk, of all processors.
 fn busy_ticks(text: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "));
     let ticks: Vec<u64> = line
-        .map(|line| line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect())
+        .map(|line| {
+            line.split_ascii_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect()
+        })
         .unwrap_or_default();
     // user nice system idle iowait irq softirq steal; guest time is part of user time.
     [0, 1, 2, 5, 6].iter().filter_map(|index| ticks.get(*index)).sum()
@@ -97,7 +106,10 @@ fn network(text: &str) -> u64 {
     interfaces
         .filter(|(name, _)| name.trim() != "lo")
         .flat_map(|(_, counts)| {
-            let counts: Vec<u64> = counts.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
+            let counts: Vec<u64> = counts
+                .split_ascii_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect();
             [counts.first().copied(), counts.get(8).copied()]
         })
         .flatten()
@@ -113,14 +125,23 @@ mod tests {
         let text = "MemTotal:        1000000 kB\nMemFree:          400000 kB\nMemAvailable:     600000 kB\nBuffers: 1 kB\n\
                     Cached:           200000 kB\nSwapCached:            5 kB\nSwapTotal:         10000 kB\nSwapFree:           9990 kB\nDirty:                16 kB\n";
         let facts = memory(text);
-        assert_eq!((facts.total, facts.free, facts.available), (Bytes(1_024_000_000), Bytes(409_600_000), Bytes(614_400_000)));
-        assert_eq!((facts.cached, facts.dirty, facts.swap_used), (Bytes(204_800_000), Bytes(16_384), Bytes(10_240)));
+        assert_eq!(
+            (facts.total, facts.free, facts.available),
+            (Bytes(1_024_000_000), Bytes(409_600_000), Bytes(614_400_000))
+        );
+        assert_eq!(
+            (facts.cached, facts.dirty, facts.swap_used),
+            (Bytes(204_800_000), Bytes(16_384), Bytes(10_240))
+        );
         assert_eq!(memory("garbage"), Facts::default());
     }
 
     #[test]
     fn the_rest_is_read_as_well() {
-        assert_eq!(pressure_milli("some avg10=12.34 avg60=0.00 avg300=0.00 total=5\nfull avg10=99.00"), 123);
+        assert_eq!(
+            pressure_milli("some avg10=12.34 avg60=0.00 avg300=0.00 total=5\nfull avg10=99.00"),
+            123
+        );
         assert_eq!(pressure_milli(""), 0);
         assert_eq!(busy_ticks("cpu  10 20 30 4000 500 6 7 8 0 0\ncpu0 1 1 1"), 73);
         let text = "Inter-| Receive\n face |bytes\n    lo: 5 0 0 0 0 0 0 0 5 0\n  eth0: 100 1 0 0 0 0 0 0 20 1 0\n";

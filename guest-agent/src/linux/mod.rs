@@ -48,7 +48,6 @@ struct Args {
     verbose: bool,
 }
 
-
 pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
     let mut here = Here {
@@ -69,7 +68,10 @@ pub(crate) fn main() -> ExitCode {
             }
             Err(error) => {
                 if !told {
-                    eprintln!("dunlin-agent: {}: {error}; it is looked for until it is there", args.port);
+                    eprintln!(
+                        "dunlin-agent: {}: {error}; it is looked for until it is there",
+                        args.port
+                    );
                 }
                 told = true;
             }

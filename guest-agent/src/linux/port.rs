@@ -24,7 +24,11 @@ impl Port {
     /// # Errors
     /// If there is no such port, or somebody else has it.
     pub(super) fn open(name: &str) -> io::Result<Self> {
-        let path = if name.contains('/') { PathBuf::from(name) } else { find(Path::new(NAMES), name)? };
+        let path = if name.contains('/') {
+            PathBuf::from(name)
+        } else {
+            find(Path::new(NAMES), name)?
+        };
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         rustix::fs::fcntl_setfl(&file, OFlags::NONBLOCK)?;
         Ok(Self { file })
@@ -79,7 +83,12 @@ impl Port {
 
 /// The device file of the port with this name. No udev is needed for it.
 fn find(names: &Path, name: &str) -> io::Result<PathBuf> {
-    let none = || io::Error::new(io::ErrorKind::NotFound, "the guest has no virtio-serial port of this name");
+    let none = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "the guest has no virtio-serial port of this name",
+        )
+    };
     for entry in fs::read_dir(names).map_err(|_| none())? {
         let entry = entry?;
         if fs::read_to_string(entry.path().join("name")).is_ok_and(|found| found.trim_end() == name) {
@@ -96,7 +105,10 @@ mod tests {
     #[test]
     fn ports_are_found_by_name() {
         let folder = std::env::temp_dir().join(format!("dunlin-agent-ports-{}", std::process::id()));
-        for (port, name) in [("vport0p1", "org.qemu.guest_agent.0"), ("vport1p1", "org.dunlin.agent.0")] {
+        for (port, name) in [
+            ("vport0p1", "org.qemu.guest_agent.0"),
+            ("vport1p1", "org.dunlin.agent.0"),
+        ] {
             fs::create_dir_all(folder.join(port)).unwrap();
             fs::write(folder.join(port).join("name"), format!("{name}\n")).unwrap();
         }

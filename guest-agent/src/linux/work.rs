@@ -92,7 +92,11 @@ fn run_hook(program: &Path, notice: Notice, deadline: Instant) -> io::Result<()>
         .map_err(|error| about(&error.to_string()))?;
     loop {
         if let Some(status) = child.try_wait()? {
-            return if status.success() { Ok(()) } else { Err(about(&status.to_string())) };
+            return if status.success() {
+                Ok(())
+            } else {
+                Err(about(&status.to_string()))
+            };
         }
         if Instant::now() >= deadline {
             child.kill()?;
@@ -124,16 +128,35 @@ mod tests {
         hook(&folder, "30-no-program", &note("never"), 0o644);
         let (flush, hooks) = (Work::FLUSH, Work::HOOKS);
         let soon = Duration::from_secs(20);
-        assert_eq!(carry_out(Notice::BeforeMigration, flush | hooks, soon, &folder), (flush | hooks, Work::empty()));
-        assert_eq!(fs::read_to_string(&log).unwrap(), "first before-migration\nsecond before-migration\n");
+        assert_eq!(
+            carry_out(Notice::BeforeMigration, flush | hooks, soon, &folder),
+            (flush | hooks, Work::empty())
+        );
+        assert_eq!(
+            fs::read_to_string(&log).unwrap(),
+            "first before-migration\nsecond before-migration\n"
+        );
         hook(&folder, "15-fails", "exit 3", 0o755);
-        assert_eq!(carry_out(Notice::AfterMigration, hooks, soon, &folder), (Work::empty(), hooks));
-        assert!(fs::read_to_string(&log).unwrap().ends_with("second after-migration\n"), "the others are run");
+        assert_eq!(
+            carry_out(Notice::AfterMigration, hooks, soon, &folder),
+            (Work::empty(), hooks)
+        );
+        assert!(
+            fs::read_to_string(&log).unwrap().ends_with("second after-migration\n"),
+            "the others are run"
+        );
         hook(&folder, "15-fails", "sleep 1000", 0o755);
         let began = Instant::now();
-        assert_eq!(carry_out(Notice::AfterMigration, hooks, Duration::ZERO, &folder), (Work::empty(), hooks));
+        assert_eq!(
+            carry_out(Notice::AfterMigration, hooks, Duration::ZERO, &folder),
+            (Work::empty(), hooks)
+        );
         assert!(began.elapsed() < Duration::from_secs(500));
         fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(carry_out(Notice::AfterMigration, hooks, soon, &folder), (hooks, Work::empty()), "nothing to run");
+        assert_eq!(
+            carry_out(Notice::AfterMigration, hooks, soon, &folder),
+            (hooks, Work::empty()),
+            "nothing to run"
+        );
     }
 }

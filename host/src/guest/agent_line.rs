@@ -54,7 +54,11 @@ impl AgentLine {
             if left.is_zero() {
                 break;
             }
-            bytes = self.heard.wait_timeout(bytes, left).unwrap_or_else(PoisonError::into_inner).0;
+            bytes = self
+                .heard
+                .wait_timeout(bytes, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         bytes.from_guest.drain(..).collect()
     }

@@ -24,7 +24,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// Nobody serves the port.
-    #[error("cannot reach the port of the guest's agent at {address}: {source}; give QEMU -device virtio-serial, -chardev socket,… and -device virtserialport,name=org.dunlin.agent.0")]
+    #[error(
+        "cannot reach the port of the guest's agent at {address}: {source}; give QEMU -device virtio-serial, -chardev socket,… and -device virtserialport,name=org.dunlin.agent.0"
+    )]
     Connect {
         /// Where.
         address: Address,
@@ -166,7 +168,12 @@ impl AgentClient {
         let heard = match self.stream.read(&mut buffer) {
             Ok(0) => return Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
             Ok(count) => count,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                ) =>
+            {
                 return Ok(None);
             }
             Err(error) => return Err(self.broken(error)),

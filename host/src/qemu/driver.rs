@@ -66,7 +66,7 @@ fn list(findings: &[Finding]) -> String {
 /// What happens meanwhile, for whoever watches.
 #[derive(Clone, PartialEq, Debug)]
 pub enum News {
-    /// What was found before the beginning.
+    /// What was found before the beginning, and is no obstacle.
     Found(Finding),
     /// The migration is in this phase now.
     Phase(Phase),
@@ -189,19 +189,13 @@ impl<'a> Driver<'a> {
         let [source, target] = self.ask_both()?;
         let client = self.target.connected().map_err(at(Role::Target))?;
         self.course.findings = preflight::check(self.plan, &source, &target, client).map_err(at(Role::Target))?;
-        for finding in &self.course.findings {
-            (self.news)(News::Found(finding.clone()));
+        let (errors, others): (Vec<_>, Vec<_>) =
+            (self.course.findings.iter().cloned()).partition(|finding| finding.severity == Severity::Error);
+        for finding in others {
+            (self.news)(News::Found(finding));
         }
-        if self
-            .course
-            .findings
-            .iter()
-            .any(|finding| finding.severity == Severity::Error)
-        {
-            let errors = self.course.findings.into_iter();
-            return Err(DriveError::Preflight(
-                errors.filter(|finding| finding.severity == Severity::Error).collect(),
-            ));
+        if !errors.is_empty() {
+            return Err(DriveError::Preflight(errors));
         }
         self.set_up(&source, &target)?;
         let begun = self.soften().and_then(|()| self.begin(&target));

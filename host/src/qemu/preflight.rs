@@ -150,6 +150,18 @@ fn compare(plan: &Plan, source: &Side, target: &Side) -> Vec<Finding> {
         );
     }
     states(&mut find, source, target);
+    if let Some(id) = &plan.tls_creds {
+        for (name, side, endpoint) in [("source", source, "client"), ("target", target, "server")] {
+            if !side.credentials.contains(id) {
+                find(
+                    Severity::Error,
+                    format!(
+                        "the {name} has no TLS credentials {id}: start it with -object tls-creds-x509,id={id},dir=…,endpoint={endpoint}"
+                    ),
+                );
+            }
+        }
+    }
     if plan.multifd.is_some() && plan.can_post_copy() && source.version.min(target.version) < MULTIFD_WITH_POST_COPY {
         find(
             Severity::Error,
@@ -284,6 +296,7 @@ mod tests {
                 .map(|name| (name.to_owned(), false))
                 .into(),
             parameters: json!({ "max-bandwidth": USUAL_BANDWIDTH }),
+            credentials: vec![],
             guest: GuestStatus {
                 running: status == "running",
                 name: status.into(),
@@ -333,7 +346,7 @@ mod tests {
         assert_eq!(well.lines().count(), 1, "{well}");
         assert!(well.starts_with("note: QEMU's limit of 128 MiB/s"), "{well}");
         type Change = fn(&mut Plan, &mut Side, &mut Side);
-        let changes: [(Change, &str); 16] = [
+        let changes: [(Change, &str); 17] = [
             (
                 |_, source, _| source.version = version(6, 2),
                 "error: the source is QEMU 6.2.0",
@@ -391,6 +404,13 @@ mod tests {
             (
                 |plan, _, _| plan.uri = "exec:cat".into(),
                 "error: post-copy needs a connection that goes both ways",
+            ),
+            (
+                |plan, source, _| {
+                    plan.tls_creds = Some("tls0".into());
+                    source.credentials.push("tls0".into());
+                },
+                "error: the target has no TLS credentials tls0: start it with -object tls-creds-x509,id=tls0,",
             ),
             (
                 |plan, _, _| plan.rule = SwitchRule::Never,

@@ -156,7 +156,11 @@ fn softening_json(report: &SofteningReport) -> Value {
             })
         })
     };
-    let work = |work: Work| work.iter_names().map(|(name, _)| name.to_lowercase()).collect::<Vec<_>>();
+    let work = |work: Work| {
+        work.iter_names()
+            .map(|(name, _)| name.to_lowercase())
+            .collect::<Vec<_>>()
+    };
     json!({
         "kernel": report.kernel,
         "before": facts(&report.facts[0]),

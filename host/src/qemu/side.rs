@@ -25,6 +25,8 @@ pub struct Side {
     pub capabilities: BTreeMap<String, bool>,
     /// How it does it.
     pub parameters: Value,
+    /// The ids of its TLS credentials.
+    pub credentials: Vec<String>,
     /// Its guest.
     pub guest: GuestStatus,
     /// Its migration, if there was one.
@@ -50,6 +52,7 @@ impl Side {
         let processor = first.map_or(Ok(Value::Null), |path| property(path, "type"))?;
         let memory = told(client.execute("query-memory-size-summary", &json!({})))?;
         let kvm = told(client.execute("query-kvm", &json!({})))?;
+        let objects = told(client.execute("qom-list", &json!({ "path": "/objects" })))?;
         let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
         Ok(Self {
             version: client.version(),
@@ -60,6 +63,7 @@ impl Side {
             kvm: kvm["enabled"].as_bool().unwrap_or(false),
             capabilities: capabilities(client)?,
             parameters: client.execute("query-migrate-parameters", &json!({}))?,
+            credentials: credentials(&objects),
             guest: GuestStatus::ask(client)?,
             migration: Info::ask(client)?,
         })
@@ -74,6 +78,18 @@ impl Side {
     pub fn has_on(&self, capability: &str) -> bool {
         self.capabilities.get(capability) == Some(&true)
     }
+}
+
+/// Of what `-object` made, that which is for TLS: its types are called `child<tls-creds-x509>` and the like.
+fn credentials(objects: &Value) -> Vec<String> {
+    let objects = objects.as_array().into_iter().flatten();
+    let is_for_tls = |object: &&Value| {
+        object["type"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("child<tls-creds"))
+    };
+    let names = objects.filter(is_for_tls).filter_map(|object| object["name"].as_str());
+    names.map(str::to_owned).collect()
 }
 
 fn capabilities(client: &Client) -> Result<BTreeMap<String, bool>, QmpError> {

@@ -101,7 +101,10 @@ impl Softening {
         let left = deadline.saturating_duration_since(Instant::now());
         match agent.notify(Notice::BeforeMigration, work, left)? {
             Some((done, failed)) => (self.report.done[0], self.report.failed[0]) = (done, failed),
-            None => tell(format!("the guest was not ready after {} s; it is moved all the same", plan.agent_timeout.as_secs())),
+            None => tell(format!(
+                "the guest was not ready after {} s; it is moved all the same",
+                plan.agent_timeout.as_secs()
+            )),
         }
         match original.filter(|_| agent.can(Abilities::BALLOON)) {
             Some(original) => {
@@ -184,7 +187,13 @@ impl Softening {
     }
 
     /// After the end: gives the guest its memory back wherever it is now, and tells it.
-    pub(super) fn end(mut self, holder: &Link, address: Option<&Address>, notice: Notice, timeout: Duration) -> SofteningReport {
+    pub(super) fn end(
+        mut self,
+        holder: &Link,
+        address: Option<&Address>,
+        notice: Notice,
+        timeout: Duration,
+    ) -> SofteningReport {
         if let Some(balloon) = self.balloon {
             self.report.restored = Some(restore(holder, balloon.original()));
         }
@@ -192,7 +201,11 @@ impl Softening {
         self.agent = None;
         let told = address.and_then(|address| {
             let mut agent = AgentClient::connect(address).ok()?;
-            let work = if agent.can(Abilities::HOOKS) { Work::HOOKS } else { Work::empty() };
+            let work = if agent.can(Abilities::HOOKS) {
+                Work::HOOKS
+            } else {
+                Work::empty()
+            };
             agent.notify(notice, work, timeout).ok()?
         });
         if let Some((done, failed)) = told {

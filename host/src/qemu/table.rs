@@ -75,7 +75,9 @@ fn softened(report: &SofteningReport) -> String {
     if let Some([original, least]) = report.memory {
         parts.push(format!("lent {} of {}", bytes(original.0 - least.0), bytes(original.0)));
     }
-    let done = report.done[0].iter_names().map(|(name, _)| name.to_lowercase().replace('_', " "));
+    let done = report.done[0]
+        .iter_names()
+        .map(|(name, _)| name.to_lowercase().replace('_', " "));
     parts.extend(done);
     let mut text = format!("{} in {}", parts.join(", "), duration(report.took));
     if report.was_short {

@@ -136,11 +136,7 @@ impl State {
                     rules: rules.collect(),
                 });
             }
-            if let Some(Rounds {
-                passes,
-                heading,
-                rules,
-            }) = &mut self.rounds
+            if let Some(Rounds { passes, heading, rules }) = &mut self.rounds
                 && let Some(pass) = passes.on_counters(&info.counters(nanos(at.saturating_duration_since(began))))
             {
                 let mut verdicts = vec![];

@@ -13,8 +13,8 @@ use dunlin_core::units::Nanos;
 
 use super::source::{HintResult, SamplingCost, SourceOptions, SourceResult};
 use crate::report::{
-    ByteCounts, ChoiceReport, GuestImpact, HintReport, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
-    SamplingReport, SwitchReport, Verification,
+    ByteCounts, ChoiceReport, GuestImpact, HintReport, MigrationReport, Outcome, PostcopyReport, Predicted,
+    RoundReport, SamplingReport, SwitchReport, Verification,
 };
 
 /// The report of one attempt. `steps_per_second_before` is the guest's speed in the second before, 0 if unknown.
@@ -31,7 +31,7 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.sampling = result
         .sampling
         .map(|cost| sampling(&cost, result.total_time, steps_per_second_before));
-    report.hints = result.hints.as_ref().map(hints);
+    report.hints = result.hints.as_ref().filter(|hints| hints.end.is_some()).map(hints);
     report.choice = choice(options, result);
     report.rounds = result
         .rounds

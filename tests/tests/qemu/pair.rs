@@ -53,6 +53,8 @@ pub(crate) struct Pair {
     pub(crate) source: Stock,
     pub(crate) target: Stock,
     pub(crate) wire: Wire,
+    /// Where the source is told that it reaches the target.
+    pub(crate) to: String,
     /// Where the target is told to listen.
     pub(crate) listen: String,
     /// Where the commands of tests are told that QEMU serves.
@@ -62,12 +64,18 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new(config: &GuestConfig) -> anyhow::Result<Self> {
+        Self::with(config, [&[], &[]])
+    }
+
+    /// With further arguments of the source's and the target's QEMU.
+    pub(crate) fn with(config: &GuestConfig, extra: [&[&str]; 2]) -> anyhow::Result<Self> {
         let scene = Scene::new()?;
         let [near, far] = ["near", "far"].map(|name| scene.folder().join(name));
-        let target = Stock::wait_for(config)?;
-        let source = Stock::start(config)?;
+        let target = Stock::wait_with(config, extra[1])?;
+        let source = Stock::start_with(config, extra[0])?;
         Ok(Self {
             wire: Wire::new(&near, &far)?,
+            to: format!("unix:{}", near.display()),
             listen: format!("unix:{}", far.display()),
             sockets: [source.socket(), target.socket()],
             target,
@@ -78,7 +86,6 @@ impl Pair {
 
     pub(crate) fn start(&self, command: &str, strategy: &str, more: &[&str]) -> anyhow::Result<Dunlin> {
         let text = |path: &Path| path.display().to_string();
-        let place = |name: &str| format!("unix:{}", self.scene.folder().join(name).display());
         let mut arguments: Vec<String> = [
             "qemu",
             command,
@@ -87,7 +94,7 @@ impl Pair {
             "--target",
             &text(&self.sockets[1]),
             "--to",
-            &place("near"),
+            &self.to,
             "--listen",
             &self.listen,
             "--state",
@@ -139,15 +146,28 @@ impl Pair {
         }
     }
 
+    /// Whether the guest runs on the source and on the target; of a QEMU that has ended, nothing.
+    ///
+    /// The target is asked first: a guest that runs there must not run on the source afterwards.
+    pub(crate) fn running(&mut self) -> [Option<bool>; 2] {
+        let ask = |stock: &mut Stock| {
+            let status = stock.qmp.execute("query-status", &json!({})).ok()?;
+            status["running"].as_bool()
+        };
+        let target = ask(&mut self.target);
+        [ask(&mut self.source), target]
+    }
+
     /// The capabilities and parameters of both.
     pub(crate) fn settings(&mut self) -> anyhow::Result<Vec<Value>> {
-        let mut all = vec![];
-        for stock in [&mut self.source, &mut self.target] {
-            for command in ["query-migrate-capabilities", "query-migrate-parameters"] {
-                all.push(stock.qmp.execute(command, &json!({}))?);
-            }
-        }
-        Ok(all)
+        let source = Self::settings_of(&mut self.source)?;
+        Ok([source, Self::settings_of(&mut self.target)?].concat())
+    }
+
+    pub(crate) fn settings_of(stock: &mut Stock) -> anyhow::Result<Vec<Value>> {
+        let commands = ["query-migrate-capabilities", "query-migrate-parameters"];
+        let answers = commands.map(|command| stock.qmp.execute(command, &json!({})));
+        Ok(answers.into_iter().collect::<Result<_, _>>()?)
     }
 
     /// That the guest gets on, and finds its pages as it left them.

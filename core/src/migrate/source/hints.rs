@@ -78,7 +78,10 @@ impl<'w> Hints<'w> {
         let mut from = run.first;
         while from < run.end() {
             let left = Pages(run.end().0 - from.0);
-            let touched = self.touched.next_run(from, left).filter(|found| found.first < run.end());
+            let touched = self
+                .touched
+                .next_run(from, left)
+                .filter(|found| found.first < run.end());
             let end = touched.map_or(run.end(), |found| found.first);
             let soft = Run::new(from, Pages(end.0 - from.0));
             pending.remove_run(soft);
@@ -90,7 +93,11 @@ impl<'w> Hints<'w> {
     }
 
     fn give_back(&mut self, run: Run, pending: &mut PageSet<'_>) -> Result<(), PageSetError> {
-        while let Some(found) = self.zeroed.next_run(run.first, run.count).filter(|it| it.first < run.end()) {
+        while let Some(found) = self
+            .zeroed
+            .next_run(run.first, run.count)
+            .filter(|it| it.first < run.end())
+        {
             let found = Run::new(found.first, found.count.min(Pages(run.end().0 - found.first.0)));
             self.zeroed.remove_run(found);
             self.untold.remove_run(found);
@@ -151,7 +158,9 @@ impl<'w> Source<'w> {
         };
         let host_pages = self.config.host_pages.iter();
         let taken = hints.take(run, &mut self.pending).and_then(|()| {
-            host_pages.copied().try_for_each(|page| hints.give_back(page, &mut self.pending))
+            host_pages
+                .copied()
+                .try_for_each(|page| hints.give_back(page, &mut self.pending))
         });
         if taken.is_err() {
             // The sets have the capacity of the pending one.

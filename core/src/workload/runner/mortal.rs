@@ -26,7 +26,7 @@ impl Runner {
             if write {
                 let next = next_in_life(seed, life, page, sequence);
                 if sequence == 0 {
-                    clear(start, ram);
+                    ram.clear_page(start);
                 }
                 if next != 0 {
                     places.put(places.stamp(next), ram);
@@ -37,8 +37,8 @@ impl Runner {
         })
     }
 
-    /// After all steps: clears every free page of this vCPU that is not, so that what is in RAM follows from the boot block alone.
-    /// Without a life, and before the last step, it does nothing. Some instructions per word of the vCPU's pages.
+    /// After all steps: clears every free page of this vCPU, so that what is in RAM follows from the boot block alone.
+    /// Without a life, and before the last step, it does nothing. O(pages).
     pub fn settle(&self, ram: &mut impl Ram) {
         if self.life == 0 || !self.finished() {
             return;
@@ -46,7 +46,7 @@ impl Runner {
         let (ledger, pages) = self.plan.ledger(self.vcpu);
         for (page, entry) in pages.zip((ledger..).step_by(2)) {
             if ram.read_u16(entry) == 0 {
-                clear(self.plan.gfn(page).0 * PAGE_SIZE, ram);
+                ram.clear_page(self.plan.gfn(page).0 * PAGE_SIZE);
             }
         }
     }
@@ -67,10 +67,18 @@ impl Runner {
 /// have a life; what is free may be in use as soon as this returns.
 pub fn next_free(plan: &Plan, vcpus: u32, ram: &impl Ram, from: Gfn) -> Option<(Option<Run>, Gfn)> {
     let page = plan.page_at(from)?;
-    let (ledger, pages) = (0..vcpus).map(|vcpu| plan.ledger(vcpu)).find(|(_, pages)| pages.contains(&page))?;
+    let (ledger, pages) = (0..vcpus)
+        .map(|vcpu| plan.ledger(vcpu))
+        .find(|(_, pages)| pages.contains(&page))?;
     let end = pages.end.min(page + LOOK);
     let is_free = |page: &u64| ram.read_u16(ledger + 2 * (page - pages.start)) == 0;
-    let next = |page: u64| if page < plan.ws().0 { plan.gfn(page) } else { plan.end_gfn() };
+    let next = |page: u64| {
+        if page < plan.ws().0 {
+            plan.gfn(page)
+        } else {
+            plan.end_gfn()
+        }
+    };
     let Some(first) = (page..end).find(is_free) else {
         return Some((None, next(end)));
     };
@@ -87,12 +95,4 @@ fn next_in_life(seed: u64, life: u16, page: u64, sequence: u16) -> u16 {
     let last = 2 + random::mix(seed ^ page.wrapping_mul(random::GOLDEN)) % spread;
     let next = u64::from(sequence) + 1;
     if next < last { next as u16 } else { 0 }
-}
-
-fn clear(start: u64, ram: &mut impl Ram) {
-    for address in (start..start + PAGE_SIZE).step_by(8) {
-        if ram.read_u64(address) != 0 {
-            ram.write_u64(address, 0);
-        }
-    }
 }

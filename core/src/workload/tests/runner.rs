@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{Memory, boot, specs};
 use crate::units::Bytes;
-use crate::workload::layout::{HOLE, PROGRESS};
 use crate::units::{Gfn, PAGE_SIZE};
+use crate::workload::layout::{HOLE, PROGRESS};
 use crate::workload::{BootBlock, Fill, Progress, Ram, ResumeError, Runner, RunnerState, Spec, next_free};
 
 /// Runs all vCPUs to their end, one after the other.
@@ -430,12 +430,19 @@ fn pages_are_freed_and_used_again_whatever_was_in_them() {
             freed.extend(now);
         });
         assert!(freed.len() > 50, "{spec}: {} pages were ever free", freed.len());
-        let differ = expected.words.keys().chain(disturbed.words.keys()).find(|address| {
-            expected.read_u64(**address) != disturbed.read_u64(**address)
-        });
+        let differ = expected
+            .words
+            .keys()
+            .chain(disturbed.words.keys())
+            .find(|address| expected.read_u64(**address) != disturbed.read_u64(**address));
         assert_eq!(differ, None, "{spec}");
         for gfn in free(&boot, &expected) {
-            assert!((0..PAGE_SIZE).step_by(8).all(|at| expected.read_u64(gfn * PAGE_SIZE + at) == 0), "{spec}");
+            assert!(
+                (0..PAGE_SIZE)
+                    .step_by(8)
+                    .all(|at| expected.read_u64(gfn * PAGE_SIZE + at) == 0),
+                "{spec}"
+            );
         }
     }
 }
@@ -443,18 +450,24 @@ fn pages_are_freed_and_used_again_whatever_was_in_them() {
 /// The end of a guest that is disturbed between batches.
 fn settled(boot: &BootBlock, mut disturb: impl FnMut(&BootBlock, &mut Memory)) -> Memory {
     let mut memory = Memory::new(boot);
-    let mut runners: Vec<Runner> = (0..boot.vcpus).map(|vcpu| Runner::new(boot, vcpu).expect("fits")).collect();
+    let mut runners: Vec<Runner> = (0..boot.vcpus)
+        .map(|vcpu| Runner::new(boot, vcpu).expect("fits"))
+        .collect();
     let mut batches = 0;
     while runners.iter().any(|runner| !runner.finished()) {
         for runner in &mut runners {
-            runner.run_batch(&mut memory).expect("nothing that is in use is damaged");
+            runner
+                .run_batch(&mut memory)
+                .expect("nothing that is in use is damaged");
         }
         batches += 1;
         if batches % 20 == 0 {
             disturb(boot, &mut memory);
             let mut sequences = vec![0; boot.plan().expect("fits").ws().0 as usize];
             for runner in &runners {
-                runner.check_all(&memory, &mut sequences).expect("what is in use is right");
+                runner
+                    .check_all(&memory, &mut sequences)
+                    .expect("what is in use is right");
             }
         }
     }
@@ -473,6 +486,8 @@ fn a_page_in_use_that_was_damaged_is_found_in_a_mortal_workload_as_well() {
     runner.run_batch(&mut memory).expect("first touches");
     let gfn = boot.plan().expect("fits").gfn(0).0;
     memory.write_u64(gfn * PAGE_SIZE, 0);
-    let error = (0..10).find_map(|_| runner.run_batch(&mut memory).err()).expect("found");
+    let error = (0..10)
+        .find_map(|_| runner.run_batch(&mut memory).err())
+        .expect("found");
     assert_eq!(error.gfn, Gfn(gfn));
 }

@@ -20,11 +20,11 @@ pub(in super::super) struct Args {
     #[arg(long, value_name = "QMP")]
     source: Address,
 
-    /// QMP socket of the QEMU that is to have it
+    /// QMP socket of the QEMU that is to have it, as reached from here: of another host's, by `ssh -L`
     #[arg(long, value_name = "QMP")]
     target: Address,
 
-    /// Where the source reaches the target: tcp:HOST:PORT or unix:PATH
+    /// Where the source's QEMU reaches the target's, which listens there from now on: tcp:HOST:PORT or unix:PATH; not needed by `resume`
     #[arg(long, value_name = "URI", value_parser = uri)]
     to: Option<String>,
 
@@ -95,7 +95,7 @@ pub(in super::super) struct Args {
     #[arg(long, value_name = "ID")]
     tls_creds: Option<String>,
 
-    /// The name in the target's certificate, if it is not the host's in --to
+    /// The name in the target's certificate, if it is not the host's in --to; needed with unix:PATH
     #[arg(long, value_name = "NAME", requires = "tls_creds")]
     tls_hostname: Option<String>,
 

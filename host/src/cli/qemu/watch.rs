@@ -45,13 +45,18 @@ impl Args {
             downtime: self.downtime.map(|Micros(micros)| Duration::from_micros(micros)),
         };
         let view = View::new();
-        let (mut failure, mut told) = (None, false);
+        let (mut failure, mut told, mut followed) = (None, false, false);
         let ended = watch.run(&interrupt, |sight| match sight {
             Sight::Phase(Phase::None, _) => {
                 view.say("no migration is going on; waiting for one");
                 true
             }
+            Sight::Phase(phase, _) if !followed && !phase.is_going_on() => {
+                view.say(&format!("the last migration is {phase}; waiting for the next one"));
+                true
+            }
             Sight::Phase(phase, total) => {
+                followed = true;
                 view.say(&phase.to_string());
                 if !self.json || told || total.0 == 0 {
                     return true;

@@ -26,7 +26,9 @@ use kvm_ioctls::{Cap, VcpuFd};
 use super::gate::{Gates, VcpuState};
 use super::prepare::VcpuThread;
 use super::state::STATE_VERSION;
-use super::{AgentLine, Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, Tracking, TrackingState, prepare};
+use super::{
+    AgentLine, Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, Tracking, TrackingState, prepare,
+};
 use crate::memory::GuestMemory;
 use crate::track::rings::RingWindow;
 use ring::DirtyRings;

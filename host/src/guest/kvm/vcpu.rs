@@ -190,13 +190,7 @@ enum Entry {
 }
 
 impl Devices {
-    pub(super) fn new(
-        spec: Spec,
-        vcpus: u32,
-        log: Log,
-        agent: Option<Arc<AgentLine>>,
-        written: Arc<Written>,
-    ) -> Self {
+    pub(super) fn new(spec: Spec, vcpus: u32, log: Log, agent: Option<Arc<AgentLine>>, written: Arc<Written>) -> Self {
         Self {
             pace: Pace::new(spec, vcpus),
             log,

@@ -180,7 +180,8 @@ impl Driver<'_> {
             }
         };
         if let Err(error) = told {
-            self.course.warnings
+            self.course
+                .warnings
                 .push(format!("after round {}: {error}", turn.pass.end.round));
         }
     }
@@ -188,7 +189,10 @@ impl Driver<'_> {
     fn switch(&mut self, round: u32, reason: String) {
         match self.source.execute("migrate-start-postcopy", &json!({})) {
             Ok(_) => self.course.switched_at = Some((Instant::now(), round, reason)),
-            Err(error) => self.course.warnings.push(format!("the switch after round {round}: {error}")),
+            Err(error) => self
+                .course
+                .warnings
+                .push(format!("the switch after round {round}: {error}")),
         }
     }
 

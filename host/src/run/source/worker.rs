@@ -588,7 +588,11 @@ impl Worker<'_, '_, '_, '_> {
             for first in (region.first.0..end).step_by(CHUNK_BYTES_MAX / 8) {
                 bytes.clear();
                 for gfn in (first..end.min(first + (CHUNK_BYTES_MAX / 8) as u64)).map(Gfn) {
-                    let hash = if zeroed.get(gfn) { zero } else { self.memory.hash_page(gfn)? };
+                    let hash = if zeroed.get(gfn) {
+                        zero
+                    } else {
+                        self.memory.hash_page(gfn)?
+                    };
                     bytes.extend_from_slice(&hash.to_le_bytes());
                 }
                 self.message(&Message::Hashes {

@@ -18,8 +18,8 @@ pub(super) const BANDWIDTH: BytesPerSec = BytesPerSec(48_000_000);
 pub(super) const DOWNTIME: Duration = Duration::from_millis(300);
 /// Of every guest; see [`LinuxOptions::new`](dunlin_tests::linux::LinuxOptions::new).
 pub(super) const MEMORY: Bytes = Bytes(256 << 20);
-/// A migration that has not ended by then is cancelled, if it can be: ten copies, and twice the window of `kubevirt-stall`.
-pub(super) const LIMIT: Duration = Duration::from_secs(60);
+/// A migration that has not ended by then is cancelled, if it can be: ten copies, and nearly twice the window of `kubevirt-stall`.
+pub(super) const LIMIT: Duration = Duration::from_secs(55);
 
 /// The guest that KubeVirt's window of 40 s is taken to be made for: so much memory…
 const TYPICAL_MEMORY: Bytes = Bytes(1 << 30);
