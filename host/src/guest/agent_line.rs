@@ -69,7 +69,7 @@ impl AgentLine {
     }
 
     /// The guest's side: what it says.
-    pub(super) fn from_guest(&self, said: &[u8]) {
+    pub(super) fn on_said(&self, said: &[u8]) {
         let mut bytes = self.bytes();
         let room = HEARD_MAX - bytes.from_guest.len();
         let taken = said.len().min(room);
@@ -97,13 +97,13 @@ mod tests {
         assert!(line.say(b"one") && line.say(b"two"));
         assert_eq!((line.to_guest(4), line.to_guest(9)), (b"onet".to_vec(), b"wo".to_vec()));
         assert!(!line.say(&[0; SAID_MAX + 1]));
-        line.from_guest(b"yes");
+        line.on_said(b"yes");
         assert_eq!(line.hear(Duration::from_secs(5)), b"yes");
         assert_eq!(line.hear(Duration::ZERO), b"");
-        line.from_guest(&vec![7; HEARD_MAX + 10]);
+        line.on_said(&vec![7; HEARD_MAX + 10]);
         assert_eq!((line.hear(Duration::ZERO).len(), line.lost()), (HEARD_MAX, 10));
         line.say(b"old");
-        line.from_guest(b"old");
+        line.on_said(b"old");
         line.begin();
         assert!(line.to_guest(9).is_empty() && line.hear(Duration::ZERO).is_empty());
     }

@@ -229,7 +229,7 @@ impl Devices {
             }
             VcpuExit::IoOut(PORT_AGENT, bytes) => {
                 if let Some(line) = &self.agent {
-                    line.from_guest(bytes);
+                    line.on_said(bytes);
                 }
             }
             VcpuExit::IoOut(PORT_HALT, bytes) => return Ok(Entry::Halted(word(bytes))),
