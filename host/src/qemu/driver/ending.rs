@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::link::Link;
 use super::super::{GuestStatus, Memo, Outcome, Report, Switch};
-use super::{Driver, PERIOD};
+use super::{ADVICE, Driver, PERIOD};
 
 /// How long the target may take to run the guest after the source has said that it is done.
 const ARRIVAL: Duration = Duration::from_secs(20);
@@ -18,7 +18,7 @@ const ENDING: Duration = Duration::from_secs(30);
 
 impl Driver<'_> {
     /// It has ended: waits until both have settled, and puts back what was changed.
-    pub(super) fn end(mut self, outcome: Outcome, reason: Option<String>) -> Report {
+    pub(super) fn end(mut self, outcome: Outcome, mut reason: Option<String>) -> Report {
         let deadline = Instant::now()
             + match outcome {
                 Outcome::Completed => ARRIVAL,
@@ -32,6 +32,8 @@ impl Driver<'_> {
             let [source, target] = self.statuses();
             let settled = match outcome {
                 Outcome::Completed => target.is_some_and(|it| it.name != "inmigrate" && it.running == wants_to_run),
+                // After the switch, nobody runs it on at the source but who knows that it did not run on the target.
+                _ if self.course.is_past_switch() && self.target.is_gone() => true,
                 _ => source.is_none_or(|it| it.running || !wants_to_run),
             };
             if settled {
@@ -58,6 +60,10 @@ impl Driver<'_> {
             && Instant::now() < last
         {
             self.on_notice(role, notice);
+        }
+        if outcome == Outcome::Failed && self.target.is_gone() && self.course.never_ran_there() {
+            let why = reason.take().filter(|why| why != ADVICE);
+            reason = Some(why.map_or_else(|| ADVICE.into(), |why| format!("{why}; {ADVICE}")));
         }
         self.put_back();
         self.report(outcome, reason)
