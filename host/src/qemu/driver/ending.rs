@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dunlin_core::steer::{Peer, Standing};
+use dunlin_core::steer::{Holder, Peer, Standing};
 use serde_json::json;
 
 use super::super::link::Link;
@@ -61,7 +61,9 @@ impl Driver<'_> {
         {
             self.on_notice(role, notice);
         }
-        if outcome == Outcome::Failed && self.target.is_gone() && self.course.never_ran_there() {
+        let statuses = self.statuses();
+        let holder = self.standing(outcome, &statuses).holder();
+        if holder == Holder::Unknown && self.target.is_gone() && self.course.never_ran_there() {
             let why = reason.take().filter(|why| why != ADVICE);
             reason = Some(why.map_or_else(|| ADVICE.into(), |why| format!("{why}; {ADVICE}")));
         }
@@ -113,6 +115,7 @@ impl Driver<'_> {
         let peer = |link: &Link, status: &Option<GuestStatus>| match status {
             Some(status) => Peer::Answers {
                 awaits_guest: status.name == "inmigrate",
+                runs: status.running,
             },
             None if link.is_gone() => Peer::Gone,
             None => Peer::Silent,
