@@ -15,6 +15,8 @@ mod pair;
 mod preflight;
 #[path = "qemu/recovery.rs"]
 mod recovery;
+#[path = "qemu/switching.rs"]
+mod switching;
 #[path = "qemu/takeover.rs"]
 mod takeover;
 #[path = "qemu/tls.rs"]

@@ -22,6 +22,8 @@ pub enum Peer {
     Answers {
         /// Whether it still waits for a guest to come.
         awaits_guest: bool,
+        /// Whether its guest's processors run.
+        runs: bool,
     },
     /// It does not answer, which says nothing.
     Silent,
@@ -53,16 +55,20 @@ impl Standing {
     /// | ended before the switch | nobody | source | source |
     /// | ended after it | nobody | nobody; unknown if it never ran there | both |
     ///
+    /// A source that runs its guest has not given it away, whatever it was told: it stops it before the target may run it.
+    ///
     /// A side that is silent is taken for there where another answer would be wrong for certain, and makes it unknown else.
     pub const fn holder(&self) -> Holder {
         let (source, target) = (self.source, self.target);
         if self.completed {
             return match target {
-                Peer::Answers { awaits_guest: false } => Holder::Target,
+                Peer::Answers {
+                    awaits_guest: false, ..
+                } => Holder::Target,
                 _ => Holder::Unknown,
             };
         }
-        if !self.switched {
+        if !self.switched || matches!(source, Peer::Answers { runs: true, .. }) {
             return match source {
                 Peer::Answers { .. } => Holder::Source,
                 Peer::Silent => Holder::Unknown,
@@ -83,7 +89,7 @@ impl Standing {
         !self.completed
             && !self.switched
             && matches!(self.source, Peer::Answers { .. })
-            && matches!(self.target, Peer::Gone | Peer::Answers { awaits_guest: true })
+            && matches!(self.target, Peer::Gone | Peer::Answers { awaits_guest: true, .. })
     }
 }
 
@@ -92,9 +98,19 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    const THERE: Peer = Peer::Answers { awaits_guest: false };
-    const WAITING: Peer = Peer::Answers { awaits_guest: true };
-    const PEERS: [Peer; 4] = [THERE, WAITING, Peer::Silent, Peer::Gone];
+    const THERE: Peer = Peer::Answers {
+        awaits_guest: false,
+        runs: false,
+    };
+    const RUNNING: Peer = Peer::Answers {
+        awaits_guest: false,
+        runs: true,
+    };
+    const WAITING: Peer = Peer::Answers {
+        awaits_guest: true,
+        runs: false,
+    };
+    const PEERS: [Peer; 5] = [THERE, RUNNING, WAITING, Peer::Silent, Peer::Gone];
 
     fn all() -> Vec<Standing> {
         let mut all = Vec::new();
@@ -135,6 +151,12 @@ mod tests {
             ..standing(false, true, THERE, Peer::Gone)
         };
         assert_eq!(never_ran.holder(), Holder::Unknown);
+        let runs = standing(false, true, RUNNING, Peer::Gone);
+        assert_eq!(
+            runs.holder(),
+            Holder::Source,
+            "the switch was accepted, and did not take place"
+        );
     }
 
     #[test]
@@ -143,8 +165,14 @@ mod tests {
             let holder = standing.holder();
             let answers = |peer| matches!(peer, Peer::Answers { .. });
             match holder {
-                Holder::Source => assert!(answers(standing.source) && !standing.switched, "{standing:?}"),
-                Holder::Target => assert!(standing.target == THERE && standing.completed, "{standing:?}"),
+                Holder::Source => assert!(
+                    answers(standing.source) && (!standing.switched || standing.source == RUNNING),
+                    "{standing:?}"
+                ),
+                Holder::Target => assert!(
+                    [THERE, RUNNING].contains(&standing.target) && standing.completed,
+                    "{standing:?}"
+                ),
                 Holder::Both => assert!(answers(standing.source) && answers(standing.target), "{standing:?}"),
                 Holder::Nobody => assert!(
                     [standing.source, standing.target].contains(&Peer::Gone) && !standing.completed,
@@ -161,7 +189,7 @@ mod tests {
         for standing in all().into_iter().filter(Standing::may_run_at_source) {
             assert_eq!(standing.holder(), Holder::Source, "{standing:?}");
             assert!(
-                standing.target != THERE && standing.target != Peer::Silent,
+                ![THERE, RUNNING, Peer::Silent].contains(&standing.target),
                 "{standing:?}"
             );
             may += 1;

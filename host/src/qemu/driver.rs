@@ -29,6 +29,11 @@ use crate::channel::Cancel;
 
 /// How often the source is asked when it says nothing by itself.
 const PERIOD: Duration = Duration::from_millis(100);
+/// What is to be done when nobody knows whether the target ran the guest before it ended.
+const ADVICE: &str = "the target's QEMU has ended before it said that the guest runs: if nobody has seen the guest there, its memory at \
+                      the source is whole, so keep that QEMU: `cont` at the source's monitor runs it on, unless QEMU refuses that because the \
+                      migration is paused (7.2 does)";
+
 /// Why a migration did not begin, or is not steered any more.
 #[derive(Debug, thiserror::Error)]
 pub enum DriveError {

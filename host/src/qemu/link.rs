@@ -1,7 +1,7 @@
 //! A connection to a QEMU that is made again when it breaks.
 
+use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,6 @@ impl Link {
                 true
             }
             Err(error) => {
-                let has_ended = |peer: u32| !Path::new(&format!("/proc/{peer}")).exists();
                 self.gone = is_refused(&error) && self.peer.is_some_and(has_ended);
                 false
             }
@@ -122,6 +121,16 @@ impl Link {
     }
 }
 
+/// Also one that its parent has not asked for yet: a zombie is still to be seen.
+fn has_ended(process: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) else {
+        return true;
+    };
+    // Behind the name, in which there may be anything.
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| state.starts_with(['Z', 'X']))
+}
+
 fn is_refused(error: &QmpError) -> bool {
     let QmpError::Connect { source, .. } = error else {
         return false;
@@ -130,4 +139,23 @@ fn is_refused(error: &QmpError) -> bool {
         source.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zombie_has_ended() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!has_ended(child.id()));
+        child.kill().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !has_ended(child.id()) {
+            assert!(Instant::now() < deadline, "nobody has asked for it, but it has ended");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert!(has_ended(child.id()));
+    }
 }

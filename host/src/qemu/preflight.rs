@@ -97,6 +97,15 @@ fn compare(plan: &Plan, source: &Side, target: &Side) -> Vec<Finding> {
     let mut findings = vec![];
     let mut find = |severity, text: String| findings.push(Finding { severity, text });
     for (name, side) in [("source", source), ("target", target)] {
+        if side.is_libvirts {
+            find(
+                Severity::Error,
+                format!(
+                    "the {name} is a domain of libvirt, which would not learn that the guest has moved, and could run it twice: move it by \
+                     virsh migrate; `dunlin qemu watch` follows that"
+                ),
+            );
+        }
         if side.version < OLDEST {
             find(
                 Severity::Error,
@@ -296,6 +305,7 @@ mod tests {
                 .map(|name| (name.to_owned(), false))
                 .into(),
             parameters: json!({ "max-bandwidth": USUAL_BANDWIDTH }),
+            is_libvirts: false,
             credentials: vec![],
             guest: GuestStatus {
                 running: status == "running",
@@ -346,7 +356,11 @@ mod tests {
         assert_eq!(well.lines().count(), 1, "{well}");
         assert!(well.starts_with("note: QEMU's limit of 128 MiB/s"), "{well}");
         type Change = fn(&mut Plan, &mut Side, &mut Side);
-        let changes: [(Change, &str); 17] = [
+        let changes: [(Change, &str); 18] = [
+            (
+                |_, source, _| source.is_libvirts = true,
+                "error: the source is a domain of libvirt",
+            ),
             (
                 |_, source, _| source.version = version(6, 2),
                 "error: the source is QEMU 6.2.0",

@@ -25,6 +25,8 @@ pub struct Side {
     pub capabilities: BTreeMap<String, bool>,
     /// How it does it.
     pub parameters: Value,
+    /// Whether libvirt started it.
+    pub is_libvirts: bool,
     /// The ids of its TLS credentials.
     pub credentials: Vec<String>,
     /// Its guest.
@@ -53,6 +55,7 @@ impl Side {
         let memory = told(client.execute("query-memory-size-summary", &json!({})))?;
         let kvm = told(client.execute("query-kvm", &json!({})))?;
         let objects = told(client.execute("qom-list", &json!({ "path": "/objects" })))?;
+        let devices = told(client.execute("query-chardev", &json!({})))?;
         let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
         Ok(Self {
             version: client.version(),
@@ -63,6 +66,7 @@ impl Side {
             kvm: kvm["enabled"].as_bool().unwrap_or(false),
             capabilities: capabilities(client)?,
             parameters: client.execute("query-migrate-parameters", &json!({}))?,
+            is_libvirts: is_libvirts(&devices),
             credentials: credentials(&objects),
             guest: GuestStatus::ask(client)?,
             migration: Info::ask(client)?,
@@ -78,6 +82,12 @@ impl Side {
     pub fn has_on(&self, capability: &str) -> bool {
         self.capabilities.get(capability) == Some(&true)
     }
+}
+
+/// libvirt calls its monitor so, in every version (qemuBuildMonitorCommandLine of src/qemu/qemu_command.c).
+fn is_libvirts(devices: &Value) -> bool {
+    let mut devices = devices.as_array().into_iter().flatten();
+    devices.any(|device| device["label"] == "charmonitor")
 }
 
 /// Of what `-object` made, that which is for TLS: its types are called `child<tls-creds-x509>` and the like.

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::super::link::Link;
 use super::super::soften::restore;
 use super::super::{GuestStatus, Memo, Outcome, Report, Switch};
-use super::{Driver, PERIOD};
+use super::{ADVICE, Driver, PERIOD};
 
 /// How long the target may take to run the guest after the source has said that it is done.
 const ARRIVAL: Duration = Duration::from_secs(20);
@@ -21,7 +21,7 @@ const ENDING: Duration = Duration::from_secs(30);
 
 impl Driver<'_> {
     /// It has ended: waits until both have settled, and puts back what was changed.
-    pub(super) fn end(mut self, outcome: Outcome, reason: Option<String>) -> Report {
+    pub(super) fn end(mut self, outcome: Outcome, mut reason: Option<String>) -> Report {
         let deadline = Instant::now()
             + match outcome {
                 Outcome::Completed => ARRIVAL,
@@ -35,6 +35,8 @@ impl Driver<'_> {
             let [source, target] = self.statuses();
             let settled = match outcome {
                 Outcome::Completed => target.is_some_and(|it| it.name != "inmigrate" && it.running == wants_to_run),
+                // After the switch, nobody runs it on at the source but who knows that it did not run on the target.
+                _ if self.course.is_past_switch() && self.target.is_gone() => true,
                 _ => source.is_none_or(|it| it.running || !wants_to_run),
             };
             if settled {
@@ -63,6 +65,12 @@ impl Driver<'_> {
             self.on_notice(role, notice);
         }
         self.end_softening(outcome);
+        let statuses = self.statuses();
+        let holder = self.standing(outcome, &statuses).holder();
+        if holder == Holder::Unknown && self.target.is_gone() && self.course.never_ran_there() {
+            let why = reason.take().filter(|why| why != ADVICE);
+            reason = Some(why.map_or_else(|| ADVICE.into(), |why| format!("{why}; {ADVICE}")));
+        }
         self.put_back();
         self.report(outcome, reason)
     }
@@ -152,6 +160,7 @@ impl Driver<'_> {
         let peer = |link: &Link, status: &Option<GuestStatus>| match status {
             Some(status) => Peer::Answers {
                 awaits_guest: status.name == "inmigrate",
+                runs: status.running,
             },
             None if link.is_gone() => Peer::Gone,
             None => Peer::Silent,

@@ -12,7 +12,7 @@ use super::super::link::Role;
 use super::super::plan::nanos;
 use super::super::settings::set_parameters;
 use super::super::{GuestStatus, Info, Notice, Outcome, Phase, QmpError, Report};
-use super::{Driver, News, PERIOD};
+use super::{ADVICE, Driver, News, PERIOD};
 
 impl Driver<'_> {
     /// Until the end.
@@ -210,8 +210,7 @@ impl Driver<'_> {
     fn recover(&mut self, info: &Info) -> Option<(Outcome, Option<String>)> {
         if info.phase == Phase::Paused && self.target.is_gone() {
             let reason = if self.course.never_ran_there() {
-                "the target's QEMU has ended before it said that the guest runs: if nobody has seen the guest there, its memory at the \
-                 source is whole, and `cont` at the source's monitor runs it on"
+                ADVICE
             } else {
                 "the target's QEMU has ended in post-copy, and with it what the guest had written there"
             };
