@@ -59,6 +59,10 @@ pub enum DriveError {
         source: std::io::Error,
     },
 
+    /// Somebody thought better of it.
+    #[error("interrupted before the migration began; the guest is as it was")]
+    Interrupted,
+
     /// There is nothing to be taken over.
     #[error("no migration is going on: {0}")]
     Nothing(String),
@@ -203,7 +207,10 @@ impl<'a> Driver<'a> {
             return Err(DriveError::Preflight(errors));
         }
         self.set_up(&source, &target)?;
-        let begun = self.soften().and_then(|()| self.begin(&target));
+        let begun = self.soften().and_then(|()| match self.interrupt.lower() {
+            true => Err(DriveError::Interrupted),
+            false => self.begin(&target),
+        });
         if let Err(error) = begun {
             self.stay();
             self.put_back();
@@ -219,6 +226,8 @@ impl<'a> Driver<'a> {
     pub fn resume(mut self) -> Result<Report, DriveError> {
         self.course.took_over = true;
         self.memo = Memo::read(self.folder, &self.plan.source);
+        let original = self.memo.as_ref().and_then(|memo| memo.memory);
+        self.softening = original.map(|original| Softening::taken_over(Bytes(original)));
         let info = Info::ask(self.source.connected().map_err(at(Role::Source))?).map_err(at(Role::Source))?;
         let ended_meanwhile = self.memo.is_some() && info.phase != Phase::None;
         if !info.phase.is_going_on() && !ended_meanwhile {
@@ -260,7 +269,7 @@ impl<'a> Driver<'a> {
         }
         let (warnings, news) = (&mut self.course.warnings, &mut self.news);
         news(News::Message("the guest makes itself small".into()));
-        self.softening = Softening::begin(self.plan, &self.source, original, |warning| {
+        self.softening = Softening::begin(self.plan, &self.source, original, self.interrupt, |warning| {
             news(News::Message(warning.clone()));
             warnings.push(warning);
         });

@@ -11,13 +11,16 @@ use serde_json::{Value, json};
 use super::agent::{AgentClient, AgentError};
 use super::link::Link;
 use super::{Address, Plan, QmpError};
+use crate::channel::Cancel;
 
 /// How often the guest is asked how it is doing.
 const ASK: Duration = Duration::from_secs(1);
 /// How often it is looked how large the balloon is.
 const LOOK: Duration = Duration::from_millis(50);
 /// A balloon that has not moved for so long does not.
-const STILL: Duration = Duration::from_secs(1);
+const STILL: Duration = Duration::from_millis(300);
+/// It is as large as it was told to be if it lacks no more than this: some of it may be in use just now.
+const NEAR: u64 = 1 << 20;
 /// How long a guest may take to get its memory back.
 const RESTORE: Duration = Duration::from_secs(20);
 
@@ -58,6 +61,7 @@ impl Softening {
         plan: &Plan,
         source: &Link,
         original: Option<Bytes>,
+        interrupt: &Cancel,
         mut tell: impl FnMut(String),
     ) -> Option<Self> {
         let address = plan.agent.as_ref()?;
@@ -77,7 +81,7 @@ impl Softening {
             next: began + ASK,
             report: SofteningReport::default(),
         };
-        if let Err(error) = softening.prepare(plan, source, (original, deadline), &mut tell) {
+        if let Err(error) = softening.prepare(plan, source, (original, deadline), interrupt, &mut tell) {
             tell(format!("{error}; the guest is moved as it is"));
             softening.agent = None;
         }
@@ -85,11 +89,23 @@ impl Softening {
         Some(softening)
     }
 
+    /// That of a driver before this one: the guest has less than it had.
+    pub(super) fn taken_over(original: Bytes) -> Self {
+        Self {
+            agent: None,
+            balloon: Some(Balloon::new(original, None)),
+            asked: None,
+            next: Instant::now(),
+            report: SofteningReport::default(),
+        }
+    }
+
     fn prepare(
         &mut self,
         plan: &Plan,
         source: &Link,
         (original, deadline): (Option<Bytes>, Instant),
+        interrupt: &Cancel,
         tell: &mut impl FnMut(String),
     ) -> Result<(), AgentError> {
         let Some(agent) = &mut self.agent else { return Ok(()) };
@@ -110,7 +126,7 @@ impl Softening {
             Some(original) => {
                 self.balloon = Some(Balloon::new(original, plan.reserve));
                 self.report.memory = Some([original; 2]);
-                self.shrink(source, deadline, tell)?;
+                self.shrink(source, deadline, interrupt, tell)?;
             }
             None => tell(
                 "the guest has no balloon (-device virtio-balloon, and its driver): what is free in it is moved as well".into(),
@@ -123,11 +139,17 @@ impl Softening {
     }
 
     /// Step by step, as long as the guest has more than it needs.
-    fn shrink(&mut self, source: &Link, deadline: Instant, tell: &mut impl FnMut(String)) -> Result<(), AgentError> {
+    fn shrink(
+        &mut self,
+        source: &Link,
+        deadline: Instant,
+        interrupt: &Cancel,
+        tell: &mut impl FnMut(String),
+    ) -> Result<(), AgentError> {
         let (Some(agent), Some(balloon)) = (&mut self.agent, &mut self.balloon) else {
             return Ok(());
         };
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !interrupt.is_raised() {
             let Some(facts) = agent.facts()? else { break };
             let step = size(source).and_then(|actual| {
                 let target = balloon.on_use(actual, &memory_use(&facts));
@@ -216,12 +238,12 @@ impl Softening {
 }
 
 /// Gives a guest its memory back; whether it has it.
-pub(super) fn restore(holder: &Link, original: Bytes) -> bool {
+fn restore(holder: &Link, original: Bytes) -> bool {
     if resize(holder, original).is_err() {
         return false;
     }
     wait_for(holder, original, Instant::now() + RESTORE);
-    size(holder).is_ok_and(|actual| actual >= original)
+    size(holder).is_ok_and(|actual| actual.0 + NEAR > original.0)
 }
 
 /// How much memory the guest has, by its balloon.
@@ -240,7 +262,7 @@ fn wait_for(link: &Link, target: Bytes, deadline: Instant) {
     let (mut last, mut moved) = (None, Instant::now());
     while Instant::now() < deadline && moved.elapsed() < STILL {
         match size(link) {
-            Ok(actual) if actual == target => return,
+            Ok(actual) if actual.0.abs_diff(target.0) < NEAR => return,
             Ok(actual) if last != Some(actual) => (last, moved) = (Some(actual), Instant::now()),
             Ok(_) => {}
             Err(_) => return,

@@ -79,7 +79,10 @@ fn softened(report: &SofteningReport) -> String {
         .iter_names()
         .map(|(name, _)| name.to_lowercase().replace('_', " "));
     parts.extend(done);
-    let mut text = format!("{} in {}", parts.join(", "), duration(report.took));
+    let mut text = match parts.is_empty() {
+        true => "was made small by the driver before".to_owned(),
+        false => format!("{} in {}", parts.join(", "), duration(report.took)),
+    };
     if report.was_short {
         text += ", was short of memory and got some back";
     }

@@ -4,11 +4,9 @@ use std::time::{Duration, Instant};
 
 use dunlin_agent::message::Notice;
 use dunlin_core::steer::{Holder, Peer, Standing};
-use dunlin_core::units::Bytes;
 use serde_json::json;
 
 use super::super::link::Link;
-use super::super::soften::restore;
 use super::super::{GuestStatus, Memo, Outcome, Report, Switch};
 use super::{ADVICE, Driver, PERIOD};
 
@@ -84,35 +82,16 @@ impl Driver<'_> {
             Holder::Source => (&self.source, &self.plan.agent, Notice::MigrationGivenUp),
             Holder::Nobody | Holder::Unknown => return,
         };
-        let original = self.memo.as_ref().and_then(|memo| memo.memory);
-        match (self.softening.take(), original) {
-            (Some(softening), _) => {
-                self.softened = Some(softening.end(link, address.as_ref(), notice, self.plan.agent_timeout));
-            }
-            // Of a driver before this one.
-            (None, Some(original)) => {
-                if !restore(link, Bytes(original)) {
-                    let warning =
-                        "the guest does not have all of its memory again: `balloon` at its monitor gives it back";
-                    self.course.warnings.push(warning.into());
-                }
-            }
-            (None, None) => {}
+        if let Some(softening) = self.softening.take() {
+            self.softened = Some(softening.end(link, address.as_ref(), notice, self.plan.agent_timeout));
         }
     }
 
     /// Nothing began: the guest, which may be small already, gets its memory back where it is.
     pub(super) fn stay(&mut self) {
-        let original = self.memo.as_ref().and_then(|memo| memo.memory);
-        match (self.softening.take(), original) {
-            (Some(softening), _) => {
-                let (agent, timeout) = (self.plan.agent.as_ref(), self.plan.agent_timeout);
-                softening.end(&self.source, agent, Notice::MigrationGivenUp, timeout);
-            }
-            (None, Some(original)) => {
-                restore(&self.source, Bytes(original));
-            }
-            (None, None) => {}
+        if let Some(softening) = self.softening.take() {
+            let (agent, timeout) = (self.plan.agent.as_ref(), self.plan.agent_timeout);
+            softening.end(&self.source, agent, Notice::MigrationGivenUp, timeout);
         }
     }
 

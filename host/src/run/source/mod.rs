@@ -3,6 +3,7 @@
 mod auto;
 mod exchange;
 mod folder;
+mod hashes;
 mod hints;
 mod link;
 mod pb_writer;

@@ -209,7 +209,7 @@ impl Worker<'_, '_, '_, '_> {
         }
     }
 
-    fn message(&mut self, message: &Message<'_>) -> Result<(), FrameError> {
+    pub(super) fn message(&mut self, message: &Message<'_>) -> Result<(), FrameError> {
         let wait = Wait::within(self.link.patience, &self.run.handle.cancel);
         let Some(sender) = &mut self.migration else {
             return Err(crate::channel::ChannelError::Cancelled.into());
@@ -574,36 +574,6 @@ impl Worker<'_, '_, '_, '_> {
         })
     }
 
-    /// Hashes frozen memory: the guest runs on the target already, so this is outside the downtime.
-    fn send_hashes(&mut self) -> Result<(), FrameError> {
-        self.verifying = Some(Instant::now());
-        let (regions, zeroed) = {
-            let source = self.shared.lock();
-            (source.config().regions.clone(), Zeroed::of(&source))
-        };
-        let zero = GuestMemory::hash_of_zero_page();
-        let mut bytes = Vec::with_capacity(CHUNK_BYTES_MAX);
-        for region in &regions {
-            let end = region.first.0 + region.pages.0;
-            for first in (region.first.0..end).step_by(CHUNK_BYTES_MAX / 8) {
-                bytes.clear();
-                for gfn in (first..end.min(first + (CHUNK_BYTES_MAX / 8) as u64)).map(Gfn) {
-                    let hash = if zeroed.get(gfn) {
-                        zero
-                    } else {
-                        self.memory.hash_page(gfn)?
-                    };
-                    bytes.extend_from_slice(&hash.to_le_bytes());
-                }
-                self.message(&Message::Hashes {
-                    first: dunlin_core::units::Gfn(first),
-                    bytes: &bytes,
-                })?;
-            }
-        }
-        self.message(&Message::HashesEnd)
-    }
-
     fn heartbeat(&mut self) {
         if self.last_sent.elapsed() < HEARTBEAT {
             return;
@@ -658,20 +628,6 @@ impl Worker<'_, '_, '_, '_> {
             trouble: self.shared.trouble(),
             warnings: self.shared.warnings(),
         }
-    }
-}
-
-/// Pages that are zero on the target whatever is in them here.
-struct Zeroed(Vec<u64>);
-
-impl Zeroed {
-    fn of(source: &Source<'_>) -> Self {
-        Self(source.zeroed().map_or_else(Vec::new, |pages| pages.words().to_vec()))
-    }
-
-    fn get(&self, gfn: Gfn) -> bool {
-        let word = usize::try_from(gfn.0 / 64).ok().and_then(|index| self.0.get(index));
-        word.is_some_and(|word| word & 1 << (gfn.0 % 64) != 0)
     }
 }
 
