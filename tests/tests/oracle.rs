@@ -325,9 +325,15 @@ fn with_hints() {
             .vcpus(vcpus)
             .with(["--fill", fill]);
         let mut hinted = 0;
-        let result = check_with(&options, strategy, &[&[]], &[], &mut |report| {
-            hinted += report["hints"]["pages"].as_u64().unwrap_or(0);
-        });
+        let result = check_with(
+            &options,
+            strategy,
+            &[&[]],
+            &["--network-timeout", "20s"],
+            &mut |report| {
+                hinted += report["hints"]["pages"].as_u64().unwrap_or(0);
+            },
+        );
         if let Err(error) = result {
             panic!("{strategy} of {options:?}: {error:?}");
         }
