@@ -202,7 +202,7 @@ fn a_table_that_is_too_small_is_named() {
 
 #[test]
 fn optimal_is_considered_with_the_weight_of_the_goal() {
-    let mut host = Host::observed("weighted:stall=1,downtime=10", BytesPerSec(BANDWIDTH.0 * 15 / 8), 55);
+    let mut host = Host::observed("weighted:stall=1,downtime=10", BytesPerSec(BANDWIDTH.0 * 11 / 4), 80);
     host.source.poll(host.now);
     let choice = host.source.advisor().and_then(Advisor::choice).expect("chosen");
     let rules = [Some(choice.best), choice.next].map(|candidate| candidate.map(|candidate| candidate.strategy.switch));

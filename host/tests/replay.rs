@@ -199,7 +199,7 @@ fn every_other_rule_decides_as_computed_by_hand() {
         // one, and beside the static copy at once: these two are not computed by hand, but as they were.
         ("optimal", [(4, stop), (6, post), (18, stop), (3, post), (4, post)]),
         // The less a guest that waits counts, the sooner the noisy load is given up.
-        ("optimal:10", [(4, stop), (6, post), (18, stop), (3, post), (4, post)]),
+        ("optimal:10", [(4, stop), (6, post), (9, post), (3, post), (4, post)]),
         ("optimal:2", [(4, stop), (6, post), (7, post), (3, post), (4, post)]),
     ];
     for (rule, expected) in cases {
