@@ -46,7 +46,6 @@ const CHOSEN: [Chosen; 4] = [
             "kvm_pa_hybrid",
             "kvm_markov_sdf",
             "kvm_auto",
-            "kvm_par_migrate_with_hold_back",
         ],
     },
 ];
