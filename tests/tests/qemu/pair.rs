@@ -122,6 +122,11 @@ impl Pair {
 
     /// Waits until the source says that its migration is so.
     pub(crate) fn wait_for(&mut self, status: &str) -> anyhow::Result<()> {
+        self.wait_closely_for(status, PERIOD)
+    }
+
+    /// The same, asking so often.
+    pub(crate) fn wait_closely_for(&mut self, status: &str, period: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = self.source.qmp.execute("query-migrate", &json!({}))?;
@@ -129,7 +134,7 @@ impl Pair {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "not {status}: {answer}");
-            sleep(PERIOD);
+            sleep(period);
         }
     }
 

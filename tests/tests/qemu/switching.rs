@@ -73,24 +73,12 @@ fn cut_at(moment: Moment) -> anyhow::Result<String> {
     let more = ["--postcopy-bandwidth", "20MB/s", "--network-timeout", "2s"];
     let mut migration = pair.start("migrate", "postcopy", &more)?;
     if let Moment::After(status, time) = moment {
-        wait_closely(&mut pair, status)?;
+        pair.wait_closely_for(status, Duration::ZERO)?;
         sleep(time);
         pair.wire.set(Mode::Cut)?;
     }
     let finished = follow(&mut pair, &mut migration)?;
     check(&mut pair, &finished).with_context(|| finished.to_string())
-}
-
-/// As soon as can be.
-fn wait_closely(pair: &mut Pair, status: &str) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = pair.source.qmp.execute("query-migrate", &json!({}))?;
-        if answer["status"] == status {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "not {status}: {answer}");
-    }
 }
 
 /// To the end: the wire is mended when it has been cut, and the guest never runs on both sides.
