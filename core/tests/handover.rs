@@ -109,6 +109,7 @@ fn with_hints_the_vm_arrives_whole() {
                     world.run();
                     world.assert_runs_whole_on_target();
                     world.assert_verified();
+                    assert_eq!(world.hinted_requests(), 0, "{strategy}+{agent}, seed {seed}");
                     if agent == "honest" {
                         taken += world.hinted().0.0;
                         heard += world.hinted().1;

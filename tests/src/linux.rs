@@ -58,6 +58,8 @@ pub struct LinuxOptions {
     pub workload: Workload,
     /// Whether it has a balloon, and an agent that can be asked; see [`Linux::agent`].
     pub agent: bool,
+    /// Whether that balloon can be asked for free pages by QEMU while it copies.
+    pub free_page_hints: bool,
     /// How much of its memory was in use before its work begins, and is free again: the contents are still there.
     pub used: Bytes,
     /// More parameters of its kernel.
@@ -72,6 +74,7 @@ impl LinuxOptions {
             vcpus: 1,
             workload,
             agent: false,
+            free_page_hints: false,
             used: Bytes::ZERO,
             parameters: String::new(),
         }
@@ -86,6 +89,12 @@ impl LinuxOptions {
     /// The same with an agent.
     pub const fn with_agent(mut self) -> Self {
         self.agent = true;
+        self
+    }
+
+    /// The same with an agent, and a balloon that QEMU asks for free pages.
+    pub const fn with_free_page_hints(mut self) -> Self {
+        (self.agent, self.free_page_hints) = (true, true);
         self
     }
 
@@ -389,7 +398,14 @@ fn arguments(options: &LinuxOptions, role: Role, kernel: &Path, image: &Path, fo
     add(&["-serial", &format!("unix:{},server=on,wait=off", port.display())]);
     if options.agent {
         let socket = agent_socket(folder);
-        add(&["-device", "virtio-serial-pci", "-device", "virtio-balloon-pci"]);
+        let balloon = match options.free_page_hints {
+            true => "virtio-balloon-pci,free-page-hint=on,iothread=hints",
+            false => "virtio-balloon-pci",
+        };
+        if options.free_page_hints {
+            add(&["-object", "iothread,id=hints"]);
+        }
+        add(&["-device", "virtio-serial-pci", "-device", balloon]);
         add(&[
             "-chardev",
             &format!("socket,id=agent,path={},server=on,wait=off", socket.display()),

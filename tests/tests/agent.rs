@@ -136,13 +136,17 @@ impl Pair {
     }
 
     fn finish(&self, agents: [&Path; 2], more: &[&str]) -> anyhow::Result<Finished> {
+        self.finish_by("precopy", agents, more)
+    }
+
+    fn finish_by(&self, strategy: &str, agents: [&Path; 2], more: &[&str]) -> anyhow::Result<Finished> {
         let file = |name: &str| self.scene.folder().join(name).display().to_string();
         let arguments = [
             ("--source", self.source.socket().display().to_string()),
             ("--target", self.target.socket().display().to_string()),
             ("--to", format!("unix:{}", file("migration"))),
             ("--state", file("state")),
-            ("--strategy", "precopy".to_owned()),
+            ("--strategy", strategy.to_owned()),
             ("--agent", format!("unix:{}", agents[0].display())),
             ("--target-agent", format!("unix:{}", agents[1].display())),
         ];
@@ -186,6 +190,8 @@ fn shrinks_and_grows(options: &LinuxOptions) -> anyhow::Result<()> {
     let report = pair.migrate([&agents[0], &agents[1]])?;
     let guest = &report["guest"];
     let bytes = |name: &str| guest[name].as_u64().with_context(|| format!("no {name}: {report}"));
+    let spared = guest["spared"].as_array().map_or(0, Vec::len);
+    ensure!(spared > 0 && guest["by_free_page_hints"] == false, "{report}");
     ensure!(bytes("memory_bytes")? == original, "{report}");
     // It keeps what it uses, and a reserve of 32 MiB.
     ensure!(bytes("least_memory_bytes")? < original / 4 * 3, "{report}");
@@ -208,6 +214,44 @@ fn shrinks_and_grows(options: &LinuxOptions) -> anyhow::Result<()> {
     // The agent has moved as well.
     let facts = pair.target.agent()?.facts()?;
     ensure!(facts.total.0 >= original / 2, "{facts:?}");
+    Ok(())
+}
+
+#[test]
+fn free_pages_are_hinted_where_no_post_copy_follows() -> anyhow::Result<()> {
+    if !require(Capability::LinuxGuests) {
+        return Ok(());
+    }
+    let options = LinuxOptions::new(Workload::pages("uniform,rate=500,ws=32MiB")).with_free_page_hints();
+    let mut pair = Pair::start(&options)?;
+    let original = balloon(&mut pair.source)?;
+    let agents = [pair.source.agent_socket(), pair.target.agent_socket()];
+    let report = pair.migrate([&agents[0], &agents[1]])?;
+    let guest = &report["guest"];
+    ensure!(
+        guest["by_free_page_hints"] == true && guest["memory_bytes"].is_null() && guest["restored"].is_null(),
+        "{report}"
+    );
+    let spared: u64 = (guest["spared"].as_array().into_iter().flatten())
+        .filter_map(|saving| saving["bytes_at_most"].as_u64())
+        .sum();
+    // Half of the guest is free, and not all of it in blocks that are large enough to be named.
+    ensure!(spared > original / 8 && spared < original, "{spared}: {report}");
+    ensure!(report["warnings"] == json!([]), "{report}");
+    pair.is_well().with_context(|| report.to_string())?;
+    ensure!(balloon(&mut pair.target)? == original, "{report}");
+    // Where post-copy may follow, the same balloon lends.
+    let mut pair = Pair::start(&options)?;
+    let agents = [pair.source.agent_socket(), pair.target.agent_socket()];
+    let finished = pair.finish_by("lambda", [&agents[0], &agents[1]], &[])?;
+    ensure!(finished.code == Some(0), "{finished}");
+    let report = finished.json()?;
+    let guest = &report["guest"];
+    ensure!(
+        guest["by_free_page_hints"] == false && guest["restored"] == true,
+        "{report}"
+    );
+    pair.is_well().with_context(|| report.to_string())?;
     Ok(())
 }
 

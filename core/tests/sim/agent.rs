@@ -146,4 +146,9 @@ impl World {
         let taken = self.source.as_ref().map_or(Pages::ZERO, |source| source.hinted());
         (taken, self.hints_heard)
     }
+
+    /// How often the target asked for a page that it had been told is zero.
+    pub(crate) fn hinted_requests(&self) -> u64 {
+        self.source.as_ref().map_or(0, |source| source.hinted_requests())
+    }
 }

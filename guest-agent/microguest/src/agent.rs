@@ -14,7 +14,7 @@ use heapless::String;
 
 use crate::machine::{Ram, out_string, take_mail};
 
-/// Words after which an agent that restarts does so, and one that stalls stops.
+/// Words after which an agent that stalls stops.
 const FEW: u32 = 3;
 
 /// The guest, as the agent sees it.
@@ -114,7 +114,8 @@ impl Line {
         match self.here.conduct {
             Conduct::Stall if self.said > FEW => self.agent = Agent::new(),
             Conduct::Stall if self.said == FEW => say(&message, true),
-            Conduct::Restart if self.said == FEW => {
+            // It never comes to the end, which is said apart.
+            Conduct::Restart if matches!(message, ToHost::Soft { .. }) => {
                 say(&message, false);
                 self.agent = Agent::new();
             }

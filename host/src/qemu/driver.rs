@@ -20,7 +20,7 @@ use serde_json::json;
 use super::link::{Link, Role};
 use super::recover::Reconnect;
 use super::settings::{set_capabilities, set_parameters};
-use super::soften::{self, Softening};
+use super::soften::{self, Shrinking, Softening};
 use super::{
     Finding, GuestStatus, Info, Memo, Notice, Phase, Plan, QmpError, Report, Settings, Severity, Side, SofteningReport,
     preflight,
@@ -207,7 +207,7 @@ impl<'a> Driver<'a> {
             return Err(DriveError::Preflight(errors));
         }
         self.set_up(&source, &target)?;
-        let begun = self.soften().and_then(|()| match self.interrupt.lower() {
+        let begun = self.soften(&source).and_then(|()| match self.interrupt.lower() {
             true => Err(DriveError::Interrupted),
             false => self.begin(&target),
         });
@@ -253,12 +253,13 @@ impl<'a> Driver<'a> {
     }
 
     /// Has the guest make itself small, if it has an agent that can be asked.
-    fn soften(&mut self) -> Result<(), DriveError> {
+    fn soften(&mut self, source: &Side) -> Result<(), DriveError> {
         if self.plan.agent.is_none() {
             return Ok(());
         }
+        let by_hints = source.hints_free_pages(self.plan);
         // First of all, for whoever comes after this driver.
-        let original = soften::size(&self.source).ok();
+        let original = soften::size(&self.source).ok().filter(|_| !by_hints);
         if let Some(memo) = &mut self.memo {
             memo.memory = original.map(|Bytes(bytes)| bytes);
             memo.write(self.folder, &self.plan.source)
@@ -267,9 +268,13 @@ impl<'a> Driver<'a> {
                     source,
                 })?;
         }
+        let shrinking = match by_hints {
+            true => Shrinking::FreePageHints,
+            false => Shrinking::Balloon(original),
+        };
         let (warnings, news) = (&mut self.course.warnings, &mut self.news);
         news(News::Message("the guest makes itself small".into()));
-        self.softening = Softening::begin(self.plan, &self.source, original, self.interrupt, |warning| {
+        self.softening = Softening::begin(self.plan, &self.source, shrinking, self.interrupt, |warning| {
             news(News::Message(warning.clone()));
             warnings.push(warning);
         });

@@ -7,7 +7,7 @@ use dunlin_core::steer::{Holder, Pass, Turn};
 use dunlin_core::units::Bytes;
 use serde_json::{Value, json};
 
-use super::{Finding, SofteningReport, Version};
+use super::{Finding, Saving, SofteningReport, Version};
 
 /// How it ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +98,8 @@ pub struct Report {
     pub recoveries: u32,
     /// What the guest did to make itself small; `None` if it was not asked.
     pub softening: Option<SofteningReport>,
+    /// What that has spared, by where it came from.
+    pub savings: Vec<Saving>,
     /// What was found before.
     pub findings: Vec<Finding>,
     /// What is to be known besides.
@@ -136,14 +138,14 @@ impl Report {
                 "postcopy": self.bytes[2].0,
                 "total": self.bytes[3].0,
             },
-            "guest": self.softening.as_ref().map(softening_json),
+            "guest": self.softening.as_ref().map(|softening| softening_json(softening, &self.savings)),
             "findings": findings,
             "warnings": self.warnings,
         })
     }
 }
 
-fn softening_json(report: &SofteningReport) -> Value {
+fn softening_json(report: &SofteningReport, savings: &[Saving]) -> Value {
     let facts = |facts: &Option<Facts>| {
         facts.as_ref().map(|facts| {
             json!({
@@ -171,6 +173,9 @@ fn softening_json(report: &SofteningReport) -> Value {
         "done_after": work(report.done[1]),
         "failed": work(report.failed[0] | report.failed[1]),
         "preparing_us": u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX),
+        "forgotten_bytes": report.forgotten.0,
+        "by_free_page_hints": report.by_hints,
+        "spared": savings.iter().map(Saving::to_json).collect::<Vec<_>>(),
         "was_short": report.was_short,
         "restored": report.restored,
     })

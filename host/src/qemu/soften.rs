@@ -24,6 +24,15 @@ const NEAR: u64 = 1 << 20;
 /// How long a guest may take to get its memory back.
 const RESTORE: Duration = Duration::from_secs(20);
 
+/// How a guest that has forgotten what it can is made small.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shrinking {
+    /// By its balloon, if it has one: it has so much memory.
+    Balloon(Option<Bytes>),
+    /// Not at all: QEMU asks its balloon for free pages while it copies, which costs no time before, and nothing has to be given back.
+    FreePageHints,
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct SofteningReport {
@@ -33,6 +42,10 @@ pub struct SofteningReport {
     pub facts: [Option<Facts>; 2],
     /// What it had, and what it had at the least, by its balloon; `None` without one.
     pub memory: Option<[Bytes; 2]>,
+    /// What became free because it forgot what it can read again.
+    pub forgotten: Bytes,
+    /// Whether QEMU asks its balloon for free pages while it copies, so that none were lent before.
+    pub by_hints: bool,
     /// What it was asked for and did, before and after.
     pub done: [Work; 2],
     /// What of it failed.
@@ -60,7 +73,7 @@ impl Softening {
     pub(super) fn begin(
         plan: &Plan,
         source: &Link,
-        original: Option<Bytes>,
+        shrinking: Shrinking,
         interrupt: &Cancel,
         mut tell: impl FnMut(String),
     ) -> Option<Self> {
@@ -81,7 +94,7 @@ impl Softening {
             next: began + ASK,
             report: SofteningReport::default(),
         };
-        if let Err(error) = softening.prepare(plan, source, (original, deadline), interrupt, &mut tell) {
+        if let Err(error) = softening.prepare(plan, source, (shrinking, deadline), interrupt, &mut tell) {
             tell(format!("{error}; the guest is moved as it is"));
             softening.agent = None;
         }
@@ -104,7 +117,7 @@ impl Softening {
         &mut self,
         plan: &Plan,
         source: &Link,
-        (original, deadline): (Option<Bytes>, Instant),
+        (shrinking, deadline): (Shrinking, Instant),
         interrupt: &Cancel,
         tell: &mut impl FnMut(String),
     ) -> Result<(), AgentError> {
@@ -122,18 +135,21 @@ impl Softening {
                 plan.agent_timeout.as_secs()
             )),
         }
-        match original.filter(|_| agent.can(Abilities::BALLOON)) {
-            Some(original) => {
+        let facts = agent.facts()?;
+        if let [Some(before), Some(after)] = [&self.report.facts[0], &facts] {
+            self.report.forgotten = after.free.saturating_sub(before.free);
+        }
+        self.report.facts[1] = facts;
+        match (shrinking, agent.can(Abilities::BALLOON)) {
+            (Shrinking::FreePageHints, true) => self.report.by_hints = true,
+            (Shrinking::Balloon(Some(original)), true) => {
                 self.balloon = Some(Balloon::new(original, plan.reserve));
                 self.report.memory = Some([original; 2]);
                 self.shrink(source, deadline, interrupt, tell)?;
             }
-            None => tell(
+            _ => tell(
                 "the guest has no balloon (-device virtio-balloon, and its driver): what is free in it is moved as well".into(),
             ),
-        }
-        if let Some(agent) = &mut self.agent {
-            self.report.facts[1] = agent.facts()?;
         }
         Ok(())
     }
@@ -164,6 +180,7 @@ impl Softening {
                 }
             }
         }
+        self.report.facts[1] = agent.facts()?;
         self.note(source);
         Ok(())
     }

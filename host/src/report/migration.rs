@@ -130,6 +130,9 @@ pub struct HintReport {
     pub pages: u64,
     /// What sending them would have taken on the network, at most: some may have been zero anyway.
     pub saved_bytes: u64,
+    /// How often the target asked for one of them over the network in post-copy all the same.
+    #[serde(default)]
+    pub requests: u64,
     /// Pages that the agent called free.
     pub free_pages: u64,
     /// Pages that it said the balloon has.

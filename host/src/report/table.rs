@@ -188,6 +188,14 @@ fn observed(sampling: &SamplingReport) -> String {
 }
 
 fn hinted(hints: &HintReport) -> String {
+    let mut text = heard(hints);
+    if hints.requests > 0 {
+        text += &format!("; asked for all the same {}×", count(hints.requests));
+    }
+    text
+}
+
+fn heard(hints: &HintReport) -> String {
     let took = micros(hints.took_us);
     let named = match (hints.free_pages, hints.balloon_pages) {
         (free, 0) => format!("{} free pages", count(free)),

@@ -116,6 +116,7 @@ fn hints(result: &HintResult) -> HintReport {
     HintReport {
         pages: result.pages.0,
         saved_bytes: result.pages.bytes().0,
+        requests: result.requests,
         free_pages: named(SoftKind::Free),
         balloon_pages: named(SoftKind::Balloon),
         outside_pages: result.ignored.outside,

@@ -4,6 +4,7 @@
 //! Each migration is of a guest that has just booted: one that was small once has zeros where it had freed pages. All of them have an agent, which
 //! is not asked in one arm.
 
+mod own;
 mod trial;
 
 use anyhow::Context as _;
@@ -21,13 +22,17 @@ const USED: Bytes = Bytes(512 << 20);
 const MB_PER_S: u32 = 50;
 const REPETITIONS: usize = 3;
 
-const ARMS: [Arm; 2] = [Arm::Silent, Arm::Asked];
+const ARMS: [Arm; 4] = [Arm::Silent, Arm::Asked, Arm::SilentPrecopy, Arm::Hinting];
 
 /// Whether the agent is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Arm {
     Silent,
     Asked,
+    /// Not asked, without post-copy, with a balloon that is asked for free pages by QEMU as it copies, which it always is then.
+    SilentPrecopy,
+    /// Asked, the same.
+    Hinting,
 }
 
 impl Arm {
@@ -35,11 +40,30 @@ impl Arm {
         match self {
             Self::Silent => "not asked",
             Self::Asked => "asked",
+            Self::SilentPrecopy => "not asked, free page hints",
+            Self::Hinting => "asked, free page hints",
         }
+    }
+
+    const fn asks(self) -> bool {
+        matches!(self, Self::Asked | Self::Hinting)
+    }
+
+    const fn is_precopy(self) -> bool {
+        matches!(self, Self::SilentPrecopy | Self::Hinting)
     }
 }
 
 pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = of_linux(setting)?;
+    if let Some((own, table)) = own::run(&setting.dunlin)? {
+        setting.tables.lock().expect("no group has panicked").push(table);
+        figures.extend(own);
+    }
+    Ok(figures)
+}
+
+fn of_linux(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     for needed in [Capability::LinuxGuests, Capability::Uffd] {
         if let Err(why) = needed.probe() {
             eprintln!("SKIP agents: {why}");
@@ -64,7 +88,7 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// Another one first in each repetition.
-fn in_turn(repetition: usize) -> [Arm; 2] {
+fn in_turn(repetition: usize) -> [Arm; ARMS.len()] {
     let mut arms = ARMS;
     arms.rotate_left(repetition % ARMS.len());
     arms
@@ -78,7 +102,7 @@ fn median(trials: &[Trial], arm: Arm, value: impl Fn(&Trial) -> f64) -> f64 {
 fn figures(trials: &[Trial]) -> Vec<Figure> {
     let ratio = |value: fn(&Trial) -> f64| median(trials, Arm::Asked, value) / median(trials, Arm::Silent, value);
     let both = |value: fn(&Trial) -> f64, unit: &str| {
-        let [silent, asked] = ARMS.map(|arm| significant(median(trials, arm, value)));
+        let [silent, asked] = [Arm::Silent, Arm::Asked].map(|arm| significant(median(trials, arm, value)));
         format!("{asked} to {silent} {unit}; medians of {REPETITIONS}")
     };
     let all = |value: fn(&Trial) -> f64| Samples::new(trials.iter().map(value).collect());
@@ -137,7 +161,7 @@ fn table(trials: &[Trial]) -> Table {
             text(Trial::seconds),
             text(Trial::megabytes),
             text(|trial| trial.downtime_ms),
-            text(|trial| trial.lent.0 as f64 / f64::from(1 << 20)),
+            text(|trial| trial.spared.0 as f64 / f64::from(1 << 20)),
             text(|trial| trial.command_s),
         ]
     };
@@ -145,8 +169,9 @@ fn table(trials: &[Trial]) -> Table {
         name: "agent",
         about: format!(
             "An idle Linux guest of {} MiB with one processor that has used {} MiB and freed them, moved from QEMU to QEMU (emulated) at {MB_PER_S} MB/s by \
-             `dunlin qemu migrate`, its agent asked (`--agent`) or not; medians of {REPETITIONS}. The command ends when the guest has all of its \
-             memory again; it runs on the target before that.",
+             `dunlin qemu migrate`, its agent asked (`--agent`) or not, and by `--strategy precopy` with a balloon that QEMU asks for free pages; \
+             medians of {REPETITIONS}. What was spared is by the report, at most. The command ends when the guest has all of its memory again; \
+             it runs on the target before that.",
             MEMORY.0 >> 20,
             USED.0 >> 20,
         ),
@@ -157,7 +182,7 @@ fn table(trials: &[Trial]) -> Table {
             "together, s",
             "MB",
             "downtime, ms",
-            "lent, MiB",
+            "spared, MiB",
             "command, s",
         ]
         .map(str::to_owned)

@@ -37,6 +37,8 @@ pub(super) struct Hints<'w> {
     /// Found dirty before hints were asked for.
     touched: PageSet<'w>,
     taken: Pages,
+    /// Requests of the target for pages that it was told are zero.
+    requests: u64,
 }
 
 /// Sets that hints need.
@@ -52,7 +54,13 @@ impl<'w> Hints<'w> {
             untold: PageSet::new(untold, pages)?,
             touched: PageSet::new(touched, pages)?,
             taken: Pages::ZERO,
+            requests: 0,
         })
+    }
+
+    /// The target asks for a page. O(1).
+    pub(super) fn on_fault(&mut self, gfn: Gfn) {
+        self.requests += u64::from(self.zeroed.contains(gfn));
     }
 
     /// A reading of the dirty log that is not remembered elsewhere.
@@ -118,6 +126,11 @@ impl<'w> Source<'w> {
     /// Pages that hints have taken out of the first full set.
     pub fn hinted(&self) -> Pages {
         self.hints.as_ref().map_or(Pages::ZERO, |hints| hints.taken)
+    }
+
+    /// How often the target asked for a page that it had been told is zero: never, unless it has forgotten.
+    pub fn hinted_requests(&self) -> u64 {
+        self.hints.as_ref().map_or(0, |hints| hints.requests)
     }
 
     /// Until when hints are waited for; `None` if they are not, or not any more.

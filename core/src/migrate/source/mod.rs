@@ -550,6 +550,9 @@ impl<'w> Source<'w> {
         }
         self.served += 1;
         self.pushing.on_fault(gfn);
+        if let Some(hints) = &mut self.hints {
+            hints.on_fault(gfn);
+        }
         // While the link is taken up again what was served before may be lost: only the target knows what it lacks.
         if self.counts_served() && self.pending.remove(gfn) {
             self.served_first += 1;

@@ -7,6 +7,7 @@ use dunlin_core::steer::{Holder, Peer, Standing};
 use serde_json::json;
 
 use super::super::link::Link;
+use super::super::saving::savings;
 use super::super::{GuestStatus, Memo, Outcome, Report, Switch};
 use super::{ADVICE, Driver, PERIOD};
 
@@ -170,6 +171,10 @@ impl Driver<'_> {
             (Some(stopped), Some(resumed)) => Some(resumed.saturating_duration_since(stopped)),
             _ => None,
         };
+        let savings = self.softened.as_ref().map_or_else(Vec::new, |softening| {
+            let course = &self.course;
+            savings(softening, course.last.total, &course.rounds, self.plan.bandwidth)
+        });
         Report {
             rule: self.plan.rule.to_string(),
             outcome,
@@ -189,6 +194,7 @@ impl Driver<'_> {
             ],
             requests: self.course.last.requests,
             recoveries: self.reconnect.made(),
+            savings,
             softening: self.softened,
             findings: self.course.findings,
             warnings: self.course.warnings,

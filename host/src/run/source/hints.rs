@@ -27,6 +27,8 @@ pub struct HintResult {
     pub pages: Pages,
     /// Pages that the agent named, by why they are soft.
     pub named: BTreeMap<SoftKind, u64>,
+    /// How often the target asked for one of those that were not sent, though it had been told that they are zero.
+    pub requests: u64,
     /// What it said to no purpose.
     pub ignored: Ignored,
     /// Frames that could not be understood.

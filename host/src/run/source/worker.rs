@@ -614,6 +614,7 @@ impl Worker<'_, '_, '_, '_> {
             sampling: self.sampling.cost(),
             hints: source.config().hint_patience.map(|_| HintResult {
                 pages: source.hinted(),
+                requests: source.hinted_requests(),
                 ..self.asking.result()
             }),
             target: source.target_report().copied(),

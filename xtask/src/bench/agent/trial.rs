@@ -30,8 +30,8 @@ pub(super) struct Trial {
     pub(super) command_s: f64,
     pub(super) downtime_ms: f64,
     pub(super) bytes: f64,
-    /// What the balloon had at the most.
-    pub(super) lent: Bytes,
+    /// What was not sent thanks to the agent, at most.
+    pub(super) spared: Bytes,
     /// The guest's processor time for naming its free pages.
     pub(super) epoch_cpu_ms: f64,
     /// From the question to the last answer.
@@ -55,7 +55,7 @@ impl Trial {
             command_s: 0.0,
             downtime_ms: 0.0,
             bytes: 0.0,
-            lent: Bytes::ZERO,
+            spared: Bytes::ZERO,
             epoch_cpu_ms: 0.0,
             epoch_s: 0.0,
             named: Pages::ZERO,
@@ -72,6 +72,7 @@ impl Trial {
     pub(super) fn run(dunlin: &Dunlin, arm: Arm) -> anyhow::Result<Self> {
         let options = LinuxOptions {
             used: USED,
+            free_page_hints: arm.is_precopy(),
             ..LinuxOptions::new(Workload::Idle).with_memory(MEMORY).with_agent()
         };
         let mut target = Linux::start(&options, Role::Target)?;
@@ -122,7 +123,10 @@ impl Trial {
             ("--bandwidth", rate.clone()),
             ("--postcopy-bandwidth", rate),
         ];
-        if self.arm == Arm::Asked {
+        if self.arm.is_precopy() {
+            arguments.push(("--strategy", "precopy".to_owned()));
+        }
+        if self.arm.asks() {
             arguments.push(("--agent", source.agent_socket().display().to_string()));
             arguments.push(("--target-agent", target.agent_socket().display().to_string()));
         }
@@ -137,12 +141,18 @@ impl Trial {
         self.total_s = number(&report, "/total_time_us")? / 1e6;
         self.downtime_ms = number(&report, "/downtime_us")? / 1e3;
         self.bytes = number(&report, "/bytes/total")?;
-        if self.arm == Arm::Asked {
-            let guest = &report["guest"];
-            ensure!(guest["restored"] == true && guest["was_short"] == false, "{report}");
+        let guest = &report["guest"];
+        if self.arm.asks() {
             self.preparing_s = number(&report, "/guest/preparing_us")? / 1e6;
-            let lent = number(&report, "/guest/memory_bytes")? - number(&report, "/guest/least_memory_bytes")?;
-            self.lent = Bytes(lent as u64);
+            let spared = guest["spared"].as_array().into_iter().flatten();
+            let spared = spared.map(|saving| saving["bytes_at_most"].as_u64().unwrap_or(0));
+            self.spared = Bytes(spared.sum());
+        }
+        if self.arm == Arm::Hinting {
+            ensure!(guest["by_free_page_hints"] == true, "{report}");
+        }
+        if self.arm == Arm::Asked {
+            ensure!(guest["restored"] == true && guest["was_short"] == false, "{report}");
         }
         Ok(report)
     }
@@ -171,7 +181,7 @@ impl Trial {
             "command_s": self.command_s,
             "downtime_ms": self.downtime_ms,
             "bytes": self.bytes,
-            "lent_bytes": self.lent.0,
+            "spared_bytes_at_most": self.spared.0,
             "epoch_cpu_ms": self.epoch_cpu_ms,
             "epoch_s": self.epoch_s,
             "named_pages": self.named.0,
@@ -187,14 +197,14 @@ impl std::fmt::Display for Trial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "agent {}: {:.2} s and {:.2} s before, {:.1} MB, downtime {:.1} ms, {} MiB lent; an epoch of {:.3} s, {:.1} ms of the processor, {} of {} MiB \
+            "agent {}: {:.2} s and {:.2} s before, {:.1} MB, downtime {:.1} ms, {} MiB spared; an epoch of {:.3} s, {:.1} ms of the processor, {} of {} MiB \
              named; the agent has {} KiB and {:.2} % of the processor",
             self.arm.name(),
             self.total_s,
             self.preparing_s,
             self.megabytes(),
             self.downtime_ms,
-            self.lent.0 >> 20,
+            self.spared.0 >> 20,
             self.epoch_s,
             self.epoch_cpu_ms,
             self.named.bytes().0 >> 20,
