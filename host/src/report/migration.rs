@@ -387,12 +387,29 @@ pub(super) mod tests {
             ],
             "switch": {"round": 2, "rule": "rounds:2", "reason": "2 rounds are done"},
             "postcopy": {"duration_us": 210_000, "faults": 84, "pushed": 3_918, "stored": 12, "p50_us": 121, "p99_us": 310, "p50_ns": 121_400, "p99_ns": 310_200, "bytes": 16_392_192},
+            "hints": {"pages": 900, "saved_bytes": 3_686_400, "requests": 0, "free_pages": 1_000, "balloon_pages": 12, "outside_pages": 3,
+                "took_us": 40_123, "cpu_us": 2_100, "end": "complete", "refusal": null},
             "bytes": {"migration": 116_760_576, "storage": 0, "fault": 344_064, "control": 12_345},
             "guest": {"steps_before": 63_120, "slowdown_milli": 21},
             "verified": {"pages": 16_384, "mismatches": 0, "time_us": 12_345},
         });
-        assert_eq!(serde_json::to_value(hybrid()).unwrap(), expected);
-        assert_eq!(serde_json::from_value::<MigrationReport>(expected).unwrap(), hybrid());
+        let report = MigrationReport {
+            hints: Some(HintReport {
+                pages: 900,
+                saved_bytes: 3_686_400,
+                requests: 0,
+                free_pages: 1_000,
+                balloon_pages: 12,
+                outside_pages: 3,
+                took_us: 40_123,
+                cpu_us: 2_100,
+                end: "complete".into(),
+                refusal: None,
+            }),
+            ..hybrid()
+        };
+        assert_eq!(serde_json::to_value(&report).unwrap(), expected);
+        assert_eq!(serde_json::from_value::<MigrationReport>(expected).unwrap(), report);
     }
 
     #[test]

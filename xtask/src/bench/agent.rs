@@ -212,6 +212,8 @@ mod tests {
             trial(Arm::Asked, 16e6, 3.0, 1.0),
             trial(Arm::Asked, 8e6, 2.0, 1.0),
             trial(Arm::Asked, 90e6, 9.0, 1.0),
+            trial(Arm::SilentPrecopy, 64e6, 8.0, 0.0),
+            trial(Arm::Hinting, 16e6, 3.0, 0.0),
         ];
         let json = super::super::figure::to_json(&figures(&trials), &[table(&trials)]);
         let values: Vec<f64> = (0..2)
