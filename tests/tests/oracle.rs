@@ -376,7 +376,7 @@ fn with_agents_that_misbehave() {
     }
 }
 
-/// One that calls pages free which are in use loses them to its own guest, which finds it out; the process that runs it there ends as for any
+/// One that calls pages free which are in use loses them to its own guest, which fails; the process that runs it there ends as for any
 /// guest that fails, and a guest beside it does not notice.
 #[test]
 fn an_agent_that_lies_harms_its_guest_alone() -> anyhow::Result<()> {
@@ -396,7 +396,7 @@ fn an_agent_that_lies_harms_its_guest_alone() -> anyhow::Result<()> {
     ensure!(report["hints"]["pages"].as_u64() > Some(100), "{report}");
     let finished = target.process.wait(2 * PATIENCE)?;
     ensure!(finished.code.is_some_and(|code| code != 0), "{finished}");
-    let said = finished.to_string();
-    ensure!(said.contains("it found damaged memory"), "{said}");
+    // It may have lost its program as well.
+    ensure!(finished.to_string().contains("the VM has failed"), "{finished}");
     expect_same_memory(&honest, &beside.final_report()?)
 }

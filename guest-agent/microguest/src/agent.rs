@@ -14,9 +14,6 @@ use heapless::String;
 
 use crate::machine::{Ram, out_string, take_mail};
 
-/// Words after which an agent that stalls stops.
-const FEW: u32 = 3;
-
 /// The guest, as the agent sees it.
 struct Here {
     plan: Plan,
@@ -75,7 +72,6 @@ pub(crate) struct Line {
     here: Here,
     agent: Agent,
     decoder: Decoder,
-    said: u32,
     last: Option<ToHost>,
 }
 
@@ -91,7 +87,6 @@ impl Line {
             },
             agent: Agent::new(),
             decoder: Decoder::new(),
-            said: 0,
             last: None,
         })
     }
@@ -105,15 +100,14 @@ impl Line {
             let (message, taken) = self.decoder.take::<ToGuest>(bytes);
             bytes = &bytes[taken..];
             if let Some(message) = message {
-                (self.said, self.last) = (0, None);
+                self.last = None;
                 self.agent.on_message(&message, &mut self.here);
             }
         }
         let Some(message) = self.next() else { return };
-        self.said += 1;
         match self.here.conduct {
-            Conduct::Stall if self.said > FEW => self.agent = Agent::new(),
-            Conduct::Stall if self.said == FEW => say(&message, true),
+            // The last word never ends.
+            Conduct::Stall if matches!(message, ToHost::SoftEnd { .. }) => say(&message, true),
             // It never comes to the end, which is said apart.
             Conduct::Restart if matches!(message, ToHost::Soft { .. }) => {
                 say(&message, false);
