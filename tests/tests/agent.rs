@@ -226,7 +226,10 @@ fn free_pages_are_hinted_where_no_post_copy_follows() -> anyhow::Result<()> {
     let mut pair = Pair::start(&options)?;
     let original = balloon(&mut pair.source)?;
     let agents = [pair.source.agent_socket(), pair.target.agent_socket()];
-    let report = pair.migrate([&agents[0], &agents[1]])?;
+    // So slow that the copy does not overtake the hints.
+    let finished = pair.finish([&agents[0], &agents[1]], &["--bandwidth", "20MB/s"])?;
+    ensure!(finished.code == Some(0), "{finished}");
+    let report = finished.json()?;
     let guest = &report["guest"];
     ensure!(
         guest["by_free_page_hints"] == true && guest["memory_bytes"].is_null() && guest["restored"].is_null(),
