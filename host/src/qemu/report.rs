@@ -175,7 +175,7 @@ fn softening_json(report: &SofteningReport, savings: &[Saving]) -> Value {
         "preparing_us": u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX),
         "forgotten_bytes": report.forgotten.0,
         "by_free_page_hints": report.by_hints,
-        "spared": savings.iter().map(Saving::to_json).collect::<Vec<_>>(),
+        "spared": savings.iter().copied().map(Saving::to_json).collect::<Vec<_>>(),
         "was_short": report.was_short,
         "restored": report.restored,
     })

@@ -35,7 +35,7 @@ pub struct Saving {
 
 impl Saving {
     /// As it stands in reports.
-    pub(super) fn to_json(&self) -> Value {
+    pub(super) fn to_json(self) -> Value {
         json!({
             "origin": match self.origin {
                 Origin::PageCache => "page-cache",
