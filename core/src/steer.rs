@@ -29,6 +29,7 @@
 //! assert_eq!(turn.order, Order::LetStop); // 2 000 pages take 200 ms
 //! ```
 
+mod balloon;
 mod holder;
 mod outlook;
 mod passes;
@@ -36,6 +37,7 @@ mod recovery;
 #[cfg(test)]
 mod tests;
 
+pub use balloon::{Balloon, MemoryUse};
 pub use holder::{Holder, Peer, Standing};
 pub use outlook::{Heading, Outlook};
 pub use passes::{Counters, Pass, Passes};

@@ -62,8 +62,8 @@ pub use pace::Pacer;
 pub use parse::{SpecError, SpecErrorKind};
 pub use plan::{Plan, PlanError};
 pub use random::Random;
-pub use runner::{ResumeError, Runner, RunnerState};
-pub use spec::{MAX_PHASES, Milli, Pattern, Phase, PhaseAt, Spec};
+pub use runner::{ResumeError, Runner, RunnerState, next_free};
+pub use spec::{Conduct, MAX_LIFE, MAX_PHASES, Milli, Pattern, Phase, PhaseAt, Spec};
 pub use stamp::{StampError, StampErrorKind};
 pub use zipf::Zipf;
 
@@ -93,5 +93,12 @@ pub trait Ram {
         let (word, shift) = (address & !7, 8 * (address & 6));
         let rest = self.read_u64(word) & !(0xffff << shift);
         self.write_u64(word, rest | u64::from(value) << shift);
+    }
+
+    /// Fills the page that begins at this address with zeros. Worth providing where one instruction does it.
+    fn clear_page(&mut self, start: u64) {
+        for address in (start..start + crate::units::PAGE_SIZE).step_by(8) {
+            self.write_u64(address, 0);
+        }
     }
 }

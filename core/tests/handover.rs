@@ -97,6 +97,51 @@ fn without_faults_the_vm_arrives_whole() {
     }
 }
 
+/// The same with an agent in the guest: nothing that is in use is lost, whatever it says and whenever the guest uses what it freed.
+#[test]
+fn with_hints_the_vm_arrives_whole() {
+    for strategy in ALL_STRATEGIES {
+        let (mut taken, mut heard) = (0, 0);
+        for agent in ["honest", "liar", "silent"] {
+            for shape in SHAPES {
+                for seed in 0..30 {
+                    let mut world = World::shaped(&format!("{strategy}+{agent}"), seed, shape, &[]);
+                    world.run();
+                    world.assert_runs_whole_on_target();
+                    world.assert_verified();
+                    assert_eq!(world.hinted_requests(), 0, "{strategy}+{agent}, seed {seed}");
+                    if agent == "honest" {
+                        taken += world.hinted().0.0;
+                        heard += world.hinted().1;
+                    }
+                }
+            }
+        }
+        assert!(taken > 500 && heard > 100, "{strategy}: {taken} pages by {heard} hints");
+    }
+}
+
+#[test]
+fn faults_with_hints() {
+    for fault in [
+        Fault::Cut,
+        Fault::SourceActionFails,
+        Fault::TargetActionFails,
+        Fault::Stall,
+    ] {
+        every_boundary_of(
+            &[
+                "precopy+honest",
+                "postcopy+honest",
+                "hybrid:1+liar",
+                "par-migrate+honest",
+            ],
+            fault,
+            8,
+        );
+    }
+}
+
 /// Strategies that never hold anything back here, or never share a copy, would prove nothing.
 #[test]
 fn pages_are_held_back_and_copies_are_split() {

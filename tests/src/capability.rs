@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -54,7 +54,8 @@ pub enum Capability {
     SoftDirty,
     /// An emulated machine with such a KVM can be booted (`cargo xtask lab`).
     Lab,
-    /// Linux guests with programs of others (memcached, stress-ng, a compiler) can be booted. One without needs a [lab](Self::Lab).
+    /// Linux guests with programs of others (memcached, stress-ng, a compiler), or with drivers of virtual devices, can be booted. One with
+    /// neither needs a [lab](Self::Lab).
     LinuxGuests,
 }
 
@@ -216,8 +217,12 @@ fn probe_lab() -> Result<(), String> {
 }
 
 fn probe_programs() -> Result<(), String> {
-    let folder = packages::folder().map_err(|error| format!("{error:#}"))?;
-    packages::find_all(&folder).map_err(|why| format!("{why}; `cargo xtask setup` fetches the guests' programs"))
+    let folder = |folder: anyhow::Result<PathBuf>| folder.map_err(|error| format!("{error:#}"));
+    let (kernel, programs) = (folder(lab::packages_folder())?, folder(packages::folder())?);
+    let found = Parts::find(&kernel).and_then(|parts| parts.check_virtio());
+    found
+        .and_then(|()| packages::find_all(&programs))
+        .map_err(|why| format!("{why}; `cargo xtask setup` fetches the guests' drivers and programs"))
 }
 
 fn probe_uffd() -> Result<(), String> {

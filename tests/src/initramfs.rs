@@ -2,8 +2,10 @@
 //! a first process.
 
 mod archive;
+mod modules;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -66,6 +68,21 @@ pub fn add_libraries<W: Write>(archive: &mut Archive<W>, program: &Path, root: O
         }
     }
     Ok(())
+}
+
+/// Adds kernel modules from below `from` and what they depend on to the folder `to`, and a file `order` there that names them, one a line, each
+/// after what it needs.
+///
+/// # Errors
+/// If one is not there, or cannot be read.
+pub fn add_modules<W: Write>(archive: &mut Archive<W>, from: &Path, modules: &[&str], to: &Path) -> anyhow::Result<()> {
+    let mut order = String::new();
+    for module in modules::in_load_order(from, modules)? {
+        let name = module.file_name().context("a module has a name")?;
+        archive.copy(&module, &to.join(name))?;
+        writeln!(order, "{}", name.display())?;
+    }
+    archive.file(&to.join("order"), order.as_bytes())
 }
 
 /// Every tool that this busybox is.

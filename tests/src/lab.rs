@@ -48,6 +48,18 @@ impl Parts {
             busybox,
         })
     }
+
+    /// Looks for the drivers of virtual devices, which what was unpacked of the packages some time ago has not.
+    ///
+    /// # Errors
+    /// That they are not there.
+    pub fn check_virtio(&self) -> Result<(), String> {
+        let folder = self.modules.join("drivers/virtio");
+        match folder.is_dir() {
+            true => Ok(()),
+            false => Err(format!("there is no {}", folder.display())),
+        }
+    }
 }
 
 /// Where the lab's files are: in the target directory of the running program.

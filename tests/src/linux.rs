@@ -6,6 +6,7 @@
 //! so. To move a guest, start one with the same options as [`Role::Source`] and [`Role::Target`], and connect to their
 //! [free QMP sockets](Linux::socket); from then on the target beats.
 
+pub mod agent;
 mod image;
 pub mod line;
 pub mod packages;
@@ -19,12 +20,13 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use dunlin::trace::foreign::Qmp;
 use dunlin_core::units::Bytes;
 
 use crate::lab::{self, Parts};
 use crate::qemu::Qemu;
+use agent::{AgentLine, Told};
 pub use line::{Beat, Intact};
 use line::{CHECK, Line, SPOIL};
 pub use workload::Workload;
@@ -54,6 +56,14 @@ pub struct LinuxOptions {
     pub vcpus: u32,
     /// What the guest does.
     pub workload: Workload,
+    /// Whether it has a balloon, and an agent that can be asked; see [`Linux::agent`].
+    pub agent: bool,
+    /// Whether that balloon can be asked for free pages by QEMU while it copies.
+    pub free_page_hints: bool,
+    /// How much of its memory was in use before its work begins, and is free again: the contents are still there.
+    pub used: Bytes,
+    /// More parameters of its kernel.
+    pub parameters: String,
 }
 
 impl LinuxOptions {
@@ -63,6 +73,10 @@ impl LinuxOptions {
             memory: Bytes(256 << 20),
             vcpus: 1,
             workload,
+            agent: false,
+            free_page_hints: false,
+            used: Bytes::ZERO,
+            parameters: String::new(),
         }
     }
 
@@ -70,6 +84,23 @@ impl LinuxOptions {
     pub const fn with_memory(mut self, memory: Bytes) -> Self {
         self.memory = memory;
         self
+    }
+
+    /// The same with an agent.
+    pub const fn with_agent(mut self) -> Self {
+        self.agent = true;
+        self
+    }
+
+    /// The same with an agent, and a balloon that QEMU asks for free pages.
+    pub const fn with_free_page_hints(mut self) -> Self {
+        (self.agent, self.free_page_hints) = (true, true);
+        self
+    }
+
+    /// All of its memory, with what it has beside that which was asked for.
+    pub const fn all_memory(&self) -> Bytes {
+        Bytes(self.memory.0 + ODD)
     }
 }
 
@@ -96,6 +127,7 @@ pub struct Linux {
     /// A connection of its own to QEMU.
     pub qmp: Qmp,
     qemu: Qemu,
+    memory: Bytes,
     port: UnixStream,
     lines: Receiver<(Instant, Line)>,
     beats: Vec<Heard>,
@@ -111,7 +143,7 @@ impl Linux {
     /// [`Capability::LinuxGuests`](crate::Capability::LinuxGuests)), or QEMU does not start, with what it says.
     pub fn start(options: &LinuxOptions, role: Role) -> anyhow::Result<Self> {
         let parts = Parts::find(&lab::packages_folder()?).map_err(anyhow::Error::msg)?;
-        let image = image::image(&parts, options.workload.program())?;
+        let image = image::image(&parts, options.workload.program(), options.agent)?;
         let folder = tempfile::tempdir().context("cannot make a folder")?;
         let port = folder.path().join("port");
         let arguments = arguments(options, role, &parts.kernel, &image, folder.path());
@@ -131,6 +163,7 @@ impl Linux {
         Ok(Self {
             qmp,
             qemu,
+            memory: options.all_memory(),
             port,
             lines,
             beats: vec![],
@@ -146,6 +179,49 @@ impl Linux {
     /// A QMP socket that nobody uses: QEMU serves one client at each.
     pub fn socket(&self) -> PathBuf {
         self.qemu.socket()
+    }
+
+    /// The socket of the port of its agent, of guests that have one: QEMU serves one client at a time there.
+    pub fn agent_socket(&self) -> PathBuf {
+        agent_socket(self.qemu.folder())
+    }
+
+    /// A conversation with the guest's agent.
+    ///
+    /// # Errors
+    /// As [`AgentLine::connect`].
+    pub fn agent(&self) -> anyhow::Result<AgentLine> {
+        AgentLine::connect(&self.agent_socket(), self.memory).with_context(|| format!("the console:{}", self.console()))
+    }
+
+    /// What its agent was told so far, as the console says.
+    pub fn told(&self) -> Vec<Told> {
+        let bytes = fs::read(console(self.qemu.folder())).unwrap_or_default();
+        String::from_utf8_lossy(&bytes)
+            .lines()
+            .filter_map(Told::parse)
+            .collect()
+    }
+
+    /// Waits until its agent was told something so many times: what an agent has answered is not on the console yet.
+    ///
+    /// # Errors
+    /// If that is not so within [`PATIENCE`].
+    pub fn wait_until_told(&self, times: usize) -> anyhow::Result<Vec<Told>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let told = self.told();
+            if told.len() >= times {
+                return Ok(told);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} of {times} notices; the console:{}",
+                told.len(),
+                self.console()
+            );
+            thread::sleep(TICK);
+        }
     }
 
     /// All heartbeats so far, in order. Of a guest that was moved, source and target have a part each.
@@ -298,20 +374,44 @@ fn console(folder: &Path) -> PathBuf {
     folder.join("console")
 }
 
+fn agent_socket(folder: &Path) -> PathBuf {
+    folder.join("agent")
+}
+
 /// The arguments of QEMU.
 fn arguments(options: &LinuxOptions, role: Role, kernel: &Path, image: &Path, folder: &Path) -> Vec<String> {
     let mut arguments = vec![];
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
     add(&["-accel", "tcg", "-cpu", PROCESSOR, "-smp", &options.vcpus.to_string()]);
-    add(&["-m", &format!("{}B", options.memory.0 + ODD)]);
+    add(&["-m", &format!("{}B", options.all_memory().0)]);
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
     add(&["-kernel", &kernel.display().to_string()]);
     add(&["-initrd", &image.display().to_string()]);
     let words = options.workload.arguments().join(" ");
-    add(&["-append", &format!("{KERNEL_ARGUMENTS} -- {words}")]);
+    let mut parameters = format!("{KERNEL_ARGUMENTS} {}", options.parameters);
+    if options.used > Bytes::ZERO {
+        parameters += &format!(" used_mib={}", options.used.0 >> 20);
+    }
+    add(&["-append", &format!("{parameters} -- {words}")]);
     add(&["-serial", &format!("file:{}", console(folder).display())]);
     let port = folder.join("port");
     add(&["-serial", &format!("unix:{},server=on,wait=off", port.display())]);
+    if options.agent {
+        let socket = agent_socket(folder);
+        let balloon = match options.free_page_hints {
+            true => "virtio-balloon-pci,free-page-hint=on,iothread=hints",
+            false => "virtio-balloon-pci",
+        };
+        if options.free_page_hints {
+            add(&["-object", "iothread,id=hints"]);
+        }
+        add(&["-device", "virtio-serial-pci", "-device", balloon]);
+        add(&[
+            "-chardev",
+            &format!("socket,id=agent,path={},server=on,wait=off", socket.display()),
+        ]);
+        add(&["-device", "virtserialport,chardev=agent,name=org.dunlin.agent.0"]);
+    }
     if role == Role::Target {
         add(&["-incoming", "defer"]);
     }

@@ -50,9 +50,41 @@ pub fn build(release: bool) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// If it does not build.
 pub fn build_program(name: &str, release: bool) -> anyhow::Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo_build(name);
     // No `-p`: the same features as in a build of all default members, so that nothing is compiled twice.
+    if release {
+        command.arg("--release");
+    }
+    executable(command, name)
+}
+
+/// The agent of Linux guests.
+const AGENT: &str = "dunlin-agent";
+/// For a program without shared libraries, the target must be named: what runs while it is built has some.
+const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Builds `dunlin-agent` as a static program for any Linux guest, small, and returns where it is. Built at most once per process, and apart from
+/// everything else, of which nothing is built again.
+///
+/// # Errors
+/// If it does not build.
+pub fn build_agent() -> anyhow::Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let build = || {
+        let mut command = cargo_build(AGENT);
+        command.args(["--package", AGENT, "--profile", "agent", "--target", AGENT_TARGET]);
+        command.arg("--target-dir").arg(target_folder()?.join("static"));
+        command.env_remove("RUSTFLAGS");
+        command.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+        executable(command, AGENT)
+    };
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// A command that builds a program, for [`executable`].
+fn cargo_build(name: &str) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args([
         "build",
         "--quiet",
@@ -60,9 +92,11 @@ pub fn build_program(name: &str, release: bool) -> anyhow::Result<PathBuf> {
         name,
         "--message-format=json-render-diagnostics",
     ]);
-    if release {
-        command.arg("--release");
-    }
+    command
+}
+
+/// Runs such a command, and returns where it put the program.
+fn executable(mut command: Command, name: &str) -> anyhow::Result<PathBuf> {
     let output = command
         .current_dir(workspace_root())
         .stderr(Stdio::inherit())

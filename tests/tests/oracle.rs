@@ -4,7 +4,7 @@
 use anyhow::ensure;
 use dunlin_tests::oracle::{Verdict, expect_same_memory, expect_verified, with_enough_steps};
 use dunlin_tests::pairs::cover_or_product;
-use dunlin_tests::scene::{GuestOptions, Kind, Scene};
+use dunlin_tests::scene::{GuestOptions, Kind, PATIENCE, Scene};
 use dunlin_tests::{Capability, require};
 use serde_json::Value;
 
@@ -54,6 +54,17 @@ fn check(options: &GuestOptions, strategy: &str, hops: u32) -> anyhow::Result<()
 
 /// Moves a guest through one process after the other, each started with these arguments, and compares its memory in the end.
 fn check_between(options: &GuestOptions, strategy: &str, receivers: &[&[&str]]) -> anyhow::Result<()> {
+    check_with(options, strategy, receivers, &[], &mut |_| {})
+}
+
+/// The same with more arguments of the migrations, whose reports are shown to `seen`.
+fn check_with(
+    options: &GuestOptions,
+    strategy: &str,
+    receivers: &[&[&str]],
+    more: &[&str],
+    seen: &mut dyn FnMut(&Value),
+) -> anyhow::Result<()> {
     let hops = receivers.len() as u64;
     let steps = STEPS * hops / u64::from(options.vcpus);
     with_enough_steps(options, steps, |options| {
@@ -71,12 +82,13 @@ fn check_between(options: &GuestOptions, strategy: &str, receivers: &[&[&str]]) 
                 _ if looks_ahead(strategy) => [&LINK[..], &PROFILE].concat(),
                 _ => LINK.to_vec(),
             };
-            let report = scene.migrate(&holder, &target, strategy, &link)?;
+            let report = scene.migrate(&holder, &target, strategy, &[&link, more].concat())?;
             if !scene.status(&target).is_ok_and(|status| status["state"] == "running") {
                 return Ok(Verdict::HaltedBefore);
             }
             expect_strategy(strategy, &report)?;
             expect_verified(&report)?;
+            seen(&report);
             holder.moved_away()?;
             holder = target;
         }
@@ -288,4 +300,103 @@ fn dirty_rings_that_overrun() {
             panic!("{strategy} of {options:?}: {error:?}");
         }
     }
+}
+
+/// With an agent in the guest that says which pages are free, while the guest frees and uses them.
+#[test]
+fn with_hints() {
+    if !require(Capability::Kvm) || !require(Capability::Uffd) {
+        return;
+    }
+    for (strategy, vcpus, fill) in [
+        ("precopy", 1, "random"),
+        ("postcopy", 2, "random"),
+        ("hybrid:1", 1, "zero"),
+        ("as-hybrid", 2, "random"),
+        ("par-migrate", 1, "random"),
+        ("pa-hybrid,cut=reconnect", 1, "random"),
+        ("postcopy,push=bubble:3", 1, "random"),
+        ("par-migrate,hold=hot", 1, "random"),
+        ("markov-sdf:0.5", 1, "random"),
+        ("hybrid:2,filter=hazard,push=forecast", 1, "random"),
+        ("auto", 1, "random"),
+    ] {
+        let options = GuestOptions::new(Kind::Kvm, "uniform,rate=8000,life=3")
+            .vcpus(vcpus)
+            .with(["--fill", fill]);
+        let mut hinted = 0;
+        let result = check_with(
+            &options,
+            strategy,
+            &[&[]],
+            &["--network-timeout", "20s"],
+            &mut |report| {
+                hinted += report["hints"]["pages"].as_u64().unwrap_or(0);
+            },
+        );
+        if let Err(error) = result {
+            panic!("{strategy} of {options:?}: {error:?}");
+        }
+        assert!(hinted > 100, "{strategy}: {hinted} pages were not moved");
+    }
+}
+
+/// Agents that misbehave do the host no harm, and but for the one that lies about pages in use, nor do they the guest.
+#[test]
+fn with_agents_that_misbehave() {
+    if !require(Capability::Kvm) || !require(Capability::Uffd) {
+        return;
+    }
+    for agent in ["none", "wild", "flood", "stall", "restart"] {
+        for strategy in ["precopy", "postcopy"] {
+            let workload = format!("uniform,rate=8000,life=3,agent={agent}");
+            let options = GuestOptions::new(Kind::Kvm, &workload).with(["--fill", "random"]);
+            let mut reports = vec![];
+            let result = check_with(
+                &options,
+                strategy,
+                &[&[]],
+                &["--hint-timeout", "300ms"],
+                &mut |report| {
+                    reports.push(report.clone());
+                },
+            );
+            if let Err(error) = result {
+                panic!("{agent}, {strategy}: {error:?}");
+            }
+            let hints = &reports[0]["hints"];
+            match agent {
+                "wild" => assert!(
+                    hints["outside_pages"].as_u64() > Some(0) && hints["end"] == "complete",
+                    "{hints}"
+                ),
+                _ => assert_eq!(hints["end"], "timed-out", "{agent}: {hints}"),
+            }
+        }
+    }
+}
+
+/// One that calls pages free which are in use loses them to its own guest, which fails; the process that runs it there ends as for any
+/// guest that fails, and a guest beside it does not notice.
+#[test]
+fn an_agent_that_lies_harms_its_guest_alone() -> anyhow::Result<()> {
+    if !require(Capability::Kvm) || !require(Capability::Uffd) {
+        return Ok(());
+    }
+    let of = |agent: &str| GuestOptions::new(Kind::Kvm, format!("uniform,rate=8000,life=9,agent={agent}"));
+    let honest = of("honest").steps(STEPS).with(["--fill", "random"]);
+    let lying = of("traitor").steps(1 << 40).with(["--fill", "random"]);
+    let scene = Scene::new()?;
+    let lying = scene.guest("lying", &lying)?;
+    let has_used_much = |status: &Value| status["steps"].as_u64() > Some(STEPS / 4);
+    let lying = scene.wait_status(lying, has_used_much)?;
+    let mut beside = scene.guest("honest", &honest)?;
+    let mut target = scene.receiver("lying-target", &[])?;
+    let report = scene.migrate(&lying, &target, "postcopy", &LINK)?;
+    ensure!(report["hints"]["pages"].as_u64() > Some(100), "{report}");
+    let finished = target.process.wait(2 * PATIENCE)?;
+    ensure!(finished.code.is_some_and(|code| code != 0), "{finished}");
+    // It may have lost its program as well.
+    ensure!(finished.to_string().contains("the VM has failed"), "{finished}");
+    expect_same_memory(&honest, &beside.final_report()?)
 }

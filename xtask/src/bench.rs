@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: every figure beside the baseline it is compared with, both measured in the same run with their
 //! repetitions interleaved. Nothing here passes or fails by time alone: `met` says how a figure compares with its target.
 
+mod agent;
 pub(crate) mod blackout;
 mod bucket;
 mod choose;
@@ -41,13 +42,13 @@ pub(crate) struct Options {
     /// One JSON object on stdout instead of a table
     #[arg(long)]
     json: bool,
-    /// Only groups of figures with this in their name; `rules` runs only if this is its whole name
+    /// Only groups of figures with this in their name; `rules` and `agent` run only if this is their whole name
     filter: Option<String>,
 }
 
 const AFTER_HELP: &str = "`cargo xtask bench rules` moves real guests by every switch rule, which takes up to 40 minutes, so it is no part of \
                           `cargo xtask bench`. DUNLIN_RULES_REPETITIONS (3) and DUNLIN_RULES_GUESTS (memcached,compile,stress-vm,idle) \
-                          make it shorter.";
+                          make it shorter. Nor is `cargo xtask bench agent`, which takes 5 minutes.";
 
 /// Figures that are measured together.
 struct Group {
@@ -139,10 +140,16 @@ const GROUPS: &[Group] = &[
 ];
 
 /// Those that take so long that they are run by their whole names only.
-const LONG_GROUPS: &[Group] = &[Group {
-    name: "rules",
-    run: rules::run,
-}];
+const LONG_GROUPS: &[Group] = &[
+    Group {
+        name: "agent",
+        run: agent::run,
+    },
+    Group {
+        name: "rules",
+        run: rules::run,
+    },
+];
 
 /// Measures and prints.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {

@@ -1,4 +1,5 @@
-//! `cargo xtask build [--check]`: what is built for machines without an operating system, and committed, or built and compared.
+//! `cargo xtask build [--check]`: what is built for machines without an operating system, and committed, or built and compared. `cargo xtask
+//! build agent`: the agent of Linux guests.
 //!
 //! The guest payload and the eBPF programs need `core` for targets that most machines have no library for, so they are
 //! committed prebuilt, each with the toolchain that built it recorded beside. The same toolchain gives the same bytes
@@ -13,10 +14,27 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use dunlin_tests::process::workspace_root;
+use dunlin_tests::process::{self, workspace_root};
 
 use crate::command::{cargo, succeeds_with_lines};
 use toolchain::{Toolchain, output, target_dir};
+
+/// What to build.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Something else, which is not committed
+    #[arg(value_enum)]
+    what: Option<Other>,
+    /// Compare with what is committed instead, changing nothing
+    #[arg(long, conflicts_with = "what")]
+    check: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Other {
+    /// dunlin-agent, a static program for Linux guests
+    Agent,
+}
 
 /// One thing that is committed prebuilt.
 pub(crate) struct Prebuilt {
@@ -46,15 +64,25 @@ pub(crate) struct Prebuilt {
 /// All of them.
 pub(crate) const ALL: [&Prebuilt; 2] = [&payload::PAYLOAD, &programs::PROGRAMS];
 
-/// Builds everything and puts it in its place; with `check`, compares with what is there, changing nothing.
+/// Builds everything that is committed and puts it in its place, or compares it, or builds something else.
 ///
 /// # Errors
 /// As [`run_one`].
-pub(crate) fn run(check: bool) -> anyhow::Result<()> {
-    ALL.iter().try_for_each(|prebuilt| run_one(prebuilt, check))
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    match options.what {
+        Some(Other::Agent) => agent(),
+        None => ALL.iter().try_for_each(|prebuilt| run_one(prebuilt, options.check)),
+    }
 }
 
-/// The same for one thing.
+fn agent() -> anyhow::Result<()> {
+    let path = process::build_agent()?;
+    let bytes = fs::metadata(path)?.len();
+    println!("{} ({bytes} bytes)", path.display());
+    Ok(())
+}
+
+/// Builds one thing and puts it in its place; with `check`, compares it with what is there, changing nothing.
 ///
 /// # Errors
 /// If there is no toolchain for it, it does not build, or it is not what is committed.

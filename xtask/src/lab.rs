@@ -6,7 +6,6 @@
 
 mod boot;
 mod image;
-mod modules;
 pub(crate) mod packages;
 mod programs;
 mod results;

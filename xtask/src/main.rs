@@ -36,11 +36,7 @@ enum Task {
     /// Run tests on a KVM that behaves as on hardware, in an emulated machine
     Lab(lab::Options),
     /// Build the bare-metal guest payload and the eBPF programs and put them in their places
-    Build {
-        /// Compare with what is committed instead, changing nothing
-        #[arg(long)]
-        check: bool,
-    },
+    Build(build::Options),
     /// Format, lints, documentation, builds without std, all tests, a short fuzz run
     Test(test::Options),
 }
@@ -52,7 +48,7 @@ fn main() -> ExitCode {
         Task::Experiment(options) => experiment::run(&options),
         Task::Calibrate(options) => calibrate::run(&options),
         Task::Lab(options) => lab::run(&options),
-        Task::Build { check } => build::run(check).map(|()| ExitCode::SUCCESS),
+        Task::Build(options) => build::run(&options).map(|()| ExitCode::SUCCESS),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
     };

@@ -42,6 +42,8 @@ pub struct SourceConfig {
     pub merge_patience: Nanos,
     /// Send hashes of every page for comparison.
     pub verify: bool,
+    /// How long the copy waits for what an agent in the guest calls soft, after tracking has begun; `None` if there is nobody to say so.
+    pub hint_patience: Option<Nanos>,
     /// Pages the target's host reads itself; they are sent while the guest is paused, never left missing.
     pub host_pages: Vec<Run, 8>,
 }
@@ -49,7 +51,7 @@ pub struct SourceConfig {
 impl SourceConfig {
     /// What `dunlin migrate` does unless it is told otherwise: a downtime of 300 ms, 2 ms of which the hand-over may cost, at most 30
     /// rounds of at least 100 ms, 8 s of observation where the strategy looks ahead, pushes of 64 pages, a link that is lost after 3 s of silence, 10 s for the hand-over's answers.
-    /// No hashes, and no pages that the target's host reads.
+    /// No hashes, no agent, and no pages that the target's host reads.
     pub const fn new(session: SessionId, vm: VmId, regions: Regions, strategy: Strategy) -> Self {
         Self {
             session,
@@ -66,6 +68,7 @@ impl SourceConfig {
             handover_timeout: Nanos::from_secs(10),
             merge_patience: Nanos::from_secs(30),
             verify: false,
+            hint_patience: None,
             host_pages: Vec::new(),
         }
     }
@@ -140,6 +143,11 @@ pub enum SourceAction {
     OpenFaultChannel,
     /// Start dirty tracking. Everything counts as clean at that instant.
     StartTracking,
+    /// Ask the agent in the guest which pages are soft from now on, and answer with [`SourceEvent::Hinted`] as it says so, and
+    /// [`SourceEvent::HintsEnded`] when it has nothing more to say, or cannot be reached. Done means that it was asked.
+    OpenEpoch,
+    /// Tell the target that these pages are zero, whatever is in them here.
+    SendZeros(Run),
     /// Begin to write all pages of the VM as a static copy to the storage channel, beside what follows; if that fails, now or
     /// later, [`SourceEvent::StaticFailed`].
     StartStatic,
@@ -205,6 +213,10 @@ pub enum SourceEvent<'a> {
         /// Pages that travelled as zero runs.
         zero: Pages,
     },
+    /// The agent in the guest says that these pages were soft at some instant since it was asked. Whatever it names, it is checked.
+    Hinted(Run),
+    /// It has nothing more to say.
+    HintsEnded,
     /// All of the static copy was written.
     StaticWritten,
     /// What the target's state in the storage directory says, read while the link is lost. Of this session, and whole.

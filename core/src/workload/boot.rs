@@ -5,11 +5,11 @@ use core::fmt;
 use super::layout::{Fill, MAX_MEMORY, MAX_VCPUS};
 use super::plan::{Plan, PlanError};
 use super::random;
-use super::spec::{MAX_PHASES, Milli, Pattern, Phase, Spec};
+use super::spec::{Conduct, MAX_LIFE, MAX_PHASES, Milli, Pattern, Phase, Spec};
 use crate::units::{Bytes, PAGE_SIZE, Pages};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"dunlinbb");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes before the phases.
 const HEADER: usize = 64;
 /// Bytes of one phase.
@@ -101,6 +101,9 @@ impl BootBlock {
                 self.spec.phases.len() as u8,
             ],
         );
+        put(52, &self.spec.life.to_le_bytes());
+        let agent = Conduct::ALL.iter().position(|conduct| *conduct == self.spec.agent);
+        put(54, &[agent.unwrap_or_default() as u8]);
         for (phase, at) in self.spec.phases.iter().zip((HEADER..).step_by(PHASE)) {
             let (code, argument) = pattern_code(phase.pattern);
             put(at, &[code, 0]);
@@ -170,12 +173,19 @@ impl BootBlock {
             };
             phases.push(phase).map_err(|_| BootError::Field { offset: 50 })?;
         }
+        let life = u16::from_le_bytes([bytes[52], bytes[53]]);
+        let spec = Spec {
+            phases,
+            listed,
+            ws: pages(bytes, 40)?,
+            life,
+            agent: *Conduct::ALL
+                .get(usize::from(bytes[54]))
+                .ok_or(BootError::Field { offset: 54 })?,
+        };
+        field(52, life == 0 || (life <= MAX_LIFE && !spec.shares_pages()))?;
         Ok(Self {
-            spec: Spec {
-                phases,
-                listed,
-                ws: pages(bytes, 40)?,
-            },
+            spec,
             seed: word(bytes, 16),
             steps: word(bytes, 24),
             vcpus,

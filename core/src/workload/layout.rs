@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`BOOT_BLOCK`] 0x1000 | [`BootBlock`](super::BootBlock), written by the host before the guest starts |
 //! | [`PROGRESS`] 0x2000 | one 64-byte line of [`Progress`] per vCPU |
-//! | [`MAILBOX`] 0x3000 | messages between host and guest, 1 KiB per vCPU; nothing uses it yet |
+//! | [`MAILBOX`] 0x3000 | messages to the guest, 1 KiB per vCPU; used by the agent on vCPU 0 |
 //! | [`PML4`] 0x8000 | page tables of a KVM guest, from the host: identity, 2 MiB pages, accessed and dirty preset |
 //! | [`STACKS`] 0x60000 | one stack of [`STACK_BYTES`] per vCPU, growing down from its end |
 //! | [`PAYLOAD`] 0x100000 | the payload's ELF segments, at most [`PAYLOAD_BYTES`] |
@@ -26,6 +26,8 @@ pub const PROGRESS_LINE: u64 = 64;
 pub const MAILBOX: u64 = 0x3000;
 /// The part of the mailbox page that belongs to one vCPU.
 pub const MAILBOX_BYTES: u64 = 1024;
+/// Bytes that fit in a vCPU's part of it, behind their number.
+pub const MAILBOX_ROOM: u64 = MAILBOX_BYTES - 8;
 /// Top-level page table.
 pub const PML4: u64 = 0x8000;
 /// Second-level page table, one entry per GiB.
@@ -57,6 +59,9 @@ pub const MAX_MEMORY: u64 = 64 << 30;
 pub const PORT_PACE: u16 = 0x10;
 /// I/O port by which a vCPU says that it ends: it writes one of the `HALT_` codes as 32 bits, then halts for good.
 pub const PORT_HALT: u16 = 0x11;
+/// I/O port for bytes of the agent, which vCPU 0 runs between its batches. What the host says to it, the host puts into the mailbox while
+/// that vCPU stands at [`PORT_PACE`]: how many bytes, as a word, then these; the agent takes them and writes 0 as their number.
+pub const PORT_AGENT: u16 = 0x12;
 /// I/O port for log bytes: a stream of defmt frames, rzCOBS-encoded.
 pub const PORT_LOG: u16 = 0xe9;
 

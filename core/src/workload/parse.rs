@@ -4,7 +4,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use super::layout::MAX_MEMORY;
-use super::spec::{MAX_PHASES, Milli, Pattern, Phase, Spec};
+use super::spec::{Conduct, MAX_LIFE, MAX_PHASES, Milli, Pattern, Phase, Spec};
 use crate::units::{PAGE_SIZE, Pages};
 
 /// The longest phase, in steps: the lengths of all phases together stay far below 2^64.
@@ -39,6 +39,12 @@ pub enum SpecErrorKind {
     BadRate,
     /// Not a size, or not one that a working set can have.
     BadSize,
+    /// Not the life of a page.
+    BadLife,
+    /// Pages that vCPUs share are not freed.
+    SharedLife,
+    /// No agent is like that, or pages have no life before it.
+    BadAgent,
     /// Not written as a list of phases is.
     BadPhase,
     /// Not the length of a phase.
@@ -61,9 +67,11 @@ impl fmt::Display for SpecError {
             ),
             SpecErrorKind::BadArgument { wanted } => f.write_str(wanted),
             SpecErrorKind::NoArgument => {
-                f.write_str("this pattern takes no argument: go on with ,rate= or ,ws= or end here")
+                f.write_str("this pattern takes no argument: go on with ,rate=, ,ws= or ,life= or end here")
             }
-            SpecErrorKind::UnknownOption => f.write_str("unknown option: use rate=STEPS_PER_SECOND or ws=SIZE"),
+            SpecErrorKind::UnknownOption => {
+                f.write_str("unknown option: use rate=STEPS_PER_SECOND, ws=SIZE or, at the end of all, life=WRITES")
+            }
             SpecErrorKind::RepeatedOption => f.write_str("this option was given before: give it once"),
             SpecErrorKind::BadRate => write!(
                 f,
@@ -75,6 +83,16 @@ impl fmt::Display for SpecError {
                 "a working set is a whole number with a unit B, kB, MB, GB, KiB, MiB or GiB, from one page of \
                  {PAGE_SIZE} B to {} GiB, such as ws=64MiB",
                 MAX_MEMORY >> 30
+            ),
+            SpecErrorKind::BadLife => write!(
+                f,
+                "the life of a page is a whole number of writes from 1 to {MAX_LIFE}, such as life=20"
+            ),
+            SpecErrorKind::SharedLife => {
+                f.write_str("vCPUs that share pages cannot free them: leave life= out, or take another pattern")
+            }
+            SpecErrorKind::BadAgent => f.write_str(
+                "behind life=N an agent can be honest, none, wild, traitor, flood, stall or restart, such as agent=none",
             ),
             SpecErrorKind::BadPhase => f.write_str(
                 "phases are written (PATTERN[,rate=N][,ws=SIZE])*STEPS and joined by +, such as \
@@ -88,7 +106,7 @@ impl fmt::Display for SpecError {
             }
             SpecErrorKind::TooManyPhases => write!(f, "more than {MAX_PHASES} phases: leave some out"),
             SpecErrorKind::NestedPhases => f.write_str("phases cannot contain phases: write one list"),
-            SpecErrorKind::Trailing => f.write_str("expected the end, or a comma and an option (rate=, ws=)"),
+            SpecErrorKind::Trailing => f.write_str("expected the end, or a comma and an option (rate=, ws=, life=)"),
         }
     }
 }
@@ -114,12 +132,28 @@ impl FromStr for Spec {
 
 fn single(reader: &mut Reader<'_>) -> Result<Spec, SpecError> {
     let pattern = pattern(reader)?;
-    let options = options(reader)?;
+    let options = options(reader, Level::Spec)?;
     let spec = Spec::new(pattern).with_ws(options.ws);
-    Ok(match options.rate {
+    let spec = match options.rate {
         Some(rate) => spec.with_rate(rate),
         None => spec,
-    })
+    };
+    mortal(spec, &options)
+}
+
+/// With the life that was given.
+fn mortal(spec: Spec, options: &Options) -> Result<Spec, SpecError> {
+    match options.life {
+        Some((_, position)) if spec.shares_pages() => Err(SpecError {
+            position,
+            kind: SpecErrorKind::SharedLife,
+        }),
+        Some((life, _)) => Ok(Spec {
+            agent: options.agent.unwrap_or_default(),
+            ..spec.with_life(life)
+        }),
+        None => Ok(spec),
+    }
 }
 
 fn phases(reader: &mut Reader<'_>) -> Result<Spec, SpecError> {
@@ -131,7 +165,7 @@ fn phases(reader: &mut Reader<'_>) -> Result<Spec, SpecError> {
         }
         let start = reader.position;
         let pattern = pattern(reader)?;
-        let options = options(reader)?;
+        let options = options(reader, Level::Phase)?;
         reader.expect(")", SpecErrorKind::BadPhase)?;
         reader.expect("*", SpecErrorKind::BadPhase)?;
         let at = reader.position;
@@ -150,18 +184,21 @@ fn phases(reader: &mut Reader<'_>) -> Result<Spec, SpecError> {
             break;
         }
     }
-    let all = options(reader)?;
+    let all = options(reader, Level::Spec)?;
     let phases = phases.iter().map(|(pattern, own, steps)| Phase {
         pattern: *pattern,
         rate: own.rate.or(all.rate).unwrap_or(pattern.default_rate()),
         ws: own.ws,
         steps: *steps,
     });
-    Ok(Spec {
+    let spec = Spec {
         phases: phases.collect(),
         listed: true,
         ws: all.ws,
-    })
+        life: 0,
+        agent: Conduct::Honest,
+    };
+    mortal(spec, &all)
 }
 
 fn pattern(reader: &mut Reader<'_>) -> Result<Pattern, SpecError> {
@@ -220,9 +257,19 @@ fn argument(
 struct Options {
     rate: Option<u32>,
     ws: Option<Pages>,
+    /// With where it stands.
+    life: Option<(u16, usize)>,
+    agent: Option<Conduct>,
 }
 
-fn options(reader: &mut Reader<'_>) -> Result<Options, SpecError> {
+/// Whose options.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Spec,
+    Phase,
+}
+
+fn options(reader: &mut Reader<'_>, level: Level) -> Result<Options, SpecError> {
     let mut options = Options::default();
     while reader.take(",") {
         let name = reader.position;
@@ -247,6 +294,33 @@ fn options(reader: &mut Reader<'_>) -> Result<Options, SpecError> {
                 kind: SpecErrorKind::BadSize,
             })?;
             if options.ws.replace(Pages(bytes / PAGE_SIZE)).is_some() {
+                return Err(SpecError {
+                    position: name,
+                    kind: SpecErrorKind::RepeatedOption,
+                });
+            }
+        } else if level == Level::Spec && reader.take("life=") {
+            let position = reader.position;
+            let life = reader.number().and_then(|life| u16::try_from(life).ok());
+            let life = life.filter(|life| (1..=MAX_LIFE).contains(life)).ok_or(SpecError {
+                position,
+                kind: SpecErrorKind::BadLife,
+            })?;
+            if options.life.replace((life, name)).is_some() {
+                return Err(SpecError {
+                    position: name,
+                    kind: SpecErrorKind::RepeatedOption,
+                });
+            }
+        } else if level == Level::Spec && reader.take("agent=") {
+            let position = reader.position;
+            let word = reader.word();
+            let known = Conduct::ALL.into_iter().find(|conduct| conduct.name() == word);
+            let agent = known.filter(|_| options.life.is_some()).ok_or(SpecError {
+                position,
+                kind: SpecErrorKind::BadAgent,
+            })?;
+            if options.agent.replace(agent).is_some() {
                 return Err(SpecError {
                     position: name,
                     kind: SpecErrorKind::RepeatedOption,

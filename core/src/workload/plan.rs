@@ -197,6 +197,20 @@ impl Plan {
         ram_gfn(self.first + page)
     }
 
+    /// The first page of the working set at or after a frame, if there is one.
+    pub const fn page_at(&self, gfn: Gfn) -> Option<u64> {
+        // RAM pages before it, the hole not counted.
+        let index = if gfn.0 <= HOLE.start.0 {
+            gfn.0
+        } else if gfn.0 < HOLE.end.0 {
+            HOLE.start.0
+        } else {
+            gfn.0 - HOLE_PAGES
+        };
+        let page = index.saturating_sub(self.first);
+        if page < self.ws { Some(page) } else { None }
+    }
+
     /// The frames of the working set: one range, and another behind the hole if it reaches so far. Empty ranges are
     /// possible.
     pub fn ws_frames(&self) -> [Range<Gfn>; 2] {

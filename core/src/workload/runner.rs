@@ -1,6 +1,9 @@
 //! Carrying a vCPU's steps out over guest memory.
 
 mod check;
+mod mortal;
+
+pub use mortal::next_free;
 
 use super::boot::BootBlock;
 use super::generator::{Generator, GeneratorState};
@@ -57,6 +60,8 @@ pub struct Runner {
     vcpu: u32,
     seed: u64,
     fill: Fill,
+    /// Mean number of writes after which a page is freed; 0 for never.
+    life: u16,
     goal: u64,
     /// Guest-physical address of the ledger entry that page 0 would have, wrapping.
     ledger: u64,
@@ -77,6 +82,7 @@ impl Runner {
             vcpu,
             seed: boot.seed,
             fill: boot.fill,
+            life: boot.spec.life(),
             goal: if boot.steps == 0 { u64::MAX } else { boot.steps },
             ledger: ledger.wrapping_sub(2 * pages.start),
         })
@@ -164,6 +170,9 @@ impl Runner {
     }
 
     fn run(&mut self, steps: u64, ram: &mut impl Ram) -> Result<(), StampError> {
+        if self.life != 0 {
+            return self.run_mortal(steps, ram);
+        }
         let origin = self.generator.origin();
         let first = self.plan.gfn(0).0;
         let (to_head, head_to_tail) = Places::offsets(self.vcpu);

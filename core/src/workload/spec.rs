@@ -7,6 +7,9 @@ use crate::units::{Bytes, PAGE_SIZE, Pages};
 /// The most phases a spec has.
 pub const MAX_PHASES: usize = 16;
 
+/// The longest life of a page, in writes: a ledger entry counts twice as many.
+pub const MAX_LIFE: u16 = 30_000;
+
 /// The rate of `idle` where none is given: a batch of 64 empty steps per millisecond, so that an idle guest shows its
 /// progress and yet leaves its processor alone.
 pub(super) const IDLE_RATE: u32 = 64_000;
@@ -113,13 +116,65 @@ pub struct Phase {
     pub steps: u64,
 }
 
+/// What the agent in the guest is like, where pages have a life: all but the first are there to be endured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Conduct {
+    /// `honest`: names pages that are free.
+    #[default]
+    Honest,
+    /// `none`: there is no agent.
+    None,
+    /// `wild`: names pages that are free, and others that do not exist, and all of them twice.
+    Wild,
+    /// `traitor`: names pages that are in use, which the guest loses.
+    Traitor,
+    /// `flood`: says the same over and over.
+    Flood,
+    /// `stall`: stops in the middle of a word.
+    Stall,
+    /// `restart`: forgets after some words what it was asked.
+    Restart,
+}
+
+impl Conduct {
+    /// All of them, by the number that stands for each in a boot block.
+    pub(super) const ALL: [Self; 7] = [
+        Self::Honest,
+        Self::None,
+        Self::Wild,
+        Self::Traitor,
+        Self::Flood,
+        Self::Stall,
+        Self::Restart,
+    ];
+
+    /// As it stands in a workload.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Honest => "honest",
+            Self::None => "none",
+            Self::Wild => "wild",
+            Self::Traitor => "traitor",
+            Self::Flood => "flood",
+            Self::Stall => "stall",
+            Self::Restart => "restart",
+        }
+    }
+}
+
 /// A workload: one pattern for ever, or up to [`MAX_PHASES`] phases that start over when the last one ends.
 ///
-/// As text: `name[:arg][,rate=12000][,ws=64MiB]`, or `phases:(seq,rate=1000)*50000+(uniform)*50000[,ws=64MiB]` with
+/// As text: `name[:arg][,rate=12000][,ws=64MiB][,life=20]`, or `phases:(seq,rate=1000)*50000+(uniform)*50000[,ws=64MiB]` with
 /// lengths in steps of each vCPU; a rate behind the phases holds for those that have none. Rates are in steps/s of the
 /// whole guest (0: unpaced) and may end in k or M; sizes end in B, kB, MB, GB, KiB, MiB or GiB, are rounded down to
 /// whole pages, and default to all memory that is left. `idle` has rate 64000 unless told otherwise, everything
 /// else is unpaced. Printing a spec and reading it again gives the same spec.
+///
+/// With `life=N` a page is freed when it is written for about the N-th time, each page after another number of writes, and belongs to nobody
+/// until it is written again: it is cleared then, and nothing reads it before. Pages that were never written are free, too. What is in
+/// free pages is cleared when all steps are done. A guest under KVM then has an agent that says which pages are free; `agent=` makes it
+/// a bad one, to be endured.
 ///
 /// Each phase starts its pattern from the beginning whenever it is entered; only the random numbers go on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,6 +182,9 @@ pub struct Spec {
     pub(super) phases: heapless::Vec<Phase, MAX_PHASES>,
     pub(super) listed: bool,
     pub(super) ws: Option<Pages>,
+    /// Mean number of writes after which a page is freed; 0 for never.
+    pub(super) life: u16,
+    pub(super) agent: Conduct,
 }
 
 /// Where a vCPU is in its spec after some steps: the phase its next step belongs to.
@@ -160,6 +218,8 @@ impl Spec {
             phases: heapless::Vec::from_iter([phase]),
             listed: false,
             ws: None,
+            life: 0,
+            agent: Conduct::Honest,
         }
     }
 
@@ -177,6 +237,26 @@ impl Spec {
     pub fn with_ws(mut self, ws: Option<Pages>) -> Self {
         self.ws = ws;
         self
+    }
+
+    /// The same with pages that are freed after about so many writes, at most [`MAX_LIFE`]; 0 for never, and where vCPUs share pages.
+    #[must_use]
+    pub fn with_life(mut self, life: u16) -> Self {
+        self.life = if self.shares_pages() { 0 } else { life.min(MAX_LIFE) };
+        self
+    }
+
+    /// After how many writes a page is freed in the mean; 0 for never.
+    pub const fn life(&self) -> u16 {
+        self.life
+    }
+
+    /// What the agent in the guest is like; none where pages are never freed.
+    pub const fn agent(&self) -> Conduct {
+        match self.life {
+            0 => Conduct::None,
+            _ => self.agent,
+        }
     }
 
     /// The working set, if the spec limits it.
@@ -249,9 +329,13 @@ impl fmt::Display for Spec {
                 write!(f, ")*{}", phase.steps)?;
             }
         }
-        match self.ws {
-            Some(ws) => write!(f, ",ws={}", Size(ws)),
-            None => Ok(()),
+        if let Some(ws) = self.ws {
+            write!(f, ",ws={}", Size(ws))?;
+        }
+        match (self.life, self.agent) {
+            (0, _) => Ok(()),
+            (life, Conduct::Honest) => write!(f, ",life={life}"),
+            (life, agent) => write!(f, ",life={life},agent={}", agent.name()),
         }
     }
 }

@@ -31,6 +31,8 @@ enum Happens {
     Cancel,
     Violation,
     StaticFailed,
+    Hinted(u64, u64),
+    HintsEnded,
     PageRequest(u64),
     Resolve(bool),
 }
@@ -61,6 +63,9 @@ fn events() -> impl Strategy<Value = Vec<(u64, Happens)>> {
         20 => Just(Happens::Heard),
         10 => (0..100_000_000_u64).prop_map(Happens::RoomIn),
         20 => prop_oneof![0..160u64, any::<u64>()].prop_map(Happens::PageRequest),
+        20 => (prop_oneof![0..160u64, any::<u64>()], prop_oneof![0..40u64, any::<u64>()])
+            .prop_map(|(first, count)| Happens::Hinted(first, count)),
+        10 => Just(Happens::HintsEnded),
         3 => any::<bool>().prop_map(Happens::Resolve),
         6 => trouble,
     ];
@@ -110,6 +115,7 @@ pub(crate) fn source(strategy: &str, verify: bool) -> Source<'static> {
         handover_timeout: Nanos::from_secs(10),
         merge_patience: Nanos::from_secs(30),
         verify,
+        hint_patience: Some(Nanos::from_millis(30)),
         host_pages: [
             Run::new(Gfn(3), Pages(1)),
             Run::new(Gfn(60), Pages(20)),
@@ -180,6 +186,11 @@ impl Host {
             Happens::Cancel => self.source.on(self.now, SourceEvent::Cancel),
             Happens::Violation => self.source.on(self.now, SourceEvent::Violation(Violation::Frame)),
             Happens::StaticFailed => self.source.on(self.now, SourceEvent::StaticFailed),
+            Happens::Hinted(first, count) => {
+                let run = Run::new(Gfn(*first), Pages(*count));
+                self.source.on(self.now, SourceEvent::Hinted(run));
+            }
+            Happens::HintsEnded => self.source.on(self.now, SourceEvent::HintsEnded),
             Happens::PageRequest(gfn) => {
                 self.source.on_fault_request(Gfn(*gfn));
             }
@@ -274,6 +285,7 @@ impl Host {
                 | SourceAction::StopStatic
                 | SourceAction::Harvest
                 | SourceAction::Sample
+                | SourceAction::OpenEpoch
         );
         let bits = [0x8000_0000_0000_0001, 1 << 40, 3];
         self.source.on(
@@ -314,6 +326,13 @@ impl Host {
             SourceAction::SendPages { run, round } => {
                 self.check_run(run);
                 assert!(round > 0 || self.runs == Some(false), "final pages of a running guest");
+            }
+            SourceAction::OpenEpoch => assert!(self.tracks, "what is written meanwhile would be missed"),
+            SourceAction::SendZeros(run) => {
+                self.check_run(run);
+                let host_pages = &self.source.config().host_pages;
+                let is_read = |page| host_pages.iter().any(|run| (run.first..run.end()).contains(&Gfn(page)));
+                assert!(!(run.first.0..run.end().0).any(is_read), "{run} is read by the host");
             }
             SourceAction::PushPages(run) => {
                 self.check_run(run);

@@ -121,6 +121,7 @@ impl<'w> Pair<'w> {
             handover_timeout: Nanos::from_secs(10),
             merge_patience: Nanos::from_secs(30),
             verify: true,
+            hint_patience: None,
             host_pages: [Run::new(Gfn(3), Pages(1))].into_iter().collect(),
         };
         let target_config = TargetConfig {

@@ -3,6 +3,7 @@
 //! Hosts take their time: an action is asked for, carried out and reported at three different moments, and anything may
 //! happen in between.
 
+mod agent;
 mod deliver;
 mod explore;
 mod fault;
@@ -29,6 +30,7 @@ use dunlin_core::strategy::{Cut, First, Strategy};
 use dunlin_core::units::{Gfn, Nanos, Pages};
 use dunlin_core::wire::{decode_message, encode_message};
 
+use agent::Agent;
 pub(crate) use explore::{Choices, TWO_MISSING, TargetActs};
 use fault::Faults;
 pub(crate) use fault::{Fault, Plan};
@@ -89,6 +91,13 @@ pub(crate) struct World {
     truth: Vec<u64>,
     writes: u64,
     write_rate: u64,
+    /// Freed and not written since: nobody will read what is there.
+    soft: Vec<bool>,
+    /// Written since tracking began.
+    written: Vec<bool>,
+    agent: Option<Agent>,
+    /// Words of the agent that came while they were listened to.
+    hints_heard: u64,
 
     source: Option<Source<'static>>,
     source_doing: Option<Doing<SourceAction, SourceReport>>,
@@ -151,6 +160,8 @@ impl World {
         let (first, count) = *shape.last().expect("a region");
         let end = (first + count) as usize;
         let now = Nanos::from_secs(1);
+        let agent = agent::Kind::of(strategy);
+        let (named, strategy) = (strategy, strategy.split('+').next().expect("the first"));
         let looks_ahead = strategy
             .parse()
             .is_ok_and(|it| ForesightNeed::of(&it, Pages(1)).words > 0);
@@ -174,10 +185,11 @@ impl World {
             handover_timeout: Nanos::from_secs(10),
             merge_patience: Nanos::from_millis(200),
             verify: seed % 3 != 2,
+            hint_patience: agent.map(|_| agent::PATIENCE),
             host_pages: [Run::new(Gfn(guest::host_page(shape)), Pages(1))].into_iter().collect(),
         };
         let mut world = Self {
-            label: replay::label(strategy, seed, shape, plans),
+            label: replay::label(named, seed, shape, plans),
             traced: false,
             random: seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1,
             now,
@@ -194,6 +206,10 @@ impl World {
             truth: vec![0; end],
             writes: 0,
             write_rate: 1 + seed % 4,
+            soft: vec![false; end],
+            written: vec![false; end],
+            agent: agent.map(Agent::new),
+            hints_heard: 0,
             source: Some(source(&config, now)),
             config,
             source_doing: None,
@@ -221,6 +237,9 @@ impl World {
         };
         for _ in 0..120 {
             world.guest_writes();
+        }
+        for _ in 0..20 {
+            world.guest_frees();
         }
         world
     }
@@ -284,9 +303,11 @@ impl World {
                     for _ in 0..self.write_rate {
                         self.guest_writes();
                     }
+                    self.guest_frees();
                     false
                 }
             };
+            self.agent_acts();
             idle = if acted || !self.link.is_quiet() { 0 } else { idle + 1 };
             let pause = if idle >= 40 {
                 Nanos::from_millis(100)

@@ -109,8 +109,20 @@ impl World {
             SourceAction::StartTracking => {
                 self.tracking = true;
                 self.dirty.fill(false);
+                self.written.fill(false);
             }
             SourceAction::StopTracking => self.tracking = false,
+            SourceAction::OpenEpoch => self.open_epoch(),
+            SourceAction::SendZeros(run) => {
+                let values = vec![0; run.count.0 as usize];
+                let frame = Frame::Pages {
+                    first: run.first.0,
+                    values,
+                };
+                if !self.link.migration.send_to_target(frame) {
+                    return SourceReport::LinkLost;
+                }
+            }
             SourceAction::StartPbData => self.start_pb_data(),
             SourceAction::StartStatic => self.start_static(),
             SourceAction::StopStatic => self.stop_static(),
@@ -254,10 +266,16 @@ impl World {
     }
 
     fn send_hashes(&mut self) -> SourceReport {
+        let zeroed = self.source.as_ref().and_then(|source| source.zeroed());
+        let sent = |(page, value): (usize, &u64)| match zeroed {
+            Some(zeroed) if zeroed.contains(Gfn(page as u64)) => 0,
+            _ => *value,
+        };
         let bytes: Vec<u8> = self
             .source_memory
             .iter()
-            .flat_map(|value| hash(*value).to_le_bytes())
+            .enumerate()
+            .flat_map(|page| hash(sent(page)).to_le_bytes())
             .collect();
         let mut messages: Vec<_> = self
             .shape

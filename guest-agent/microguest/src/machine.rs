@@ -2,8 +2,9 @@
 
 use core::arch::asm;
 
+use dunlin_core::units::PAGE_SIZE;
 use dunlin_core::workload::BootBlock;
-use dunlin_core::workload::layout::{BOOT_BLOCK, MAILBOX, MAILBOX_BYTES};
+use dunlin_core::workload::layout::{BOOT_BLOCK, MAILBOX, MAILBOX_BYTES, MAILBOX_ROOM};
 
 /// Guest memory, mapped one to one.
 pub(crate) struct Ram;
@@ -22,6 +23,20 @@ impl dunlin_core::workload::Ram for Ram {
     fn write_u64(&mut self, address: u64, value: u64) {
         // SAFETY: as for reading; the memory is writable. Volatile, as the host reads it.
         unsafe { (address as *mut u64).write_volatile(value) }
+    }
+
+    fn clear_page(&mut self, start: u64) {
+        // SAFETY: as for writing 64 bits, of all words of the page. One instruction, since each is emulated where there is no processor
+        // for it; the direction flag is clear in all Rust code.
+        unsafe {
+            asm!(
+                "rep stosq",
+                inout("rcx") PAGE_SIZE / 8 => _,
+                inout("rdi") start => _,
+                in("rax") 0_u64,
+                options(nostack, preserves_flags)
+            )
+        }
     }
 
     #[inline(always)]
@@ -53,6 +68,21 @@ pub(crate) fn clear_mailbox(vcpu: u32) {
     }
 }
 
+/// Takes what the host has put into the mailbox of vCPU 0: how many bytes of `buffer` it takes.
+pub(crate) fn take_mail(buffer: &mut [u8; MAILBOX_ROOM as usize]) -> usize {
+    use dunlin_core::workload::Ram as _;
+
+    let length = Ram.read_u64(MAILBOX).min(MAILBOX_ROOM) as usize;
+    if length == 0 {
+        return 0;
+    }
+    for (word, address) in buffer.as_chunks_mut::<8>().0.iter_mut().zip((MAILBOX + 8..).step_by(8)) {
+        *word = Ram.read_u64(address).to_le_bytes();
+    }
+    Ram.write_u64(MAILBOX, 0);
+    length
+}
+
 /// Writes 32 bits to an I/O port; the host may take its time before the guest goes on.
 #[inline(always)]
 pub(crate) fn out32(port: u16, value: u32) {
@@ -65,6 +95,20 @@ pub(crate) fn out_bytes(port: u16, bytes: &[u8]) {
     for byte in bytes {
         // SAFETY: as in `out32`.
         unsafe { asm!("out dx, al", in("dx") port, in("al") *byte, options(nomem, nostack, preserves_flags)) }
+    }
+}
+
+/// Writes bytes to an I/O port in one instruction, of which the host sees many at once.
+pub(crate) fn out_string(port: u16, bytes: &[u8]) {
+    // SAFETY: the instruction reads as many bytes as there are, upwards, as the direction flag is clear in all Rust code.
+    unsafe {
+        asm!(
+            "rep outsb",
+            in("dx") port,
+            inout("rcx") bytes.len() => _,
+            inout("rsi") bytes.as_ptr() => _,
+            options(readonly, nostack, preserves_flags)
+        )
     }
 }
 

@@ -13,6 +13,7 @@
     expect(dead_code, reason = "elsewhere than on bare metal it is only checked, never run")
 )]
 
+mod agent;
 mod log;
 mod machine;
 
@@ -31,7 +32,7 @@ struct Halt {
 /// All that a vCPU does, from its entry to its halt.
 fn run(vcpu: u32) -> Halt {
     let end = match start(vcpu) {
-        Some(mut runner) => work(vcpu, &mut runner),
+        Some((boot, mut runner)) => work(vcpu, &boot, &mut runner),
         None => Halt {
             code: HALT_BOOT,
             state: State::BadBoot,
@@ -43,7 +44,7 @@ fn run(vcpu: u32) -> Halt {
 }
 
 /// Reads the boot block and prepares the first step.
-fn start(vcpu: u32) -> Option<Runner> {
+fn start(vcpu: u32) -> Option<(BootBlock, Runner)> {
     let boot = match BootBlock::decode(machine::boot_block()) {
         Ok(boot) => boot,
         Err(error) => {
@@ -64,7 +65,7 @@ fn start(vcpu: u32) -> Option<Runner> {
             if vcpu == 0 {
                 boot.spec.phases().iter().for_each(log_phase);
             }
-            Some(runner)
+            Some((boot, runner))
         }
         Err(error) => {
             defmt::error!(
@@ -78,7 +79,7 @@ fn start(vcpu: u32) -> Option<Runner> {
 }
 
 /// Does all steps, batch after batch, and tells the host after each.
-fn work(vcpu: u32, runner: &mut Runner) -> Halt {
+fn work(vcpu: u32, boot: &BootBlock, runner: &mut Runner) -> Halt {
     let mut ram = Ram;
     Progress {
         state: State::Running,
@@ -86,9 +87,15 @@ fn work(vcpu: u32, runner: &mut Runner) -> Halt {
     }
     .write(vcpu, &mut ram);
     let mut phase = runner.phase_index();
+    let mut agent = agent::Line::new(boot, runner.plan(), vcpu);
     while !runner.finished() {
         match runner.run_batch(&mut ram) {
-            Ok(steps) => out32(PORT_PACE, steps),
+            Ok(steps) => {
+                out32(PORT_PACE, steps);
+                if let Some(agent) = &mut agent {
+                    agent.attend();
+                }
+            }
             Err(error) => {
                 defmt::error!(
                     "vCPU {=u32}: step {=u64}: page {=u64:#x} is {=str}: {=u64:#x} instead of {=u64:#x}",
@@ -115,6 +122,7 @@ fn work(vcpu: u32, runner: &mut Runner) -> Halt {
             );
         }
     }
+    runner.settle(&mut ram);
     Halt {
         code: HALT_DONE,
         state: State::Done,

@@ -93,6 +93,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = values::positive_time, allow_hyphen_values = true)]
     network_timeout: Micros,
 
+    /// How long the agent in the guest may take to say which pages need not move; 0s asks nobody
+    ///
+    /// Pages that it calls free are not sent: they are zero on the target until the guest uses them. The copy begins when it has said all, or after
+    /// this time. A guest of `dunlin guest` has an agent if its pages have a life (--workload …,life=N).
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::time, allow_hyphen_values = true)]
+    hint_timeout: Micros,
+
     /// Compare both memories, page by page, after completion
     #[arg(long)]
     verify: bool,
@@ -149,6 +156,7 @@ impl Args {
             min_round_us: self.min_round.0,
             profile_us: self.profile.map(|Micros(micros)| micros),
             network_timeout_us: self.network_timeout.0,
+            hint_timeout_us: self.hint_timeout.0,
             verify: self.verify,
             checksum: !self.no_checksum,
             ..MigrateRequest::new(self.to.clone(), strategy)
@@ -284,7 +292,7 @@ mod tests {
     #[test]
     fn every_option_arrives() {
         let given = request(
-            "--goal time<9s --record-order /o --bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --profile 500ms --network-timeout 10s --verify --no-checksum",
+            "--goal time<9s --record-order /o --bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --profile 500ms --network-timeout 10s --hint-timeout 0s --verify --no-checksum",
         );
         let expected = MigrateRequest {
             goal: Some("time<9s".to_owned()),
@@ -295,6 +303,7 @@ mod tests {
             min_round_us: 0,
             profile_us: Some(500_000),
             network_timeout_us: 10_000_000,
+            hint_timeout_us: 0,
             verify: true,
             checksum: false,
             ..request("")

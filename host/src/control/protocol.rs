@@ -80,6 +80,9 @@ pub struct MigrateRequest {
     /// How long the network may be silent before it counts as cut, in microseconds.
     #[serde(default = "MigrateRequest::default_network_timeout_us")]
     pub network_timeout_us: u64,
+    /// How long the agent in the guest may take to say which pages need not move, in microseconds; 0 asks nobody.
+    #[serde(default = "MigrateRequest::default_hint_timeout_us")]
+    pub hint_timeout_us: u64,
     /// Whether to compare both memories after completion.
     #[serde(default)]
     pub verify: bool,
@@ -105,6 +108,7 @@ impl MigrateRequest {
             min_round_us: Self::default_min_round_us(),
             profile_us: None,
             network_timeout_us: Self::default_network_timeout_us(),
+            hint_timeout_us: Self::default_hint_timeout_us(),
             verify: false,
             checksum: Self::default_checksum(),
         }
@@ -116,6 +120,10 @@ impl MigrateRequest {
 
     const fn default_max_rounds() -> u32 {
         30
+    }
+
+    const fn default_hint_timeout_us() -> u64 {
+        2_000_000
     }
 
     const fn default_min_round_us() -> u64 {
@@ -178,7 +186,7 @@ mod tests {
                 Request::Migrate(Box::new(MigrateRequest::new("host:7000".parse().unwrap(), "precopy"))),
                 json!({
                     "command": "migrate", "to": "host:7000", "strategy": "precopy", "goal": null, "bandwidth": null,
-                    "storage": null, "storage_bandwidth": null, "push_order": null, "record_order": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "profile_us": null, "network_timeout_us": 3_000_000, "verify": false, "checksum": true,
+                    "storage": null, "storage_bandwidth": null, "push_order": null, "record_order": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "profile_us": null, "network_timeout_us": 3_000_000, "hint_timeout_us": 2_000_000, "verify": false, "checksum": true,
                 }),
             ),
         ] {

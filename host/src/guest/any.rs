@@ -8,7 +8,7 @@ use dunlin_core::units::Nanos;
 
 use super::kvm::KvmGuest;
 use super::thread::ThreadGuest;
-use super::{Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, Tracking, TrackingState};
+use super::{AgentLine, Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, Tracking, TrackingState};
 use crate::memory::GuestMemory;
 use crate::track::rings::RingWindow;
 
@@ -121,6 +121,10 @@ impl Guest for AnyGuest {
 
     fn vcpu_threads(&self) -> Vec<u32> {
         self.guest().vcpu_threads()
+    }
+
+    fn agent(&self) -> Option<&Arc<AgentLine>> {
+        self.guest().agent()
     }
 
     fn mark_dirty(&self, run: Run) {

@@ -4,6 +4,7 @@
 //! from another host; [`Guest::resume`] lets it run. All methods take `&self` and may be called from any thread; those
 //! that change what the guest does (pause, resume, tracking, state) are meant for one caller at a time.
 
+mod agent_line;
 mod any;
 mod config;
 mod error;
@@ -17,6 +18,7 @@ mod state;
 pub mod thread;
 mod tracking;
 
+pub use agent_line::AgentLine;
 pub use any::AnyGuest;
 pub use config::{GuestConfig, GuestKind};
 pub use dunlin_core::workload::Fill;
@@ -89,6 +91,11 @@ pub trait Guest: Send + Sync {
 
     /// The threads of its vCPUs, as the kernel numbers threads.
     fn vcpu_threads(&self) -> Vec<u32>;
+
+    /// The line to the agent in it, if it has one.
+    fn agent(&self) -> Option<&Arc<AgentLine>> {
+        None
+    }
 
     /// Puts pages that the *host* wrote into the next harvest. Without effect when nothing is tracked.
     fn mark_dirty(&self, run: Run);

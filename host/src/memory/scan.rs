@@ -104,6 +104,11 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// What [`hash_page`](Self::hash_page) says of a page of zeros.
+    pub fn hash_of_zero_page() -> u64 {
+        XxHash3_64::oneshot(&[0; PAGE_SIZE as usize])
+    }
+
     /// XXH3-64 (seed 0) of one page.
     ///
     /// # Errors

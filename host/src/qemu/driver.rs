@@ -14,13 +14,16 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use dunlin_core::steer::{Steering, Turn};
+use dunlin_core::units::Bytes;
 use serde_json::json;
 
 use super::link::{Link, Role};
 use super::recover::Reconnect;
 use super::settings::{set_capabilities, set_parameters};
+use super::soften::{self, Shrinking, Softening};
 use super::{
-    Finding, GuestStatus, Info, Memo, Notice, Phase, Plan, QmpError, Report, Settings, Severity, Side, preflight,
+    Finding, GuestStatus, Info, Memo, Notice, Phase, Plan, QmpError, Report, Settings, Severity, Side, SofteningReport,
+    preflight,
 };
 use crate::channel::Cancel;
 
@@ -56,6 +59,10 @@ pub enum DriveError {
         source: std::io::Error,
     },
 
+    /// Somebody thought better of it.
+    #[error("interrupted before the migration began; the guest is as it was")]
+    Interrupted,
+
     /// There is nothing to be taken over.
     #[error("no migration is going on: {0}")]
     Nothing(String),
@@ -90,6 +97,8 @@ pub struct Driver<'a> {
     target: Link,
     notices: Receiver<(Role, Notice)>,
     memo: Option<Memo>,
+    softening: Option<Softening>,
+    softened: Option<SofteningReport>,
     steering: Option<Steering>,
     /// The pause that the source was told to allow last.
     pause_ms: Option<u64>,
@@ -172,6 +181,8 @@ impl<'a> Driver<'a> {
             target,
             notices,
             memo: None,
+            softening: None,
+            softened: None,
             steering: None,
             pause_ms: None,
             reconnect: Reconnect::new(plan),
@@ -196,8 +207,12 @@ impl<'a> Driver<'a> {
             return Err(DriveError::Preflight(errors));
         }
         self.set_up(&source, &target)?;
-        let begun = self.begin(&target);
+        let begun = self.soften(&source).and_then(|()| match self.interrupt.lower() {
+            true => Err(DriveError::Interrupted),
+            false => self.begin(&target),
+        });
         if let Err(error) = begun {
+            self.stay();
             self.put_back();
             return Err(error);
         }
@@ -211,6 +226,8 @@ impl<'a> Driver<'a> {
     pub fn resume(mut self) -> Result<Report, DriveError> {
         self.course.took_over = true;
         self.memo = Memo::read(self.folder, &self.plan.source);
+        let original = self.memo.as_ref().and_then(|memo| memo.memory);
+        self.softening = original.map(|original| Softening::taken_over(Bytes(original)));
         let info = Info::ask(self.source.connected().map_err(at(Role::Source))?).map_err(at(Role::Source))?;
         let ended_meanwhile = self.memo.is_some() && info.phase != Phase::None;
         if !info.phase.is_going_on() && !ended_meanwhile {
@@ -220,7 +237,8 @@ impl<'a> Driver<'a> {
                 _ => "unknown".into(),
             };
             let (source, target) = (word(source), word(target));
-            // Begun or not, whoever began it changed settings.
+            // Begun or not, whoever began it changed settings, and may have made the guest small.
+            self.stay();
             self.put_back();
             return Err(DriveError::Nothing(format!(
                 "the source's guest is {source}, the target's {target}; `dunlin qemu migrate` begins one"
@@ -232,6 +250,35 @@ impl<'a> Driver<'a> {
         }
         self.course.began = Instant::now().checked_sub(info.total_time).unwrap_or_else(Instant::now);
         Ok(self.follow())
+    }
+
+    /// Has the guest make itself small, if it has an agent that can be asked.
+    fn soften(&mut self, source: &Side) -> Result<(), DriveError> {
+        if self.plan.agent.is_none() {
+            return Ok(());
+        }
+        let by_hints = source.hints_free_pages(self.plan);
+        // First of all, for whoever comes after this driver.
+        let original = soften::size(&self.source).ok().filter(|_| !by_hints);
+        if let Some(memo) = &mut self.memo {
+            memo.memory = original.map(|Bytes(bytes)| bytes);
+            memo.write(self.folder, &self.plan.source)
+                .map_err(|source| DriveError::Memo {
+                    folder: self.folder.to_owned(),
+                    source,
+                })?;
+        }
+        let shrinking = match by_hints {
+            true => Shrinking::FreePageHints,
+            false => Shrinking::Balloon(original),
+        };
+        let (warnings, news) = (&mut self.course.warnings, &mut self.news);
+        news(News::Message("the guest makes itself small".into()));
+        self.softening = Softening::begin(self.plan, &self.source, shrinking, self.interrupt, |warning| {
+            news(News::Message(warning.clone()));
+            warnings.push(warning);
+        });
+        Ok(())
     }
 
     fn ask_both(&self) -> Result<[Side; 2], DriveError> {

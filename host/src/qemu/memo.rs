@@ -23,6 +23,9 @@ pub struct Memo {
     pub target: Settings,
     /// Whether the guest ran.
     pub was_running: bool,
+    /// What memory the guest had before its balloon grew, in bytes, if it did.
+    #[serde(default)]
+    pub memory: Option<u64>,
 }
 
 /// What of a [`Plan`] the next driver goes by, unless it is told otherwise.
@@ -68,6 +71,7 @@ impl Memo {
             source,
             target,
             was_running,
+            memory: None,
         }
     }
 
@@ -143,6 +147,7 @@ mod tests {
             source: settings,
             target: Settings::default(),
             was_running: true,
+            memory: Some(1 << 30),
         };
         assert_eq!(Memo::read(folder.path(), &source), None);
         memo.write(folder.path(), &source).unwrap();

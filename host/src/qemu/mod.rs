@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod agent;
 mod client;
 mod driver;
 mod error;
@@ -16,12 +17,15 @@ mod plan;
 mod preflight;
 mod recover;
 mod report;
+mod saving;
 mod settings;
 mod side;
+mod soften;
 mod table;
 mod watch;
 
 pub use address::{Address, AddressError};
+pub use agent::AgentError;
 pub use client::{Client, Notice, PATIENCE, Version};
 pub use driver::{DriveError, Driver, News};
 pub use error::QmpError;
@@ -31,7 +35,9 @@ pub use memo::{Memo, Steered, usual_folder};
 pub use plan::Plan;
 pub use preflight::{Finding, Severity};
 pub use report::{Outcome, Report, Switch, pass_json, turn_json};
+pub use saving::{Origin, Saving};
 pub use settings::Settings;
 pub use side::Side;
+pub use soften::SofteningReport;
 pub use table::{progress_line, qemu_table, turn_line};
 pub use watch::{Look, Sight, Watch, look_json, look_lines, outlook_line};

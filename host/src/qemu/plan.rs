@@ -5,7 +5,7 @@ use std::time::Duration;
 use dunlin_core::steer::Limits;
 use dunlin_core::strategy::{Slow, SwitchRule};
 use dunlin_core::switch::SwitchSetting;
-use dunlin_core::units::{BytesPerSec, Nanos, Pages};
+use dunlin_core::units::{Bytes, BytesPerSec, Nanos, Pages};
 use serde_json::{Map, Value, json};
 
 use super::Address;
@@ -48,6 +48,14 @@ pub struct Plan {
     /// A connection on which nothing moves for so long in post-copy is given up and made again: QEMU itself waits for the system's timeout,
     /// which may take a quarter of an hour.
     pub network_timeout: Duration,
+    /// The port of the agent in the guest, where the source serves it, and where the target will; nobody is asked without.
+    pub agent: Option<Address>,
+    /// The same of the target.
+    pub target_agent: Option<Address>,
+    /// How long the guest may take to make itself small, and to do what it does afterwards.
+    pub agent_timeout: Duration,
+    /// Memory that the guest keeps to use at once; `None` for a sixteenth of all.
+    pub reserve: Option<Bytes>,
     /// Connections for pages; `None` for one.
     pub multifd: Option<u8>,
     /// A connection of its own for pages that the guest waits for in post-copy.

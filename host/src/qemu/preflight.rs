@@ -221,6 +221,14 @@ fn compare(plan: &Plan, source: &Side, target: &Side) -> Vec<Finding> {
             "QEMU's limit of 128 MiB/s is lifted for this migration; --bandwidth sets another".into(),
         );
     }
+    if plan.agent.is_some() && !plan.can_post_copy() && !source.hints_free_pages(plan) {
+        find(
+            Severity::Note,
+            "without post-copy, a balloon that asks for free pages while they are copied takes no time before: start both sides with \
+             -object iothread,id=hints -device virtio-balloon,free-page-hint=on,iothread=hints"
+                .into(),
+        );
+    }
     if matches!(plan.rule, SwitchRule::Never | SwitchRule::Qemu) && plan.slow == Slow::None {
         find(
             Severity::Note,
@@ -306,6 +314,7 @@ mod tests {
                 .into(),
             parameters: json!({ "max-bandwidth": USUAL_BANDWIDTH }),
             is_libvirts: false,
+            has_free_page_hints: false,
             credentials: vec![],
             guest: GuestStatus {
                 running: status == "running",
@@ -330,6 +339,10 @@ mod tests {
             max_rounds: 30,
             drain: None,
             network_timeout: Duration::from_secs(15),
+            agent: None,
+            target_agent: None,
+            agent_timeout: Duration::from_secs(30),
+            reserve: None,
             multifd: None,
             preempt: false,
             tls_creds: None,
@@ -352,7 +365,7 @@ mod tests {
         assert_eq!(well.lines().count(), 1, "{well}");
         assert!(well.starts_with("note: QEMU's limit of 128 MiB/s"), "{well}");
         type Change = fn(&mut Plan, &mut Side, &mut Side);
-        let changes: [(Change, &str); 18] = [
+        let changes: [(Change, &str); 19] = [
             (
                 |_, source, _| source.is_libvirts = true,
                 "error: the source is a domain of libvirt",
@@ -423,6 +436,13 @@ mod tests {
                 "error: the target has no TLS credentials tls0: start it with -object tls-creds-x509,id=tls0,",
             ),
             (
+                |plan, _, _| {
+                    plan.rule = SwitchRule::Never;
+                    plan.agent = Some(plan.source.clone());
+                },
+                "note: without post-copy, a balloon that asks for free pages",
+            ),
+            (
                 |plan, _, _| plan.rule = SwitchRule::Never,
                 "note: pre-copy alone may never end",
             ),
@@ -440,6 +460,14 @@ mod tests {
             let found = found(&plan, &source, &target);
             assert!(found.contains(text), "{text}: {found}");
         }
+        let (mut asking, mut hinting) = (plan(), source.clone());
+        (asking.rule, asking.agent) = (SwitchRule::Never, Some(asking.source.clone()));
+        hinting.has_free_page_hints = true;
+        let asked = found(&asking, &hinting, &target);
+        assert!(!asked.contains("a balloon that asks"), "{asked}");
+        assert!(!hinting.hints_free_pages(&plan()), "post-copy may follow");
+        hinting.capabilities.insert("postcopy-ram".into(), true);
+        assert!(!hinting.hints_free_pages(&asking), "QEMU allows for post-copy");
         let mut preempt = plan();
         preempt.preempt = true;
         let old = side(version(7, 2), "running");

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use dunlin_agent::message::{Facts, Work};
 use dunlin_core::steer::{Holder, Pass, Turn};
 use dunlin_core::units::Bytes;
 use serde_json::{Value, json};
 
-use super::{Finding, Version};
+use super::{Finding, Saving, SofteningReport, Version};
 
 /// How it ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +96,10 @@ pub struct Report {
     pub requests: u64,
     /// How often the connection broke in post-copy, and was made again.
     pub recoveries: u32,
+    /// What the guest did to make itself small; `None` if it was not asked.
+    pub softening: Option<SofteningReport>,
+    /// What that has spared, by where it came from.
+    pub savings: Vec<Saving>,
     /// What was found before.
     pub findings: Vec<Finding>,
     /// What is to be known besides.
@@ -133,10 +138,47 @@ impl Report {
                 "postcopy": self.bytes[2].0,
                 "total": self.bytes[3].0,
             },
+            "guest": self.softening.as_ref().map(|softening| softening_json(softening, &self.savings)),
             "findings": findings,
             "warnings": self.warnings,
         })
     }
+}
+
+fn softening_json(report: &SofteningReport, savings: &[Saving]) -> Value {
+    let facts = |facts: &Option<Facts>| {
+        facts.as_ref().map(|facts| {
+            json!({
+                "total_bytes": facts.total.0,
+                "free_bytes": facts.free.0,
+                "available_bytes": facts.available.0,
+                "cached_bytes": facts.cached.0,
+                "swap_used_bytes": facts.swap_used.0,
+                "memory_pressure_milli": facts.memory_pressure_milli,
+            })
+        })
+    };
+    let work = |work: Work| {
+        work.iter_names()
+            .map(|(name, _)| name.to_lowercase())
+            .collect::<Vec<_>>()
+    };
+    json!({
+        "kernel": report.kernel,
+        "before": facts(&report.facts[0]),
+        "prepared": facts(&report.facts[1]),
+        "memory_bytes": report.memory.map(|[original, _]| original.0),
+        "least_memory_bytes": report.memory.map(|[_, least]| least.0),
+        "done_before": work(report.done[0]),
+        "done_after": work(report.done[1]),
+        "failed": work(report.failed[0] | report.failed[1]),
+        "preparing_us": u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX),
+        "forgotten_bytes": report.forgotten.0,
+        "by_free_page_hints": report.by_hints,
+        "spared": savings.iter().copied().map(Saving::to_json).collect::<Vec<_>>(),
+        "was_short": report.was_short,
+        "restored": report.restored,
+    })
 }
 
 /// A round as a line of a log that `dunlin replay` reads, with the decision beside it.

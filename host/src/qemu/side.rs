@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Client, GuestStatus, Info, QmpError, Version};
+use super::{Client, GuestStatus, Info, Plan, QmpError, Version};
 
 /// What a QEMU is and can do, as far as a migration depends on it.
 #[derive(Clone, PartialEq, Debug)]
@@ -27,6 +27,8 @@ pub struct Side {
     pub parameters: Value,
     /// Whether libvirt started it.
     pub is_libvirts: bool,
+    /// Whether its balloon can be told by the guest which pages are free while pre-copy goes on (`free-page-hint=on`).
+    pub has_free_page_hints: bool,
     /// The ids of its TLS credentials.
     pub credentials: Vec<String>,
     /// Its guest.
@@ -35,19 +37,25 @@ pub struct Side {
     pub migration: Info,
 }
 
+/// What only some versions, or some machines, tell is null where it is not told.
+fn told(answer: Result<Value, QmpError>) -> Result<Value, QmpError> {
+    match answer {
+        Err(QmpError::Refused { .. }) => Ok(Value::Null),
+        answer => answer,
+    }
+}
+
+fn property(client: &Client, path: &str, property: &str) -> Result<Value, QmpError> {
+    told(client.execute("qom-get", &json!({ "path": path, "property": property })))
+}
+
 impl Side {
     /// Asks.
     ///
     /// # Errors
     /// [`QmpError`]. What only some versions tell is left out where it is not told.
     pub fn ask(client: &Client) -> Result<Self, QmpError> {
-        let told = |answer: Result<Value, QmpError>| match answer {
-            Err(QmpError::Refused { .. }) => Ok(Value::Null),
-            answer => answer,
-        };
-        let property = |path: &str, property: &str| {
-            told(client.execute("qom-get", &json!({ "path": path, "property": property })))
-        };
+        let property = |path: &str, name: &str| property(client, path, name);
         let processors = client.execute("query-cpus-fast", &json!({}))?;
         let processors = processors.as_array().map_or(&[][..], Vec::as_slice);
         let first = processors.first().and_then(|first| first["qom-path"].as_str());
@@ -67,10 +75,17 @@ impl Side {
             capabilities: capabilities(client)?,
             parameters: client.execute("query-migrate-parameters", &json!({}))?,
             is_libvirts: is_libvirts(&devices),
+            has_free_page_hints: has_free_page_hints(client)?,
             credentials: credentials(&objects),
             guest: GuestStatus::ask(client)?,
             migration: Info::ask(client)?,
         })
+    }
+
+    /// Whether QEMU asks the guest's balloon for free pages in a migration by this plan: it does not where post-copy is allowed
+    /// (qemu_guest_free_page_hint of migration/ram.c).
+    pub fn hints_free_pages(&self, plan: &Plan) -> bool {
+        self.has_free_page_hints && !plan.can_post_copy() && !self.has_on("postcopy-ram")
     }
 
     /// Whether it knows a capability.
@@ -90,6 +105,29 @@ fn is_libvirts(devices: &Value) -> bool {
     devices.any(|device| device["label"] == "charmonitor")
 }
 
+/// Devices with an id and without stand in two places, as `child<virtio-balloon-pci>` and the like.
+fn has_free_page_hints(client: &Client) -> Result<bool, QmpError> {
+    for place in ["/machine/peripheral", "/machine/peripheral-anon"] {
+        let devices = told(client.execute("qom-list", &json!({ "path": place })))?;
+        for name in balloons(&devices) {
+            if property(client, &format!("{place}/{name}"), "free-page-hint")? == Value::Bool(true) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn balloons(devices: &Value) -> impl Iterator<Item = &str> {
+    let devices = devices.as_array().into_iter().flatten();
+    let is_balloon = |device: &&Value| {
+        device["type"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("child<virtio-balloon"))
+    };
+    devices.filter(is_balloon).filter_map(|device| device["name"].as_str())
+}
+
 /// Of what `-object` made, that which is for TLS: its types are called `child<tls-creds-x509>` and the like.
 fn credentials(objects: &Value) -> Vec<String> {
     let objects = objects.as_array().into_iter().flatten();
@@ -107,4 +145,21 @@ fn capabilities(client: &Client) -> Result<BTreeMap<String, bool>, QmpError> {
     let all = answer.as_array().into_iter().flatten();
     let named = all.filter_map(|one| Some((one["capability"].as_str()?.to_owned(), one["state"].as_bool()?)));
     Ok(named.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_balloon_is_known_by_its_type() {
+        let devices = json!([
+            { "name": "type", "type": "string" },
+            { "name": "device[0]", "type": "child<virtio-serial-pci>" },
+            { "name": "device[1]", "type": "child<virtio-balloon-pci>" },
+            { "name": "mine", "type": "child<virtio-balloon-ccw>" },
+        ]);
+        assert_eq!(balloons(&devices).collect::<Vec<_>>(), ["device[1]", "mine"]);
+        assert_eq!(balloons(&Value::Null).next(), None);
+    }
 }

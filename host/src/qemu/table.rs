@@ -5,7 +5,7 @@ use std::time::Duration;
 use dunlin_core::steer::{Holder, Turn};
 
 use super::report::holder_sentence;
-use super::{Info, Outcome, Phase, Report};
+use super::{Info, Origin, Outcome, Phase, Report, Saving, SofteningReport};
 use crate::report::{Paint, RoundReport, bytes, count, duration, rate, round_table};
 
 /// What it cost, what each round did, and why it switched.
@@ -44,6 +44,12 @@ pub fn qemu_table(report: &Report, paint: Paint) -> String {
         "sent",
         format!("{total}: {precopy} in pre-copy, {paused} in the pause, {postcopy} in post-copy"),
     );
+    if let Some(softening) = &report.softening {
+        line("guest", softened(softening));
+    }
+    if !report.savings.is_empty() {
+        line("spared", spared(&report.savings));
+    }
     if !report.rounds.is_empty() {
         let rounds: Vec<RoundReport> = report.rounds.iter().map(round_of).collect();
         text += &format!("\n{}", round_table(&rounds));
@@ -65,6 +71,46 @@ pub fn qemu_table(report: &Report, paint: Paint) -> String {
         );
     }
     text
+}
+
+fn softened(report: &SofteningReport) -> String {
+    let mut parts = vec![];
+    if let Some([original, least]) = report.memory {
+        parts.push(format!("lent {} of {}", bytes(original.0 - least.0), bytes(original.0)));
+    }
+    if report.by_hints {
+        parts.push("named free pages to its balloon's device".into());
+    }
+    let done = report.done[0]
+        .iter_names()
+        .map(|(name, _)| name.to_lowercase().replace('_', " "));
+    parts.extend(done);
+    let mut text = match parts.is_empty() {
+        true => "was made small by the driver before".to_owned(),
+        false => format!("{} in {}", parts.join(", "), duration(report.took)),
+    };
+    if report.was_short {
+        text += ", was short of memory and got some back";
+    }
+    match report.restored {
+        Some(true) => text + "; has all of it again",
+        Some(false) => text + "; DOES NOT HAVE ALL OF IT AGAIN: `balloon` at its monitor gives it back",
+        None => text,
+    }
+}
+
+fn spared(savings: &[Saving]) -> String {
+    let parts = savings.iter().map(|saving| {
+        let origin = match saving.origin {
+            Origin::PageCache => "page cache",
+            Origin::FreeMemory => "free memory",
+        };
+        let took = saving
+            .time
+            .map_or_else(String::new, |time| format!(" ({})", duration(time)));
+        format!("{} of {origin}{took}", bytes(saving.bytes.0))
+    });
+    format!("at most {}", parts.collect::<Vec<_>>().join(", "))
 }
 
 fn round_of(turn: &Turn) -> RoundReport {

@@ -52,6 +52,9 @@ pub struct MigrationReport {
     /// What observing the guest took; `None` if it was not observed.
     #[serde(default)]
     pub sampling: Option<SamplingReport>,
+    /// What the agent in the guest said of pages that need not move; `None` if there is none, or it was not asked.
+    #[serde(default)]
+    pub hints: Option<HintReport>,
     /// The rounds of pre-copy, the last transfer of stop-and-copy included.
     pub rounds: Vec<RoundReport>,
     /// The decision that ended pre-copy; `None` if none was taken.
@@ -118,6 +121,33 @@ pub struct SamplingReport {
     /// 1000 − 1000 · (steps per second of the guest while it was observed) ÷ (those in the second before the migration); `None`
     /// for a guest that did nothing before.
     pub slowdown_milli: Option<i64>,
+}
+
+/// Pages that did not move because the guest said that nobody will read them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintReport {
+    /// Pages that were not sent for it.
+    pub pages: u64,
+    /// What sending them would have taken on the network, at most: some may have been zero anyway.
+    pub saved_bytes: u64,
+    /// How often the target asked for one of them over the network in post-copy all the same.
+    #[serde(default)]
+    pub requests: u64,
+    /// Pages that the agent called free.
+    pub free_pages: u64,
+    /// Pages that it said the balloon has.
+    pub balloon_pages: u64,
+    /// Pages that it named and the guest does not have.
+    pub outside_pages: u64,
+    /// From the question until it had said all, or was not waited for any longer. The copy begins after it.
+    pub took_us: u64,
+    /// Processor time of the guest for it, by its own word.
+    pub cpu_us: u64,
+    /// How it ended: `complete`, `timed-out`, `unable`, or `refused`.
+    pub end: String,
+    /// Why it refused.
+    #[serde(default)]
+    pub refusal: Option<String>,
 }
 
 /// One round of pre-copy.
@@ -239,6 +269,7 @@ impl MigrationReport {
             static_done_after: None,
             choice: None,
             sampling: None,
+            hints: None,
             rounds: Vec::new(),
             switch: None,
             postcopy: None,
@@ -356,12 +387,29 @@ pub(super) mod tests {
             ],
             "switch": {"round": 2, "rule": "rounds:2", "reason": "2 rounds are done"},
             "postcopy": {"duration_us": 210_000, "faults": 84, "pushed": 3_918, "stored": 12, "p50_us": 121, "p99_us": 310, "p50_ns": 121_400, "p99_ns": 310_200, "bytes": 16_392_192},
+            "hints": {"pages": 900, "saved_bytes": 3_686_400, "requests": 0, "free_pages": 1_000, "balloon_pages": 12, "outside_pages": 3,
+                "took_us": 40_123, "cpu_us": 2_100, "end": "complete", "refusal": null},
             "bytes": {"migration": 116_760_576, "storage": 0, "fault": 344_064, "control": 12_345},
             "guest": {"steps_before": 63_120, "slowdown_milli": 21},
             "verified": {"pages": 16_384, "mismatches": 0, "time_us": 12_345},
         });
-        assert_eq!(serde_json::to_value(hybrid()).unwrap(), expected);
-        assert_eq!(serde_json::from_value::<MigrationReport>(expected).unwrap(), hybrid());
+        let report = MigrationReport {
+            hints: Some(HintReport {
+                pages: 900,
+                saved_bytes: 3_686_400,
+                requests: 0,
+                free_pages: 1_000,
+                balloon_pages: 12,
+                outside_pages: 3,
+                took_us: 40_123,
+                cpu_us: 2_100,
+                end: "complete".into(),
+                refusal: None,
+            }),
+            ..hybrid()
+        };
+        assert_eq!(serde_json::to_value(&report).unwrap(), expected);
+        assert_eq!(serde_json::from_value::<MigrationReport>(expected).unwrap(), report);
     }
 
     #[test]

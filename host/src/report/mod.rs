@@ -25,8 +25,8 @@ mod vm;
 
 pub use blocks::{ShadeMap, sparkline};
 pub use migration::{
-    ByteCounts, ChoiceReport, GuestImpact, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
-    SamplingReport, SwitchReport, Verification,
+    ByteCounts, ChoiceReport, GuestImpact, HintReport, MigrationReport, Outcome, PostcopyReport, Predicted,
+    RoundReport, SamplingReport, SwitchReport, Verification,
 };
 pub use prediction::{
     Costs, EndCount, EndName, Keeping, Likely, LinkPrediction, PredictionReport, Recommendation, StrategyPrediction,

@@ -1,7 +1,7 @@
 //! Reports as text for people.
 
 use super::{
-    migration::{ChoiceReport, MigrationReport, Outcome, Predicted, RoundReport, SamplingReport},
+    migration::{ChoiceReport, HintReport, MigrationReport, Outcome, Predicted, RoundReport, SamplingReport},
     status::{State, Status},
     text::{bytes, count, duration, milli, rate},
 };
@@ -187,6 +187,29 @@ fn observed(sampling: &SamplingReport) -> String {
     )
 }
 
+fn hinted(hints: &HintReport) -> String {
+    let mut text = heard(hints);
+    if hints.requests > 0 {
+        text += &format!("; asked for all the same {}×", count(hints.requests));
+    }
+    text
+}
+
+fn heard(hints: &HintReport) -> String {
+    let took = micros(hints.took_us);
+    let named = match (hints.free_pages, hints.balloon_pages) {
+        (free, 0) => format!("{} free pages", count(free)),
+        (free, balloon) => format!("{} free pages and {} of the balloon", count(free), count(balloon)),
+    };
+    match (hints.end.as_str(), &hints.refusal) {
+        ("complete", _) => format!("the guest named {named} in {took}"),
+        ("refused", Some(why)) => format!("no hints: {why}"),
+        ("timed-out", _) if hints.pages > 0 => format!("the guest named {named}, and was not done after {took}"),
+        ("timed-out", _) => format!("no hints: the agent in the guest said nothing for {took}"),
+        _ => "no hints: the agent in the guest speaks another protocol".into(),
+    }
+}
+
 /// Thousandths as `0.3 %`.
 fn percent(milli: i64) -> String {
     let sign = if milli < 0 { "-" } else { "" };
@@ -261,6 +284,9 @@ fn summary(report: &MigrationReport) -> String {
     row("total time", micros(report.total_time_us), without);
     if let Some(sampling) = &report.sampling {
         row("observed", micros(sampling.learning_us), observed(sampling));
+    }
+    if let Some(hints) = &report.hints {
+        row("not moved", bytes(hints.saved_bytes), hinted(hints));
     }
     row(
         "downtime",

@@ -207,6 +207,7 @@ impl Node {
             learning: request.profile_us.map(Duration::from_micros),
             goal,
             network_timeout: Duration::from_micros(request.network_timeout_us.max(1)),
+            hint_timeout: Duration::from_micros(request.hint_timeout_us),
             verify: request.verify,
             checksum: request.checksum,
         })

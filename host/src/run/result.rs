@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use dunlin_agent::host::EpochEnd;
+use dunlin_agent::message::SoftKind;
 use dunlin_core::choose::{Bound, Interval, Metric};
 use dunlin_core::message::{AbortReason, Mode};
 use dunlin_core::migrate::{RoundReport as RoundEnded, SourceOutcome};
@@ -9,10 +11,10 @@ use dunlin_core::strategy::Strategy;
 use dunlin_core::switch::{Decision, Reason};
 use dunlin_core::units::Nanos;
 
-use super::source::{SamplingCost, SourceOptions, SourceResult};
+use super::source::{HintResult, SamplingCost, SourceOptions, SourceResult};
 use crate::report::{
-    ByteCounts, ChoiceReport, GuestImpact, MigrationReport, Outcome, PostcopyReport, Predicted, RoundReport,
-    SamplingReport, SwitchReport, Verification,
+    ByteCounts, ChoiceReport, GuestImpact, HintReport, MigrationReport, Outcome, PostcopyReport, Predicted,
+    RoundReport, SamplingReport, SwitchReport, Verification,
 };
 
 /// The report of one attempt. `steps_per_second_before` is the guest's speed in the second before, 0 if unknown.
@@ -29,6 +31,7 @@ pub(super) fn report(options: &SourceOptions, result: &SourceResult, steps_per_s
     report.sampling = result
         .sampling
         .map(|cost| sampling(&cost, result.total_time, steps_per_second_before));
+    report.hints = result.hints.as_ref().filter(|hints| hints.end.is_some()).map(hints);
     report.choice = choice(options, result);
     report.rounds = result
         .rounds
@@ -100,6 +103,28 @@ fn sampling(cost: &SamplingCost, total_time: Duration, before: u64) -> SamplingR
 fn slowdown_milli(during: u64, before: u64) -> Option<i64> {
     let ratio = during.saturating_mul(1000).checked_div(before)?;
     Some(1000 - i64::try_from(ratio).unwrap_or(i64::MAX))
+}
+
+fn hints(result: &HintResult) -> HintReport {
+    let named = |kind| result.named.get(&kind).copied().unwrap_or_default();
+    let (end, refusal, cpu_us) = match result.end {
+        Some(EpochEnd::Complete { cpu_us }) => ("complete", None, cpu_us),
+        Some(EpochEnd::Refused(why)) => ("refused", Some(why.to_string()), 0),
+        Some(EpochEnd::Unable) => ("unable", None, 0),
+        Some(EpochEnd::TimedOut) | None => ("timed-out", None, 0),
+    };
+    HintReport {
+        pages: result.pages.0,
+        saved_bytes: result.pages.bytes().0,
+        requests: result.requests,
+        free_pages: named(SoftKind::Free),
+        balloon_pages: named(SoftKind::Balloon),
+        outside_pages: result.ignored.outside,
+        took_us: micros(result.took),
+        cpu_us: cpu_us.into(),
+        end: end.into(),
+        refusal,
+    }
 }
 
 fn outcome(result: &SourceResult) -> Outcome {

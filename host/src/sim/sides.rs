@@ -83,6 +83,9 @@ impl World<'_, '_> {
                 );
                 self.harvest = words;
             }
+            // A simulated guest has no agent.
+            SourceAction::OpenEpoch => self.source.on(now, SourceEvent::Failed),
+            SourceAction::SendZeros(_) => self.source.on(now, SourceEvent::Done),
             SourceAction::SendPages { run, .. } => self.send_pages(run),
             SourceAction::PushPages(run) => self.push_pages(run),
             SourceAction::Pause => {

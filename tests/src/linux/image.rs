@@ -9,24 +9,30 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Context as _;
 
 use super::packages::{self, Program};
-use crate::initramfs::{Archive, add_base, add_libraries, add_program};
+use crate::initramfs::{Archive, add_base, add_libraries, add_modules, add_program};
 use crate::lab::{self, Parts};
 use crate::process;
 
 /// The program that runs in the guests.
 const CHECKER: &str = "dunlin-guest-check";
+/// Drivers of what a guest with an agent has.
+const AGENT_MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_balloon"];
 
-/// A first file system with the guests' program and `program`, made once per process: another process may have been built from
-/// something else.
+/// A first file system with the guests' program and `program`, and the agent if there is to be one, made once per process: another process may
+/// have been built from something else.
 ///
 /// # Errors
 /// What is missing, or cannot be built.
-pub(super) fn image(parts: &Parts, program: Option<Program>) -> anyhow::Result<PathBuf> {
+pub(super) fn image(parts: &Parts, program: Option<Program>, has_agent: bool) -> anyhow::Result<PathBuf> {
     static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
-    let name = match program {
-        None => "guest".to_owned(),
-        Some(program) => format!("guest-{}", program.inside().file_name().unwrap_or_default().display()),
-    };
+    let mut name = "guest".to_owned();
+    if let Some(program) = program {
+        name += &format!("-{}", program.inside().file_name().unwrap_or_default().display());
+    }
+    let agent = has_agent.then(process::build_agent).transpose()?;
+    if has_agent {
+        name += "-agent";
+    }
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = made.get(&name) {
         return Ok(path.clone());
@@ -35,13 +41,18 @@ pub(super) fn image(parts: &Parts, program: Option<Program>) -> anyhow::Result<P
     let profile = if release { "release" } else { "debug" };
     let path = lab::folder()?.join(format!("{name}-{profile}.cpio"));
     let checker = process::build_program(CHECKER, release)?;
-    write(&path, parts, &checker, program)?;
+    write(&path, parts, (&checker, agent), program)?;
     made.insert(name, path.clone());
     Ok(path)
 }
 
 /// Others may be booting from what is there, so it is replaced as a whole.
-fn write(path: &Path, parts: &Parts, checker: &Path, program: Option<Program>) -> anyhow::Result<()> {
+fn write(
+    path: &Path,
+    parts: &Parts,
+    (checker, agent): (&Path, Option<&Path>),
+    program: Option<Program>,
+) -> anyhow::Result<()> {
     let folder = path.parent().context("the image lies in a folder")?;
     let scratch = tempfile::tempdir_in(folder).context("cannot make a folder for an image")?;
     let new = scratch.path().join("image");
@@ -50,6 +61,11 @@ fn write(path: &Path, parts: &Parts, checker: &Path, program: Option<Program>) -
     add_program(&mut archive, checker, &Path::new("/bin").join(CHECKER), scratch.path())?;
     // Whom memcached is to run as.
     archive.file(Path::new("/etc/passwd"), b"root::0:0:root:/:/bin/sh\n")?;
+    if let Some(agent) = agent {
+        add_modules(&mut archive, &parts.modules, &AGENT_MODULES, Path::new("/lib/modules"))?;
+        archive.copy(agent, Path::new("/bin/dunlin-agent"))?;
+        archive.file(Path::new("/etc/dunlin/hooks.d/tell"), include_bytes!("hook.sh"))?;
+    }
     if let Some(program) = program {
         let root = packages::folder()?;
         let outside = program.find(&root).map_err(anyhow::Error::msg)?;

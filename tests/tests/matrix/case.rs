@@ -20,13 +20,15 @@ pub(crate) const STRATEGIES: [&str; 9] = [
     "pa-hybrid",
     "hybrid:1,first=parallel,cut=reconnect",
 ];
-pub(crate) const WORKLOADS: [&str; 6] = [
+pub(crate) const WORKLOADS: [&str; 7] = [
     "seq,rate=750",
     "uniform,rate=750",
     "zipf:1,rate=750",
     "hotset:0.1,rate=750",
     "memcached,rate=750",
     "phases:(seq,rate=500)*250+(uniform,rate=1000)*250",
+    // With an agent whose hints are listened to.
+    "uniform,rate=750,life=3",
 ];
 
 /// Steps of the whole guest: two seconds at the rates above.

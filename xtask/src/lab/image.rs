@@ -1,6 +1,5 @@
 //! What the lab boots: a first file system with the modules, the programs with their libraries, and a plan.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -8,11 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dunlin_tests::capability::{FULL, REQUIRE};
-use dunlin_tests::initramfs::{Archive, add_base, add_libraries, add_program};
+use dunlin_tests::initramfs::{Archive, add_base, add_libraries, add_modules, add_program};
 use dunlin_tests::lab::Parts;
 use dunlin_tests::process::BINARY;
 
-use super::modules;
 use super::programs::Tests;
 
 /// KVM for the emulated processor, which is one of AMD's.
@@ -48,7 +46,7 @@ impl Image<'_> {
         let out = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         let mut archive = Archive::new(BufWriter::new(out));
         add_base(&mut archive, &self.parts.busybox, include_bytes!("init.sh"))?;
-        self.add_modules(&mut archive)?;
+        add_modules(&mut archive, &self.parts.modules, &MODULES, Path::new("/lab/modules"))?;
         let mut programs = vec![(self.dunlin, PathBuf::from(DUNLIN))];
         for (index, program) in self.tests.programs.iter().enumerate() {
             programs.push((program, test_program(index)));
@@ -63,16 +61,6 @@ impl Image<'_> {
         archive.file(Path::new("/lab/environment"), self.environment().as_bytes())?;
         archive.file(Path::new("/lab/plan"), self.plan().as_bytes())?;
         archive.finish()
-    }
-
-    fn add_modules(&self, archive: &mut Archive<BufWriter<File>>) -> anyhow::Result<()> {
-        let mut order = String::new();
-        for module in modules::in_load_order(&self.parts.modules, &MODULES)? {
-            let name = module.file_name().context("a module has a name")?.to_owned();
-            archive.copy(&module, &Path::new("/lab/modules").join(&name))?;
-            writeln!(order, "{}", name.to_string_lossy())?;
-        }
-        archive.file(Path::new("/lab/modules/order"), order.as_bytes())
     }
 
     /// What the first process reads as a part of itself.

@@ -12,12 +12,13 @@ use dunlin_tests::linux::packages as programs;
 use crate::command::describe;
 
 /// What the lab needs of a package: a whole kernel package is some 400 MB.
-const WANTED: [&str; 5] = [
+const WANTED: [&str; 6] = [
     "./boot/vmlinuz-*",
     "./lib/modules/*/kernel/arch/x86/*",
     "./lib/modules/*/kernel/virt/*",
     "./lib/modules/*/kernel/drivers/char/*",
     "./lib/modules/*/kernel/drivers/crypto/*",
+    "./lib/modules/*/kernel/drivers/virtio/*",
 ];
 const WANTED_SHELL: [&str; 1] = ["./bin/busybox"];
 
@@ -26,7 +27,7 @@ const WANTED_LIBRARIES: [&str; 1] = ["*.so*"];
 
 /// True when the lab's packages are unpacked.
 pub(crate) fn are_there() -> bool {
-    packages_folder().is_ok_and(|folder| Parts::find(&folder).is_ok())
+    packages_folder().is_ok_and(|folder| check(&folder).is_ok())
 }
 
 /// True when the programs for Linux guests are unpacked.
@@ -56,7 +57,12 @@ pub(crate) fn kernel() -> Option<String> {
 /// As [`fetch_programs`].
 pub(crate) fn fetch(kernel: &str) -> anyhow::Result<()> {
     let wanted = [(kernel, &WANTED[..]), (SHELL_PACKAGE, &WANTED_SHELL)];
-    fetch_into(&packages_folder()?, &wanted, |root| Parts::find(root).map(drop))
+    fetch_into(&packages_folder()?, &wanted, check)
+}
+
+/// Whether all that was wanted is there.
+fn check(root: &Path) -> Result<(), String> {
+    Parts::find(root)?.check_virtio()
 }
 
 /// Downloads the packages of programs for Linux guests, and unpacks what these need of them.

@@ -43,7 +43,7 @@ impl Source<'_> {
     pub(super) fn after_start(&mut self, now: Nanos) -> Step {
         self.tracking_began = now;
         if self.foresight.is_none() && self.advisor.is_none() {
-            return self.after_tracking(now);
+            return self.before_copy(now);
         }
         self.sample_due = now.saturating_add(SAMPLE_EVERY);
         Step::Learn {
@@ -58,11 +58,7 @@ impl Source<'_> {
             self.sample_due = NEVER;
         }
         self.take_advice();
-        if self.switcher.starts_with_post_copy() {
-            Step::Pause(Mode::PostCopy)
-        } else {
-            self.after_tracking(now)
-        }
+        self.before_copy(now)
     }
 
     /// The advisor's strategy in place of the configured one.
@@ -116,9 +112,12 @@ impl Source<'_> {
         if let Some(advisor) = &mut self.advisor {
             advisor.sample(words);
         }
-        let Some(foresight) = &mut self.foresight else { return };
-        // Before the copy begins every page is to be sent anyway.
+        // Before the copy begins every page is to be sent anyway, but for those that are hinted.
         let learning = matches!(self.step, Step::Learn { .. });
+        if learning && self.hints.as_mut().is_some_and(|hints| hints.sampled(words).is_err()) {
+            return self.abort(AbortReason::Internal);
+        }
+        let Some(foresight) = &mut self.foresight else { return };
         let inside = foresight.learn(now, words) && (learning || foresight.waiting.union_words(0, words).is_ok());
         if !inside {
             self.abort(AbortReason::Internal);

@@ -1,6 +1,7 @@
 //! The source of a migration.
 
 mod filter;
+mod hints;
 mod hold;
 mod messages;
 mod pb_data;
@@ -23,6 +24,7 @@ use crate::message::{AbortReason, Mode, end_gfn, run_in_regions, total_pages};
 use crate::pageset::{PageSet, PageSetError, Run, words_needed};
 use crate::switch::Switcher;
 use crate::units::{Gfn, Nanos, Pages};
+use hints::{HINT_SETS, Hints};
 use hold::Holding;
 use pb_data::PbData;
 use push::Pushing;
@@ -51,6 +53,12 @@ enum Step {
     Learn {
         until: Nanos,
     },
+    OpenEpoch,
+    /// The agent is listened to; the dirty log is not read meanwhile.
+    AwaitHints {
+        until: Nanos,
+    },
+    TellHints,
     StartStatic,
     /// The static copy is of no use.
     StopStatic(AfterStatic),
@@ -108,7 +116,7 @@ enum Step {
 
 /// The source's state machine: one attempt to move one VM.
 ///
-/// Memory: one [`PageSet`] over the VM, borrowed, and two more with `hold=hot`. Every call is O(1) but for set operations on harvested words and
+/// Memory: one [`PageSet`] over the VM, borrowed, two more with `hold=hot`, and three more with hints. Every call is O(1) but for set operations on harvested words and
 /// the search for the next run.
 #[derive(Debug)]
 pub struct Source<'w> {
@@ -118,6 +126,8 @@ pub struct Source<'w> {
     pending: PageSet<'w>,
     /// If rounds beside a static copy leave pages for later.
     holding: Option<Holding<'w>>,
+    /// If an agent gives hints.
+    hints: Option<Hints<'w>>,
     /// The rule was told of a round that left some.
     misled: bool,
     /// Of the rounds beside the static copy.
@@ -191,9 +201,11 @@ pub struct Source<'w> {
 
 impl<'w> Source<'w> {
     /// Words of storage that a source with this configuration needs: those of a [`PageSet`] up to the VM's last frame, three
-    /// times with `hold=hot`. `usize::MAX`, which no slice can have, if the number does not fit.
+    /// times with `hold=hot`, and three times more with hints. `usize::MAX`, which no slice can have, if the number does not fit.
     pub fn words_needed(config: &SourceConfig) -> usize {
-        let sets = if config.strategy.holds_back() { 3 } else { 1 };
+        let held_back = if config.strategy.holds_back() { 2 } else { 0 };
+        let hints = if config.hint_patience.is_some() { HINT_SETS } else { 0 };
+        let sets = 1 + held_back + hints;
         words_needed(Pages(end_gfn(&config.regions).0)).saturating_mul(sets)
     }
 
@@ -222,8 +234,14 @@ impl<'w> Source<'w> {
         if given < needed {
             return Err(PageSetError::StorageTooSmall { needed, given }.into());
         }
-        let (of_pending, of_holding) = storage[..needed].split_at_mut(words_needed(end));
+        let (of_pending, rest) = storage[..needed].split_at_mut(words_needed(end));
         let mut pending = PageSet::new(of_pending, end)?;
+        let hints_words = config.hint_patience.map_or(0, |_| HINT_SETS * words_needed(end));
+        let (of_hints, of_holding) = rest.split_at_mut(hints_words);
+        let hints = match config.hint_patience {
+            Some(_) => Some(Hints::new(of_hints, end)?),
+            None => None,
+        };
         let holding = match config.strategy.holds_back() {
             true => Some(Holding::new(of_holding, end)?),
             false => None,
@@ -237,6 +255,7 @@ impl<'w> Source<'w> {
             switcher,
             pending,
             holding,
+            hints,
             misled: false,
             channel_speed: Speed::default(),
             cursor: Gfn::ZERO,
@@ -349,6 +368,19 @@ impl<'w> Source<'w> {
                 self.step = self.after_learning(now);
                 return None;
             }
+            Step::OpenEpoch => SourceAction::OpenEpoch,
+            Step::AwaitHints { until } if now < until => wait(until.min(self.silence_at())),
+            Step::AwaitHints { .. } => {
+                self.hints_ended();
+                return None;
+            }
+            Step::TellHints => match self.tell_hint() {
+                Some(action) => action,
+                None => {
+                    self.step = self.begin_copy(now);
+                    return None;
+                }
+            },
             Step::StartStatic => SourceAction::StartStatic,
             Step::StopStatic(AfterStatic::Leave(reason)) if !self.static_begun => {
                 self.step = Step::TellAbort(reason);
@@ -465,6 +497,8 @@ impl<'w> Source<'w> {
             SourceEvent::Harvested(words) => self.harvested(now, words),
             SourceEvent::Sampled(words) => self.sampled(now, words),
             SourceEvent::PagesSent { data, zero } => self.pages_sent(now, data, zero),
+            SourceEvent::Hinted(run) => self.on_hint(run),
+            SourceEvent::HintsEnded => self.hints_ended(),
             SourceEvent::StaticWritten => self.static_written(now),
             SourceEvent::TargetState { standing, report } => self.target_state(now, standing, report),
             SourceEvent::StaticFailed => self.static_failed(),
@@ -516,6 +550,9 @@ impl<'w> Source<'w> {
         }
         self.served += 1;
         self.pushing.on_fault(gfn);
+        if let Some(hints) = &mut self.hints {
+            hints.on_fault(gfn);
+        }
         // While the link is taken up again what was served before may be lost: only the target knows what it lacks.
         if self.counts_served() && self.pending.remove(gfn) {
             self.served_first += 1;
@@ -537,6 +574,7 @@ impl<'w> Source<'w> {
                 self.tracking = true;
                 self.after_start(now)
             }
+            Step::OpenEpoch => self.epoch_opened(now),
             Step::StartStatic => self.static_started(now),
             Step::StopStatic(after) => {
                 self.static_begun = false;
@@ -623,6 +661,8 @@ impl<'w> Source<'w> {
             }
             // Nothing else is left to try, and the target must hear of the end.
             Step::ResumeGuest(_) => self.step = Step::StopTracking(AbortReason::SourceGuest),
+            // Nobody can be asked: it goes on as without.
+            Step::OpenEpoch => self.step = self.begin_copy(now),
             Step::StartStatic => {
                 self.static_copy = StaticCopy::Failed;
                 self.step = self.static_started(now);

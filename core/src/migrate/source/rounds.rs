@@ -23,6 +23,7 @@ impl Source<'_> {
         self.end_waiting(words);
         // A tracker may know nothing of holes.
         remove_outside(&mut self.pending, &self.config.regions);
+        self.end_hints_of_dirty();
         if let Step::FinalHarvest(mode) = self.step {
             self.cursor = Gfn::ZERO;
             self.step = Step::FinalPages(mode);
@@ -148,8 +149,8 @@ impl Source<'_> {
     }
 
     pub(super) fn first_step(&self) -> Step {
-        // `rounds:0` is pure post-copy: nothing is copied before the pause, so nothing needs tracking but for a forecast.
-        if self.switcher.starts_with_post_copy() && self.foresight.is_none() {
+        // `rounds:0` is pure post-copy: nothing is copied before the pause, so nothing needs tracking but for a forecast and for hints.
+        if self.switcher.starts_with_post_copy() && self.foresight.is_none() && self.hints.is_none() {
             Step::Pause(Mode::PostCopy)
         } else {
             Step::StartTracking

@@ -51,6 +51,8 @@ impl Source<'_> {
             // The regions fit the set: they were all in it at first.
             let _ = self.pending.insert_run(Run::new(self.static_end, count));
         }
+        let hinted = self.keep_hints();
+        self.previous_dirty = self.previous_dirty.saturating_sub(hinted);
     }
 
     /// The copy is given up if its channel is of no use.

@@ -140,6 +140,7 @@ impl Source<'_> {
             // The regions fit the set: they were all in it at first.
             let _ = self.pending.insert_run(run);
         }
+        self.keep_hints();
         let in_round = self.in_round();
         let on_its_way = self.last_chunk.map_or(Pages::ZERO, |run| run.count);
         self.round_pages = Pages(self.sent_data.0 + self.sent_zero.0 + on_its_way.0 + self.pending.len().0);

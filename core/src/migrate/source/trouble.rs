@@ -129,7 +129,13 @@ impl Source<'_> {
             Step::AwaitWelcome { since } | Step::AwaitReady { since } if late(since) => {
                 self.abort(AbortReason::Silence)
             }
-            Step::Learn { .. } | Step::RoundPages | Step::AwaitRound | Step::RoundIdle { .. } if silent => {
+            Step::Learn { .. }
+            | Step::AwaitHints { .. }
+            | Step::RoundPages
+            | Step::AwaitRound
+            | Step::RoundIdle { .. }
+                if silent =>
+            {
                 self.abort(AbortReason::Silence);
             }
             Step::AwaitRunning { since } | Step::AwaitResumed { since } if late(since) || silent => {

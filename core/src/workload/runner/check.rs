@@ -38,12 +38,17 @@ impl Runner {
                     found: found.into(),
                 });
             }
+            if sequence == 0 && self.life != 0 {
+                // Nobody's: whatever is in it.
+                continue;
+            }
             let start = self.plan.gfn(page).0 * PAGE_SIZE;
             let places = Places::at(start + to_head, head_to_tail);
             if sequence == 0 || !places.hold(places.stamp(sequence), ram) {
                 places.judge(sequence, fill, ram)?;
             }
-            check_rest(start, self.fill, self.seed, ram)?;
+            let rest = if self.life == 0 { self.fill } else { Fill::Zero };
+            check_rest(start, rest, self.seed, ram)?;
             written += u64::from(sequence != 0);
         }
         Ok(Pages(written))
@@ -58,7 +63,10 @@ impl Runner {
             let Ok(()) = generator.run_steps(steps, |step| {
                 if step.kind == Kind::Write {
                     let sequence = &mut sequences[step.page as usize];
-                    *sequence = sequence.wrapping_add(1).max(1);
+                    *sequence = match self.life {
+                        0 => sequence.wrapping_add(1).max(1),
+                        _ => self.next_in_life(step.page, *sequence),
+                    };
                 }
                 Ok::<(), core::convert::Infallible>(())
             });

@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec;
+use std::vec::Vec;
 
 use proptest::prelude::*;
 
 use super::{Memory, boot, specs};
 use crate::units::Bytes;
+use crate::units::{Gfn, PAGE_SIZE};
 use crate::workload::layout::{HOLE, PROGRESS};
-use crate::workload::{BootBlock, Fill, Progress, Ram, ResumeError, Runner, RunnerState, Spec};
+use crate::workload::{BootBlock, Fill, Progress, Ram, ResumeError, Runner, RunnerState, Spec, next_free};
 
 /// Runs all vCPUs to their end, one after the other.
 fn run(boot: &BootBlock) -> Memory {
@@ -388,4 +390,104 @@ fn every_changed_word_is_found_by_a_check_of_everything() {
     }
     // A page that went back in time together with all ledgers is consistent, and wrong.
     assert!(runner.check_all(&earlier, &mut room).is_err());
+}
+
+/// The pages of the working set that are free, by the ledgers.
+fn free(boot: &BootBlock, memory: &Memory) -> BTreeSet<u64> {
+    let plan = boot.plan().expect("fits");
+    let (mut pages, mut from) = (BTreeSet::new(), Gfn(0));
+    while let Some((found, next)) = next_free(&plan, boot.vcpus, memory, from) {
+        assert!(next > from, "it gets on");
+        pages.extend(found.into_iter().flat_map(|run| run.first.0..run.end().0));
+        from = next;
+    }
+    pages
+}
+
+#[test]
+fn pages_are_freed_and_used_again_whatever_was_in_them() {
+    for (spec, vcpus, fill) in [
+        ("uniform,ws=1MiB,life=3", 1, Fill::Random),
+        ("kernel,ws=1MiB,life=2", 2, Fill::Zero),
+        ("phases:(seq)*500+(lmbench)*300,ws=512KiB,life=5", 1, Fill::Random),
+    ] {
+        let boot = BootBlock {
+            steps: 5000,
+            fill,
+            ..boot(spec, vcpus)
+        };
+        let expected = settled(&boot, |_, _| {});
+        let (mut freed, mut garbage) = (BTreeSet::new(), 0);
+        let disturbed = settled(&boot, |boot, memory| {
+            // A migration by hints: what is free is something else afterwards.
+            let now = free(boot, memory);
+            for gfn in &now {
+                for word in 0..PAGE_SIZE / 8 {
+                    garbage += 1;
+                    memory.write_u64(gfn * PAGE_SIZE + 8 * word, garbage);
+                }
+            }
+            freed.extend(now);
+        });
+        assert!(freed.len() > 50, "{spec}: {} pages were ever free", freed.len());
+        let differ = expected
+            .words
+            .keys()
+            .chain(disturbed.words.keys())
+            .find(|address| expected.read_u64(**address) != disturbed.read_u64(**address));
+        assert_eq!(differ, None, "{spec}");
+        for gfn in free(&boot, &expected) {
+            assert!(
+                (0..PAGE_SIZE)
+                    .step_by(8)
+                    .all(|at| expected.read_u64(gfn * PAGE_SIZE + at) == 0),
+                "{spec}"
+            );
+        }
+    }
+}
+
+/// The end of a guest that is disturbed between batches.
+fn settled(boot: &BootBlock, mut disturb: impl FnMut(&BootBlock, &mut Memory)) -> Memory {
+    let mut memory = Memory::new(boot);
+    let mut runners: Vec<Runner> = (0..boot.vcpus)
+        .map(|vcpu| Runner::new(boot, vcpu).expect("fits"))
+        .collect();
+    let mut batches = 0;
+    while runners.iter().any(|runner| !runner.finished()) {
+        for runner in &mut runners {
+            runner
+                .run_batch(&mut memory)
+                .expect("nothing that is in use is damaged");
+        }
+        batches += 1;
+        if batches % 20 == 0 {
+            disturb(boot, &mut memory);
+            let mut sequences = vec![0; boot.plan().expect("fits").ws().0 as usize];
+            for runner in &runners {
+                runner
+                    .check_all(&memory, &mut sequences)
+                    .expect("what is in use is right");
+            }
+        }
+    }
+    for runner in &runners {
+        runner.settle(&mut memory);
+        runner.settle(&mut memory);
+    }
+    memory
+}
+
+#[test]
+fn a_page_in_use_that_was_damaged_is_found_in_a_mortal_workload_as_well() {
+    let boot = boot("seq,ws=64KiB,life=50", 1);
+    let mut memory = Memory::new(&boot);
+    let mut runner = Runner::new(&boot, 0).expect("fits");
+    runner.run_batch(&mut memory).expect("first touches");
+    let gfn = boot.plan().expect("fits").gfn(0).0;
+    memory.write_u64(gfn * PAGE_SIZE, 0);
+    let error = (0..10)
+        .find_map(|_| runner.run_batch(&mut memory).err())
+        .expect("found");
+    assert_eq!(error.gfn, Gfn(gfn));
 }

@@ -34,6 +34,10 @@ fn texts_are_understood_and_printed_in_one_form() {
         ("kernel,ws=1024MiB", "kernel,ws=1GiB"),
         ("shared:1", "shared:1"),
         ("seq,rate=1M", "seq,rate=1000000"),
+        ("seq,life=3,ws=1MiB", "seq,ws=1MiB,life=3"),
+        ("uniform,life=9,agent=honest", "uniform,life=9"),
+        ("uniform,life=9,agent=wild", "uniform,life=9,agent=wild"),
+        ("phases:(seq)*5+(uniform)*5,life=7", "phases:(seq)*5+(uniform)*5,life=7"),
         (
             "phases:(seq,rate=1000)*50000+(uniform)*50000",
             "phases:(seq,rate=1000)*50000+(uniform)*50000",
@@ -207,5 +211,21 @@ proptest! {
         changed.push(other);
         changed.push_str(&valid[at + 1..]);
         check(&changed);
+    }
+}
+
+#[test]
+fn lives_and_agents_have_their_place() {
+    for (text, position, kind) in [
+        ("seq,life=0", 9, SpecErrorKind::BadLife),
+        ("seq,life=30001", 9, SpecErrorKind::BadLife),
+        ("seq,life=2,life=3", 11, SpecErrorKind::RepeatedOption),
+        ("shared:0.5,life=2", 11, SpecErrorKind::SharedLife),
+        ("seq,agent=wild,life=2", 10, SpecErrorKind::BadAgent),
+        ("seq,life=2,agent=kind", 17, SpecErrorKind::BadAgent),
+        ("phases:(seq,life=2)*5", 12, SpecErrorKind::UnknownOption),
+    ] {
+        let error = text.parse::<Spec>().expect_err(text);
+        assert_eq!((error.position, error.kind), (position, kind), "{text}: {error}");
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use dunlin_core::strategy::{Slow, SwitchRule};
-use dunlin_core::units::BytesPerSec;
+use dunlin_core::units::{Bytes, BytesPerSec};
 
 use super::super::CliError;
 use super::super::migrate::catch_signals;
@@ -63,6 +63,25 @@ pub(in super::super) struct Args {
     /// In post-copy, give a connection up on which nothing moves for this time, and make it again
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::positive_time)]
     network_timeout: Micros,
+
+    /// Port of dunlin-agent in the guest, as the source serves it: the guest makes itself small before it is moved
+    ///
+    /// It writes what it keeps, forgets what it can read again, and lends what it does not use to its balloon (-device virtio-balloon), whose pages
+    /// cost next to nothing. Afterwards it gets everything back. unix:PATH or HOST:PORT of -chardev socket,…
+    #[arg(long, value_name = "SOCK")]
+    agent: Option<Address>,
+
+    /// The same port as the target serves it, to tell the guest that it has arrived
+    #[arg(long, value_name = "SOCK", requires = "agent")]
+    target_agent: Option<Address>,
+
+    /// How long the guest may take to make itself small
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::positive_time)]
+    agent_timeout: Micros,
+
+    /// Memory that the guest keeps to use at once [default: a sixteenth of all, at least 32MiB]
+    #[arg(long, value_name = "SIZE", requires = "agent", value_parser = values::size)]
+    reserve: Option<Bytes>,
 
     /// Connections for pages, 1 to 255 (with post-copy from QEMU 10.1 on)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
@@ -159,6 +178,10 @@ impl Args {
             max_rounds: self.max_rounds.unwrap_or(usual.max_rounds),
             drain: self.drain.or(usual.drain_us.map(Micros)).map(time),
             network_timeout: time(self.network_timeout),
+            agent: self.agent.clone(),
+            target_agent: self.target_agent.clone(),
+            agent_timeout: time(self.agent_timeout),
+            reserve: self.reserve,
             multifd: self.multifd,
             preempt: self.preempt,
             tls_creds: self.tls_creds.clone(),

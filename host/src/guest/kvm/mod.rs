@@ -7,11 +7,11 @@ mod ring;
 mod state;
 mod vcpu;
 mod vm;
+mod written;
 
 pub use backend::Backend;
 
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,14 +26,16 @@ use kvm_ioctls::{Cap, VcpuFd};
 use super::gate::{Gates, VcpuState};
 use super::prepare::VcpuThread;
 use super::state::STATE_VERSION;
-use super::{Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, Tracking, TrackingState, prepare};
+use super::{
+    AgentLine, Guest, GuestConfig, GuestError, GuestKind, Machine, Progress, Tracking, TrackingState, prepare,
+};
 use crate::memory::GuestMemory;
-use crate::track::pagemap::set_bits;
 use crate::track::rings::RingWindow;
 use ring::DirtyRings;
 use state::{Parts, VmParts, VmState};
 use vcpu::{Devices, Vcpu};
 use vm::{Vm, kvm_error};
+use written::Written;
 
 /// A virtual machine under KVM that runs the bare-metal payload.
 pub struct KvmGuest {
@@ -48,9 +50,10 @@ pub struct KvmGuest {
     /// The model-specific registers that move, and room for their values.
     msrs: Mutex<Msrs>,
     tracker: Mutex<Tracker>,
-    /// Pages the host wrote since the last harvest, one bit each, and whether there are any.
-    written: Vec<AtomicU64>,
-    any_written: AtomicBool,
+    /// Pages the host wrote since the last harvest.
+    written: Arc<Written>,
+    /// If there is an agent.
+    agent: Option<Arc<AgentLine>>,
 }
 
 #[derive(Default)]
@@ -148,14 +151,16 @@ impl KvmGuest {
             Tracking::Bitmap => None,
             Tracking::Ring { entries } => Some(Arc::new(DirtyRings::new(vm.clone(), &fds, entries)?)),
         };
+        let written = Arc::new(Written::new(memory.layout()));
+        let agent = (boot.spec.life() > 0).then(|| Arc::new(AgentLine::default()));
         let vcpu = |(fd, index)| {
             let log = log::Log::new(&config.name, index);
-            let devices = Devices::new(boot.spec.clone(), config.vcpus, log);
+            let line = agent.clone().filter(|_| index == 0);
+            let devices = Devices::new(boot.spec.clone(), config.vcpus, log, line, written.clone());
             Arc::new(Vcpu::new(fd, index, devices, vm.clone(), rings.clone()))
         };
         let vcpus: Vec<_> = fds.into_iter().zip(0..).map(vcpu).collect();
         let msrs = state::movable_msrs(&kvm, &vcpus[0].core().fd, config.irqchip)?;
-        let written = (0..memory.layout().words()).map(|_| AtomicU64::new(0)).collect();
         let mut guest = Self {
             config,
             machine,
@@ -167,7 +172,7 @@ impl KvmGuest {
             msrs: Mutex::new(msrs),
             tracker: Mutex::default(),
             written,
-            any_written: AtomicBool::new(false),
+            agent,
         };
         for (vcpu, index) in guest.vcpus.iter().cloned().zip(0..) {
             guest
@@ -202,19 +207,10 @@ impl KvmGuest {
         if !tracker.on {
             return Err(GuestError::NotTracking);
         }
-        self.harvest_written(dirty);
+        self.written.harvest(dirty);
         match &self.rings {
             Some(rings) => rings.harvest(dirty, window),
             None => self.vm.harvest(dirty, &mut tracker.scratch),
-        }
-    }
-
-    /// Moves what the host wrote into `dirty`.
-    fn harvest_written(&self, dirty: &mut [u64]) {
-        if self.any_written.swap(false, Ordering::AcqRel) {
-            for (word, written) in dirty.iter_mut().zip(&self.written) {
-                *word |= written.swap(0, Ordering::AcqRel);
-            }
         }
     }
 }
@@ -255,6 +251,7 @@ impl Guest for KvmGuest {
                 Some(rings) => tracker.harvester = Some(rings.start(&self.config.name)?),
                 None => self.vm.set_logging(true)?,
             }
+            self.written.start();
             tracker.on = true;
         }
         Ok(())
@@ -294,28 +291,21 @@ impl Guest for KvmGuest {
         self.threads.iter().map(|thread| thread.tid).collect()
     }
 
+    fn agent(&self) -> Option<&Arc<AgentLine>> {
+        self.agent.as_ref()
+    }
+
     fn mark_dirty(&self, run: Run) {
-        if !self.tracker().on || self.memory.check(run).is_err() {
-            return;
+        if self.memory.check(run).is_ok() {
+            self.written.mark(run);
         }
-        let mut bit = run.first.0;
-        while bit < run.end().0 {
-            let mut word = [0];
-            let next = (bit / 64 + 1) * 64;
-            set_bits(&mut word, bit % 64, run.end().0.min(next) - bit / 64 * 64);
-            self.written[usize::try_from(bit / 64).expect("an index of the bitmap")]
-                .fetch_or(word[0], Ordering::AcqRel);
-            bit = next;
-        }
-        self.any_written.store(true, Ordering::Release);
     }
 
     fn stop_tracking(&self) -> Result<(), GuestError> {
         let mut tracker = self.tracker();
         if tracker.on {
             tracker.on = false;
-            self.any_written.store(false, Ordering::Release);
-            self.written.iter().for_each(|word| word.store(0, Ordering::Release));
+            self.written.stop();
             match &self.rings {
                 Some(rings) => {
                     let ended = rings.end();

@@ -7,18 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
-use dunlin_core::workload::Spec;
-use dunlin_core::workload::layout::{PORT_HALT, PORT_LOG, PORT_PACE};
+use dunlin_core::workload::layout::{MAILBOX, MAILBOX_ROOM, PORT_AGENT, PORT_HALT, PORT_LOG, PORT_PACE};
+use dunlin_core::workload::{Ram as _, Spec};
 use kvm_bindings::KVM_EXIT_DIRTY_RING_FULL;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use super::super::AgentLine;
 use super::super::gate::{Gate, VcpuState};
 use super::super::pace::Pace;
-use super::super::prepare;
+use super::super::prepare::{self, WorkloadRam};
 use super::super::progress::Reports;
 use super::log::Log;
 use super::ring::DirtyRings;
 use super::vm::Vm;
+use super::written::Written;
 use crate::memory::GuestMemory;
 
 /// One vCPU, shared between its thread and those who control it.
@@ -47,6 +49,9 @@ pub(super) struct Core {
 pub(super) struct Devices {
     pub(super) pace: Pace,
     log: Log,
+    /// On the vCPU that runs an agent.
+    agent: Option<Arc<AgentLine>>,
+    written: Arc<Written>,
 }
 
 /// Why the vCPU cannot go on.
@@ -185,11 +190,32 @@ enum Entry {
 }
 
 impl Devices {
-    pub(super) fn new(spec: Spec, vcpus: u32, log: Log) -> Self {
+    pub(super) fn new(spec: Spec, vcpus: u32, log: Log, agent: Option<Arc<AgentLine>>, written: Arc<Written>) -> Self {
         Self {
             pace: Pace::new(spec, vcpus),
             log,
+            agent,
+            written,
         }
+    }
+
+    /// Puts what the agent is told into its mailbox, if it has taken what was there.
+    fn deliver(&self, memory: &GuestMemory) {
+        let mut ram = WorkloadRam(memory);
+        let Some(line) = self.agent.as_ref().filter(|_| ram.read_u64(MAILBOX) == 0) else {
+            return;
+        };
+        let mut bytes = line.to_guest(MAILBOX_ROOM as usize);
+        let length = bytes.len() as u64;
+        if length == 0 {
+            return;
+        }
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        for (word, address) in bytes.as_chunks::<8>().0.iter().zip((MAILBOX + 8..).step_by(8)) {
+            ram.write_u64(address, u64::from_le_bytes(*word));
+        }
+        ram.write_u64(MAILBOX, length);
+        self.written.mark(Run::new(Gfn(MAILBOX / PAGE_SIZE), Pages(1)));
     }
 
     fn on_exit(&mut self, exit: VcpuExit<'_>, memory: &GuestMemory, reports: &Reports) -> Result<Entry, Failure> {
@@ -198,6 +224,12 @@ impl Devices {
             VcpuExit::IoOut(PORT_PACE, bytes) => {
                 for batch in bytes.chunks_exact(4) {
                     reports.report(self.pace.on_batch(word(batch)));
+                }
+                self.deliver(memory);
+            }
+            VcpuExit::IoOut(PORT_AGENT, bytes) => {
+                if let Some(line) = &self.agent {
+                    line.on_said(bytes);
                 }
             }
             VcpuExit::IoOut(PORT_HALT, bytes) => return Ok(Entry::Halted(word(bytes))),

@@ -104,6 +104,7 @@ impl Worker {
             }
             self.run_batch(core, &mut ram)?;
         }
+        core.runner.settle(&mut ram);
         let steps = core.runner.steps();
         Progress {
             steps,

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use dunlin_agent::message::Notice;
 use dunlin_core::steer::{Holder, Peer, Standing};
 use serde_json::json;
 
 use super::super::link::Link;
+use super::super::saving::savings;
 use super::super::{GuestStatus, Memo, Outcome, Report, Switch};
 use super::{ADVICE, Driver, PERIOD};
 
@@ -61,6 +63,7 @@ impl Driver<'_> {
         {
             self.on_notice(role, notice);
         }
+        self.end_softening(outcome);
         let statuses = self.statuses();
         let holder = self.standing(outcome, &statuses).holder();
         if holder == Holder::Unknown && self.target.is_gone() && self.course.never_ran_there() {
@@ -69,6 +72,28 @@ impl Driver<'_> {
         }
         self.put_back();
         self.report(outcome, reason)
+    }
+
+    /// The guest gets its memory back where it is now, and hears of it.
+    fn end_softening(&mut self, outcome: Outcome) {
+        let statuses = self.statuses();
+        let standing = self.standing(outcome, &statuses);
+        let (link, address, notice) = match standing.holder() {
+            Holder::Target | Holder::Both => (&self.target, &self.plan.target_agent, Notice::AfterMigration),
+            Holder::Source => (&self.source, &self.plan.agent, Notice::MigrationGivenUp),
+            Holder::Nobody | Holder::Unknown => return,
+        };
+        if let Some(softening) = self.softening.take() {
+            self.softened = Some(softening.end(link, address.as_ref(), notice, self.plan.agent_timeout));
+        }
+    }
+
+    /// Nothing began: the guest, which may be small already, gets its memory back where it is.
+    pub(super) fn stay(&mut self) {
+        if let Some(softening) = self.softening.take() {
+            let (agent, timeout) = (self.plan.agent.as_ref(), self.plan.agent_timeout);
+            softening.end(&self.source, agent, Notice::MigrationGivenUp, timeout);
+        }
     }
 
     fn statuses(&mut self) -> [Option<GuestStatus>; 2] {
@@ -146,6 +171,10 @@ impl Driver<'_> {
             (Some(stopped), Some(resumed)) => Some(resumed.saturating_duration_since(stopped)),
             _ => None,
         };
+        let savings = self.softened.as_ref().map_or_else(Vec::new, |softening| {
+            let course = &self.course;
+            savings(softening, course.last.total, &course.rounds, self.plan.bandwidth)
+        });
         Report {
             rule: self.plan.rule.to_string(),
             outcome,
@@ -165,6 +194,8 @@ impl Driver<'_> {
             ],
             requests: self.course.last.requests,
             recoveries: self.reconnect.made(),
+            savings,
+            softening: self.softened,
             findings: self.course.findings,
             warnings: self.course.warnings,
         }

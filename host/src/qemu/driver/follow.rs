@@ -112,6 +112,9 @@ impl Driver<'_> {
         let ended = match &info.phase {
             Phase::Active => {
                 self.steer(&info, at);
+                if let Some(softening) = &mut self.softening {
+                    softening.attend(&self.source);
+                }
                 None
             }
             Phase::PostCopy | Phase::Paused | Phase::Recovering => self.recover(&info),

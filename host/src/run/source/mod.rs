@@ -3,6 +3,8 @@
 mod auto;
 mod exchange;
 mod folder;
+mod hashes;
+mod hints;
 mod link;
 mod pb_writer;
 mod sampling;
@@ -43,6 +45,8 @@ use crate::run::clock::nanos;
 use crate::storage::Vm;
 use exchange::{exchange, leave};
 use folder::Folder;
+use hints::Asking;
+pub use hints::HintResult;
 use link::{LinkConfig, SharedSource, event_of, listen, open_fault, open_migration, serve_faults, tell_it_is_over};
 use pb_writer::PbWriter;
 use sampling::SamplingMeter;
@@ -105,6 +109,8 @@ pub struct SourceOptions {
     pub learning: Option<Duration>,
     /// Silence after which the link counts as lost.
     pub network_timeout: Duration,
+    /// How long the agent in the guest may take to say which pages need not move; nobody is asked if that is nothing.
+    pub hint_timeout: Duration,
     /// Compare hashes of all pages in the end.
     pub verify: bool,
     /// Protect page runs with XXH3-64.
@@ -209,6 +215,8 @@ pub struct SourceResult {
     pub auto: Option<AutoResult>,
     /// What observing the guest took; `None` if it was not observed.
     pub sampling: Option<SamplingCost>,
+    /// What the agent in the guest said; `None` if it has none, or was not asked.
+    pub hints: Option<HintResult>,
     /// What the target measured.
     pub target: Option<TargetReport>,
     /// Bytes of page data on the migration channel.
@@ -363,6 +371,7 @@ impl SourceRun<'_> {
                 bytes_at_round: 0,
                 bytes_at_running: None,
                 state: Vec::new(),
+                asking: Asking::default(),
                 ahead: (None, Vec::new()),
                 gap_before_pause: Duration::ZERO,
                 last_progress: Instant::now(),
@@ -438,6 +447,11 @@ impl SourceRun<'_> {
             handover_timeout: HANDOVER_TIMEOUT,
             merge_patience: MERGE_PATIENCE,
             verify: self.options.verify,
+            hint_patience: self
+                .guest
+                .agent()
+                .filter(|_| !self.options.hint_timeout.is_zero() && !self.guest.progress().all_halted())
+                .map(|_| nanos(self.options.hint_timeout)),
             host_pages: crate::run::vm::host_pages(),
         };
         Ok((memory, config, self.guest.progress().steps()))

@@ -30,6 +30,7 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) state: Vec<u8>,
     pub(super) harvest: Vec<u64>,
     pub(super) sampling: SamplingMeter,
+    pub(super) asking: Asking,
     pub(super) ahead: (Option<Run>, Vec<(Run, RunClass)>),
     pub(super) gap_before_pause: Duration,
     pub(super) last_progress: Instant,
@@ -153,6 +154,8 @@ impl Worker<'_, '_, '_, '_> {
             }
             SourceAction::StopTracking => return self.guest_action(|guest| guest.stop_tracking()),
             SourceAction::ResumeGuest => return self.guest_action(|guest| guest.resume()),
+            SourceAction::OpenEpoch => return self.open_epoch(),
+            SourceAction::SendZeros(run) => self.send_zeros(run),
             SourceAction::StartStatic => return self.start_static(),
             SourceAction::StartPbData => return self.start_pb_data(),
             SourceAction::StopStatic => {
@@ -206,7 +209,7 @@ impl Worker<'_, '_, '_, '_> {
         }
     }
 
-    fn message(&mut self, message: &Message<'_>) -> Result<(), FrameError> {
+    pub(super) fn message(&mut self, message: &Message<'_>) -> Result<(), FrameError> {
         let wait = Wait::within(self.link.patience, &self.run.handle.cancel);
         let Some(sender) = &mut self.migration else {
             return Err(crate::channel::ChannelError::Cancelled.into());
@@ -371,6 +374,26 @@ impl Worker<'_, '_, '_, '_> {
             Ok((data, zero)) => self.shared.feed(SourceEvent::PagesSent { data, zero }),
             Err(error) => self.link_failed(&error),
         }
+    }
+
+    fn open_epoch(&mut self) {
+        let patience = self.shared.lock().config().hint_patience;
+        match (self.run.guest.agent(), patience) {
+            (Some(line), Some(patience)) => {
+                self.shared.feed(SourceEvent::Done);
+                self.asking.start(self.scope, Arc::clone(line), patience, self.shared);
+            }
+            _ => self.shared.feed(SourceEvent::Failed),
+        }
+    }
+
+    fn send_zeros(&mut self, run: Run) -> Result<(), FrameError> {
+        let wait = Wait::within(self.link.patience, &self.run.handle.cancel);
+        let Some(sender) = &mut self.migration else {
+            return Err(crate::channel::ChannelError::Cancelled.into());
+        };
+        self.last_sent = Instant::now();
+        sender.bare(FrameKind::Zero, run, 0, wait)
     }
 
     /// A shaped run takes as long as its rate says; only silence beyond that is trouble.
@@ -551,27 +574,6 @@ impl Worker<'_, '_, '_, '_> {
         })
     }
 
-    /// Hashes frozen memory: the guest runs on the target already, so this is outside the downtime.
-    fn send_hashes(&mut self) -> Result<(), FrameError> {
-        self.verifying = Some(Instant::now());
-        let regions = self.shared.lock().config().regions.clone();
-        let mut bytes = Vec::with_capacity(CHUNK_BYTES_MAX);
-        for region in &regions {
-            let end = region.first.0 + region.pages.0;
-            for first in (region.first.0..end).step_by(CHUNK_BYTES_MAX / 8) {
-                bytes.clear();
-                for gfn in first..end.min(first + (CHUNK_BYTES_MAX / 8) as u64) {
-                    bytes.extend_from_slice(&self.memory.hash_page(dunlin_core::units::Gfn(gfn))?.to_le_bytes());
-                }
-                self.message(&Message::Hashes {
-                    first: dunlin_core::units::Gfn(first),
-                    bytes: &bytes,
-                })?;
-            }
-        }
-        self.message(&Message::HashesEnd)
-    }
-
     fn heartbeat(&mut self) {
         if self.last_sent.elapsed() < HEARTBEAT {
             return;
@@ -610,6 +612,11 @@ impl Worker<'_, '_, '_, '_> {
             strategy: source.config().strategy,
             auto: source.advisor().and_then(AutoResult::of),
             sampling: self.sampling.cost(),
+            hints: source.config().hint_patience.map(|_| HintResult {
+                pages: source.hinted(),
+                requests: source.hinted_requests(),
+                ..self.asking.result()
+            }),
             target: source.target_report().copied(),
             migration_bytes: migration,
             total: dunlin_core::message::total_pages(&source.config().regions),

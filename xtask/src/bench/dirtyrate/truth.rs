@@ -14,7 +14,7 @@ const LEDGER_ENTRY: u64 = size_of::<u16>() as u64;
 /// The page to which the guest writes how far it is, after each batch.
 const PROGRESS_PAGES: u64 = 1;
 /// What is in use of the vCPU's stack, again and again in each batch.
-const STACK_PAGES: u64 = 3;
+const STACK_PAGES: u64 = 2;
 
 /// The workload of a guest with one vCPU, to be done again.
 pub(super) struct Truth {
@@ -83,11 +83,7 @@ mod tests {
         if !require(Capability::Kvm) {
             return;
         }
-        let stack = (STACKS + STACK_BYTES) / PAGE_SIZE;
-        let expected: Vec<u64> = [PROGRESS / PAGE_SIZE]
-            .into_iter()
-            .chain(stack - STACK_PAGES..stack)
-            .collect();
+        let stack = STACKS / PAGE_SIZE..(STACKS + STACK_BYTES) / PAGE_SIZE;
         for workload in WORKLOADS {
             let guest = AnyGuest::create(config(workload)).unwrap();
             guest.start_tracking().unwrap();
@@ -105,7 +101,15 @@ mod tests {
             }
             let is_dirty = |gfn: &u64| dirty[(gfn / 64) as usize] >> (gfn % 64) & 1 == 1;
             let own: Vec<u64> = (0..WORKLOAD / PAGE_SIZE).filter(is_dirty).collect();
-            assert_eq!(own, expected, "{workload}");
+            let [progress, of_stack @ ..] = &own[..] else {
+                panic!("{workload}: it has written nothing of its own");
+            };
+            assert_eq!(*progress, PROGRESS / PAGE_SIZE, "{workload}");
+            assert_eq!(of_stack.len() as u64, STACK_PAGES, "{workload}: {own:?}");
+            assert!(
+                of_stack.iter().all(|page| stack.contains(page)),
+                "{workload}: {own:?}, its stack is {stack:?}"
+            );
         }
     }
 }

@@ -27,9 +27,9 @@ const DEPTH_MAX: u32 = 32;
 
 fn add(module: &str, files: &BTreeMap<String, PathBuf>, order: &mut Vec<PathBuf>, depth: u32) -> anyhow::Result<()> {
     ensure!(depth < DEPTH_MAX, "the modules depend on each other in a circle");
-    let file = files
-        .get(&canonical(module))
-        .with_context(|| format!("the kernel package has no module {module}, uncompressed, where the lab looks"))?;
+    let file = files.get(&canonical(module)).with_context(|| {
+        format!("there is no module {module}, uncompressed; `cargo xtask setup` unpacks those of the lab's kernel")
+    })?;
     if order.contains(file) {
         return Ok(());
     }
