@@ -347,8 +347,14 @@ fn with_agents_that_misbehave() {
     if !require(Capability::Kvm) || !require(Capability::Uffd) {
         return;
     }
-    for agent in ["none", "wild", "flood", "stall", "restart"] {
-        for strategy in ["precopy", "postcopy"] {
+    for (agent, strategies) in [
+        ("none", ["precopy", "hybrid:1"]),
+        ("wild", ["postcopy", "par-migrate"]),
+        ("flood", ["as-hybrid", "postcopy"]),
+        ("stall", ["precopy", "postcopy,push=bubble:3"]),
+        ("restart", ["pa-hybrid,cut=reconnect", "hybrid:1"]),
+    ] {
+        for strategy in strategies {
             let workload = format!("uniform,rate=8000,life=3,agent={agent}");
             let options = GuestOptions::new(Kind::Kvm, &workload).with(["--fill", "random"]);
             let mut reports = vec![];

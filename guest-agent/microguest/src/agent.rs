@@ -1,6 +1,6 @@
 //! The agent: the library that runs in Linux as well, here over a mailbox and a port, between the batches of vCPU 0.
 //!
-//! One word a batch, so that the guest goes on freeing and using pages while its hints are on their way. Of an agent that misbehaves
+//! A few words a batch, so that the guest goes on freeing and using pages while its hints are on their way. Of an agent that misbehaves
 //! ([`Conduct`]) the library knows nothing: it is made bad here.
 
 use dunlin_agent::frame::{Decoder, ENCODED_MAX, encode};
@@ -13,6 +13,9 @@ use dunlin_core::workload::{BootBlock, Conduct, Plan, next_free};
 use heapless::String;
 
 use crate::machine::{Ram, out_string, take_mail};
+
+/// Words between two batches: enough for a guest with thousands of scattered free pages to have named them in a second.
+const WORDS: usize = 8;
 
 /// The guest, as the agent sees it.
 struct Here {
@@ -91,7 +94,7 @@ impl Line {
         })
     }
 
-    /// Hears what the host has said, and says a word.
+    /// Hears what the host has said, and says a few words.
     pub(crate) fn attend(&mut self) {
         let mut mail = [0; MAILBOX_ROOM as usize];
         let length = take_mail(&mut mail);
@@ -104,7 +107,13 @@ impl Line {
                 self.agent.on_message(&message, &mut self.here);
             }
         }
-        let Some(message) = self.next() else { return };
+        for _ in 0..WORDS {
+            let Some(message) = self.next() else { return };
+            self.say(message);
+        }
+    }
+
+    fn say(&mut self, message: ToHost) {
         match self.here.conduct {
             // The last word never ends.
             Conduct::Stall if matches!(message, ToHost::SoftEnd { .. }) => say(&message, true),
