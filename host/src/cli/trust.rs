@@ -16,6 +16,11 @@ pub(super) struct TrustArgs {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 
+    /// Let migrations use this folder later, as --storage or for --record-order: the process confines itself to the folders it was told
+    /// of, the folder of temporary files, /mnt, /media and /srv. May be given several times
+    #[arg(long, value_name = "DIR")]
+    allow: Vec<PathBuf>,
+
     /// Keep all rights of the process, instead of those it needs: to find out whether a failure is due to their lack
     #[arg(long)]
     no_sandbox: bool,
@@ -26,6 +31,7 @@ impl TrustArgs {
         TrustOptions {
             audit: self.audit.or_else(|| state.map(|directory| directory.join(FILE_NAME))),
             policy: self.policy,
+            allow: self.allow,
             no_sandbox: self.no_sandbox,
         }
     }

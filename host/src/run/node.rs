@@ -26,6 +26,7 @@ use crate::guest::{AnyGuest, Guest, RunState};
 use crate::journal::Role;
 use crate::push_order;
 use crate::report::{MigrationReport, Progress, State, Status, TrackingStatus};
+use crate::trust::sandbox::Folders;
 
 /// How far back the guest's speed is remembered.
 const SPEED_WINDOW: Duration = Duration::from_secs(1);
@@ -175,6 +176,11 @@ impl Node {
                 "there is no directory {}: make or mount it first, or correct --storage",
                 storage.display()
             )));
+        }
+        let folders = request.storage.iter().map(|storage| Folders::check(storage));
+        let files = request.record_order.iter().chain(&request.push_order);
+        for checked in folders.chain(files.map(|file| Folders::check_file(file))) {
+            checked.map_err(|error| ControlError::refused(error.to_string()))?;
         }
         let push_order = match (&request.push_order, strategy.push) {
             (Some(path), Push::Recorded) => {

@@ -14,6 +14,8 @@ pub struct TrustOptions {
     pub audit: Option<PathBuf>,
     /// Where the policy is; if absent, [`DEFAULT_FILE`](crate::trust::policy::DEFAULT_FILE) if that is there.
     pub policy: Option<PathBuf>,
+    /// Folders that migrations may use later, besides the usual ones.
+    pub allow: Vec<PathBuf>,
     /// Whether the process keeps rights that it does not need.
     pub no_sandbox: bool,
 }

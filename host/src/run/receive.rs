@@ -60,6 +60,7 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
         // A directory that cannot be used must not show only when a VM arrives.
         journal::list(directory)?;
     }
+    super::confine::confine_receiver(options)?;
     let server = Server::start(&options.control, Arc::clone(&node) as Arc<dyn crate::control::Handler>)?;
     announce(options, &listener)?;
     let cancel = Cancel::new();

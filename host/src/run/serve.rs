@@ -44,6 +44,9 @@ pub enum NodeError {
     /// The state directory, or the audit log.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Rights that could not be given up.
+    #[error(transparent)]
+    Sandbox(#[from] crate::trust::sandbox::SandboxError),
     /// The system gives no random numbers.
     #[error("The system gives no random numbers to name the VM")]
     Random,
@@ -109,6 +112,7 @@ pub fn run_guest(options: GuestOptions) -> Result<ExitCode, NodeError> {
     let control = Some(options.control.display().to_string());
     let guard = Guard::open(&options.trust)?;
     let recorder = Recorder::open(options.state.as_deref(), guard.audit(), &name, vm, control)?;
+    super::confine::confine_guest(&options)?;
     let guest = Arc::new(AnyGuest::create_tracked(options.config.clone(), options.tracking)?);
     recorder.write(SessionId::default(), Role::Source, Phase::Running)?;
     let node = Arc::new(Node::new(

@@ -36,10 +36,7 @@ pub(super) fn take(folder: Option<&Path>, key: &str, most: u32) -> Result<Option
         path: path.into(),
         source,
     };
-    match DirBuilder::new().mode(0o700).create(&folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(&folder, error)),
-        _ => {}
-    }
+    make(&folder).map_err(|error| failed(&folder, error))?;
     let key = blake3::hash(key.as_bytes()).to_hex();
     for place in 0..most {
         let path = folder.join(format!("migration-{}.{place}", &key[..16]));
@@ -60,8 +57,16 @@ pub(super) fn take(folder: Option<&Path>, key: &str, most: u32) -> Result<Option
     Ok(None)
 }
 
+/// Makes the folder if it is not there.
+pub(super) fn make(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists || folder.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
 /// Where processes of one user leave such things.
-pub(crate) fn usual_folder() -> PathBuf {
+pub(super) fn usual_folder() -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| Path::new(folder).is_absolute());
     runtime
         .map_or_else(|| PathBuf::from("/run"), PathBuf::from)

@@ -159,6 +159,15 @@ impl Policy {
     }
 }
 
+/// Where migrations are counted, made if it is not there, by the policy at `path`, as it stands there now.
+pub fn count_folder(path: &Path) -> Option<PathBuf> {
+    let policy = Policy::load(Some(path)).ok()?;
+    let folder = policy.count_in.unwrap_or_else(count::usual_folder);
+    // Where it cannot be made, counting says so.
+    let _ = count::make(&folder);
+    Some(folder)
+}
+
 impl PolicyError {
     fn io(path: &Path, source: io::Error) -> Self {
         match source.kind() {

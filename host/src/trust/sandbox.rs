@@ -1,1 +1,0 @@
-//! What a process keeps of its rights once it is set up.
