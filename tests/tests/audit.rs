@@ -212,6 +212,7 @@ fn killing_either_side_at_any_place_leaves_logs_that_say_what_the_records_say() 
             killed(&mut stage, side, &mut migration, || relay.has_struck())
                 .with_context(|| format!("{side:?} killed at {place:?} of {strategy}"))?;
             relay.check()?;
+            ensure!(relay.has_struck(), "{strategy} never came to {place:?}");
         }
     }
     Ok(())

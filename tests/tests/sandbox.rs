@@ -48,7 +48,7 @@ fn holders_of_guests_have_few_rights_and_migrations_need_no_more() -> anyhow::Re
     let scene = Scene::new()?;
     let (storage, first_state) = (scene.subfolder("storage")?, scene.subfolder("first-state")?);
     let second_state = scene.subfolder("second-state")?;
-    let options = guest().steps(60_000);
+    let options = guest().steps(20_000);
     let mut source = scene.guest("vm", &options.clone().with(["--state", &first_state]))?;
     let first = scene.receiver("first", &["--state", &second_state, "--storage", &storage])?;
     let mut second = scene.receiver("second", &["--storage", &storage])?;

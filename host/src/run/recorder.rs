@@ -164,7 +164,7 @@ impl Recorder {
     /// change before, and where it is afterwards.
     pub(super) fn write(&self, session: SessionId, role: Role, phase: Phase) -> Result<(), RecordError> {
         let place = Place::of(role, phase);
-        let known = self.audit.as_ref().and_then(|audit| audit.place(self.vm));
+        let known = self.audit.as_ref().and_then(|audit| audit.place(self.vm, role));
         if known.is_some_and(|known| known.contradicts(place)) {
             self.audit(self.entry(Event::HandOver, role, session).at(Place::Between))?;
         }

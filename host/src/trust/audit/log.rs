@@ -3,14 +3,13 @@
 use super::{
     AuditError, LOCK_SECONDS, Problem,
     line::{LINE_MAX_BYTES, encode},
-    record::{AuditSchema, Entry, Event, Header, Place, Record, vm_text},
+    record::{AuditSchema, Entry, Event, Header, Place, Places, Record},
     verify::Walk,
 };
-use crate::journal::HandOver;
+use crate::journal::{HandOver, Role};
 use dunlin_core::message::VmId;
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, fdatasync, flock};
 use std::{
-    collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write as _},
     os::unix::fs::{FileExt, OpenOptionsExt},
@@ -38,8 +37,7 @@ struct Inner {
     /// Up to where the file has been read, always the end of a line.
     end: u64,
     walk: Walk,
-    /// Where each VM is by the log.
-    places: HashMap<String, Place>,
+    places: Places,
 }
 
 impl AuditLog {
@@ -67,7 +65,7 @@ impl AuditLog {
                 file,
                 end: 0,
                 walk: Walk::default(),
-                places: HashMap::new(),
+                places: Places::default(),
             }),
         };
         {
@@ -100,9 +98,9 @@ impl AuditLog {
         let _ = fallocate(&inner.file, FallocateFlags::KEEP_SIZE, inner.end, RESERVED_BYTES);
     }
 
-    /// Where the VM is by this log, if it says.
-    pub fn place(&self, vm: VmId) -> Option<Place> {
-        self.lock().places.get(&vm_text(vm)).copied()
+    /// Where the VM is by this log, as a process in this role has said last, if one has.
+    pub fn place(&self, vm: VmId, role: Role) -> Option<Place> {
+        self.lock().places.get(vm, role)
     }
 
     /// Adds what the last hand-over record says, if the log does not say it yet: its process has died in between. Call it when no
@@ -112,7 +110,7 @@ impl AuditLog {
     /// As for [`append`](Self::append).
     pub fn catch_up_with(&self, guest: &str, record: &HandOver) -> Result<(), AuditError> {
         let place = Place::of(record.role, record.phase);
-        match self.place(record.vm_id) {
+        match self.place(record.vm_id, record.role) {
             Some(known) if known != place => {}
             _ => return Ok(()),
         }
@@ -152,7 +150,7 @@ impl Inner {
             let taken = self.walk.take(&line).map_err(|flaw| broken(path, flaw))?;
             self.end += bytes;
             if let Some(record) = taken {
-                note(&mut self.places, &record.entry);
+                self.places.note(&record.entry);
             }
         }
         if self.walk.is_waiting() {
@@ -171,7 +169,7 @@ impl Inner {
             // Whole but for its end it counts: when it was written, it could be said.
             self.put(b"\n", path)?;
             self.end += 1;
-            note(&mut self.places, &record.entry);
+            self.places.note(&record.entry);
             return Ok(());
         }
         eprintln!(
@@ -202,7 +200,7 @@ impl Inner {
             .take(&line[..line.len() - 1])
             .map_err(|flaw| broken(path, flaw))?;
         self.end += (before.len() + line.len()) as u64;
-        note(&mut self.places, &record.entry);
+        self.places.note(&record.entry);
         Ok(())
     }
 
@@ -211,12 +209,6 @@ impl Inner {
         written
             .and_then(|()| Ok(fdatasync(&self.file)?))
             .map_err(|source| AuditError::io("write", path, source))
-    }
-}
-
-fn note(places: &mut HashMap<String, Place>, entry: &Entry) {
-    if let (Some(vm), Some(place)) = (&entry.vm, entry.place) {
-        places.insert(vm.clone(), place);
     }
 }
 

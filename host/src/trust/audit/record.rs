@@ -4,7 +4,7 @@ use crate::journal::{Phase, Role};
 use crate::trust::commit::SignedCommit;
 use dunlin_core::message::{SessionId, VmId};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +197,23 @@ impl Place {
     }
 }
 
+/// Where each VM is by a log. Each role has its own word: both sides of a migration on one host may write one log.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places(HashMap<(String, Role), Place>);
+
+impl Places {
+    /// Takes note of what a record says.
+    pub(super) fn note(&mut self, entry: &Entry) {
+        if let (Some(vm), Some(role), Some(place)) = (&entry.vm, entry.role, entry.place) {
+            self.0.insert((vm.clone(), role), place);
+        }
+    }
+
+    pub(super) fn get(&self, vm: VmId, role: Role) -> Option<Place> {
+        self.0.get(&(vm_text(vm), role)).copied()
+    }
+}
+
 impl Entry {
     /// Something that happened to a VM in a session; a VM that was never moved has none.
     pub fn new(event: Event, role: Role, vm: VmId, session: SessionId) -> Self {
@@ -220,7 +237,7 @@ impl Entry {
 }
 
 /// A VM as the log names it.
-pub(super) fn vm_text(vm: VmId) -> String {
+fn vm_text(vm: VmId) -> String {
     format!("{:032x}", vm.0)
 }
 

@@ -204,7 +204,7 @@ fn what_a_dead_process_did_not_say_is_said_by_the_next() {
         control: None,
     };
     log.catch_up_with("web", &hand_over).unwrap();
-    assert_eq!(log.place(VmId(7)), Some(Place::Elsewhere));
+    assert_eq!(log.place(VmId(7), Role::Source), Some(Place::Elsewhere));
     log.catch_up_with("web", &hand_over).unwrap();
     let (records, _) = read(&path).unwrap();
     assert_eq!(records.len(), 2, "said once");

@@ -4,11 +4,11 @@ use super::{
     AuditError,
     line::decode,
     log::Lines,
-    record::{Event, Header, Place, Record, TornLine, vm_text},
+    record::{Event, Header, Place, Places, Record, TornLine},
 };
 use crate::journal::{self, HandOver, JournalError};
 use serde::Serialize;
-use std::{collections::HashMap, fmt, fs::File, io::ErrorKind, path::Path};
+use std::{fmt, fs::File, io::ErrorKind, path::Path};
 
 /// What is wrong with a log, and where first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -351,16 +351,12 @@ pub fn against_journals(
         }
         (listed, records) = (again, read(path)?.0);
     }
-    let mut places = HashMap::new();
-    for record in &records {
-        if let (Some(vm), Some(place)) = (&record.entry.vm, record.entry.place) {
-            places.insert(vm.as_str(), place);
-        }
-    }
+    let mut places = Places::default();
+    records.iter().for_each(|record| places.note(&record.entry));
     let (mut both, mut disagreements) = (0, Vec::new());
     for (guest, hand_over) in listed {
         let recorded = Place::of(hand_over.role, hand_over.phase);
-        let Some(audited) = places.get(vm_text(hand_over.vm_id).as_str()).copied() else {
+        let Some(audited) = places.get(hand_over.vm_id, hand_over.role) else {
             continue;
         };
         both += 1;

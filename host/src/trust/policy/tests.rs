@@ -84,7 +84,7 @@ fn what_is_broken_is_said_with_its_place() {
         (with("migrations = -1"), (4, 14), "invalid value"),
         (with("direction = \"up\""), (4, 13), "unknown variant"),
         (with("peer = \"a\""), (4, 1), "duplicate key"),
-        (with("guest = \"ä"), (4, 10), "invalid basic string"),
+        (with("guest = \"ä"), (4, 11), "invalid basic string"),
         (
             "[[rule]]\nverdict = \"deny\"\npeer = \"a\"\nmemory = \"1GiB\"".to_owned(),
             (1, 1),
