@@ -225,6 +225,8 @@ pub enum Refusal {
     Record,
     /// A first message that is no request to migrate.
     NotHello,
+    /// The target's policy does not allow it (its audit log says why).
+    NotAllowed,
 }
 
 impl fmt::Display for Refusal {
@@ -275,6 +277,7 @@ impl fmt::Display for Refusal {
             Self::CannotBuild => f.write_str("the target could not build the VM; its log says why"),
             Self::Record => f.write_str("the target could not write its hand-over record; check its --state directory"),
             Self::NotHello => f.write_str("the connection did not begin with a request to migrate"),
+            Self::NotAllowed => f.write_str("the target's policy does not allow it; ask who administers that host"),
         }
     }
 }

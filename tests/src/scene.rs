@@ -160,6 +160,15 @@ impl Scene {
         Dunlin::start_program(Path::new("ip"), self.folder(), words)
     }
 
+    /// Options by which peers of other hosts may do what they like, for processes in a network namespace.
+    fn open_policy(&self, namespace: Option<&str>) -> anyhow::Result<Vec<String>> {
+        if namespace.is_none() {
+            return Ok(Vec::new());
+        }
+        let policy = self.file("anyone.toml", "[[rule]]\nverdict = \"allow\"\npeer = \"anyone\"\n")?;
+        Ok(vec!["--policy".into(), policy])
+    }
+
     /// Starts a guest whose control socket is called `name`, and waits until it runs.
     pub fn guest(&self, name: &str, options: &GuestOptions) -> anyhow::Result<Host> {
         self.guest_in(None, name, options)
@@ -176,6 +185,7 @@ impl Scene {
             display(&control),
             "--json".into(),
         ]);
+        args.extend(self.open_policy(namespace)?);
         let host = Host {
             process: self.dunlin_in(namespace, args)?,
             control,
@@ -205,7 +215,8 @@ impl Scene {
         let control = self.control(name);
         let control_word = display(&control);
         let args = ["receive", "--listen", address, "--control", &control_word, "--json"];
-        let args = args.iter().chain(extra).map(|&word| word.to_owned()).collect();
+        let args = args.iter().chain(extra).map(|&word| word.to_owned());
+        let args = args.chain(self.open_policy(namespace)?).collect();
         let mut process = self.dunlin_in(namespace, args)?;
         let first = process.wait_for_schema("dunlin.receive.v1", PATIENCE)?;
         let listening = first["listening"]
@@ -301,6 +312,43 @@ impl Scene {
         let path = self.folder().join(name);
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(path.display().to_string())
+    }
+
+    /// A file of this name in the scene's folder with these contents, as an argument.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn file(&self, name: &str, contents: &str) -> anyhow::Result<String> {
+        let path = self.folder().join(name);
+        std::fs::write(&path, contents).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path.display().to_string())
+    }
+
+    /// What `dunlin audit verify` says of the log in a state directory, compared with the hand-over records there.
+    ///
+    /// # Errors
+    /// If the log is not whole, or says something else.
+    pub fn audited(&self, state: &str) -> anyhow::Result<Value> {
+        let log = format!("{state}/audit.jsonl");
+        let checked = self
+            .dunlin(["audit", "verify", &log, "--state", state, "--json"])?
+            .wait(PATIENCE)?;
+        ensure!(checked.code == Some(0), "the audit log in {state}: {checked}");
+        checked.json()
+    }
+
+    /// The records of the audit log in a state directory.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn audit_records(&self, state: &str) -> anyhow::Result<Vec<Value>> {
+        let log = format!("{state}/audit.jsonl");
+        let shown = self.dunlin(["audit", "show", &log, "--json"])?.wait(PATIENCE)?;
+        ensure!(shown.code == Some(0), "the audit log in {state}: {shown}");
+        let lines = shown.lines.iter();
+        lines
+            .map(|line| serde_json::from_str(line).with_context(|| line.clone()))
+            .collect()
     }
 
     /// A path for a control socket.

@@ -11,7 +11,7 @@ use rustix::{
 };
 use std::{
     io,
-    net::TcpStream,
+    net::{IpAddr, SocketAddr, TcpStream},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
@@ -91,6 +91,21 @@ impl Stream {
     /// The other end, for messages.
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// The other end's address; a unix socket's has none.
+    ///
+    /// # Errors
+    /// [`ChannelError::Io`] when the connection is gone.
+    pub fn peer_ip(&self) -> Result<Option<IpAddr>, ChannelError> {
+        if self.transport == Transport::Unix {
+            return Ok(None);
+        }
+        let named = rustix::net::getpeername(&self.fd).and_then(|address| address.ok_or(Errno::NOTCONN));
+        match named.and_then(SocketAddr::try_from) {
+            Ok(address) => Ok(Some(address.ip())),
+            Err(errno) => Err(self.error("name the other end of", errno.into())),
+        }
     }
 
     /// Reads what is there, at most `buffer`, waiting for the first byte. 0 means that the peer has ended the stream.

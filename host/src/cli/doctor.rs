@@ -3,6 +3,7 @@
 mod kernel;
 mod kvm;
 mod memory;
+mod sandbox;
 mod sources;
 mod system;
 
@@ -141,6 +142,7 @@ fn examine(state: &Path) -> Report {
     let mut probes = kvm;
     probes.extend([fault, user_fault, pagemap]);
     probes.extend(kernel::probes());
+    probes.extend(sandbox::probes());
     probes.extend(system::probes(state));
     let ladder = sources::probes();
     let sources = ladder

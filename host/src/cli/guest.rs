@@ -1,6 +1,6 @@
 //! `dunlin guest`
 
-use super::{CliError, receive::host_memory, tracking::TrackingArgs, values};
+use super::{CliError, receive::host_memory, tracking::TrackingArgs, trust::TrustArgs, values};
 use crate::{
     guest::{Fill, GuestConfig, GuestKind, Tracking},
     journal,
@@ -69,6 +69,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 
+    #[command(flatten)]
+    trust: TrustArgs,
+
     /// Print results as JSON lines
     #[arg(long)]
     json: bool,
@@ -131,6 +134,7 @@ impl Args {
             control: self.control,
             tracking,
             dump_ram: self.dump_ram,
+            trust: self.trust.options(self.state.as_deref()),
             state: self.state,
             json: self.json,
         })

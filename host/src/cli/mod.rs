@@ -4,12 +4,14 @@
 //! usage or environment. A reader that closes stdout early (`| head`) has what it wanted, so that is no error.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod cancel;
 mod convert;
 mod doctor;
 mod guest;
 mod migrate;
 mod output;
+mod policy;
 mod predict;
 mod profile;
 mod progress;
@@ -23,6 +25,7 @@ mod simulate;
 mod state;
 mod status;
 mod tracking;
+mod trust;
 pub mod values;
 
 use crate::{
@@ -35,6 +38,7 @@ use crate::{
     replay::LogError,
     report::chain,
     trace::{TraceError, recording::RecordingError},
+    trust::audit::AuditError,
 };
 use clap::{Parser, Subcommand};
 use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode, time::Duration};
@@ -71,6 +75,10 @@ enum Command {
     Status(status::Args),
     /// Decide about a guest that waits between two hosts, when its other side cannot be reached.
     Resolve(resolve::Args),
+    /// Check or show the log of who moved what, what was decided, and what came of it.
+    Audit(audit::Args),
+    /// Check who may move which guest by a policy.
+    Policy(policy::Args),
     /// Show when a rule, or each of several, would have ended the pre-copy of a recorded log of rounds.
     Replay(replay::Args),
     /// Predict what each strategy would cost a recorded guest over each link, and say which one to take.
@@ -101,6 +109,10 @@ enum CliError {
     /// The hand-over records.
     #[error(transparent)]
     Journal(#[from] JournalError),
+
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
 
     /// The guest, here.
     #[error(transparent)]
@@ -157,6 +169,7 @@ impl CliError {
         match self {
             Self::Control(error) => error.exit_code(),
             Self::Journal(_)
+            | Self::Audit(_)
             | Self::Usage(_)
             | Self::Node(_)
             | Self::Log { .. }
@@ -216,6 +229,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cancel(args) => args.run(),
         Command::Status(args) => args.run(),
         Command::Resolve(args) => args.run(),
+        Command::Audit(args) => args.run(),
+        Command::Policy(args) => args.run(),
         Command::Replay(args) => args.run(),
         Command::Convert(args) => args.run(),
         Command::Report(args) => args.run(),

@@ -1,6 +1,6 @@
 //! `dunlin receive`
 
-use super::{CliError, tracking::TrackingArgs, values};
+use super::{CliError, tracking::TrackingArgs, trust::TrustArgs, values};
 use crate::{
     channel::Address,
     run::{node, options::ReceiveOptions},
@@ -42,6 +42,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 
+    #[command(flatten)]
+    trust: TrustArgs,
+
     /// Print results as JSON lines; the first says where it listens
     #[arg(long)]
     json: bool,
@@ -72,6 +75,7 @@ impl Args {
             populate: self.populate,
             storage: self.storage,
             dump_ram: self.dump_ram,
+            trust: self.trust.options(self.state.as_deref()),
             state: self.state,
             json: self.json,
         };

@@ -18,6 +18,7 @@ use crate::{
             Limits, Programs, Recorded, RecordingError, RecordingSource, Served, Sink, Tally, Traced, record, served,
         },
     },
+    trust::sandbox::{self, Duty, Folders},
 };
 use dunlin_core::tracefile::{Head, Item, Source};
 use dunlin_core::units::{Bytes, PAGE_SIZE};
@@ -87,9 +88,23 @@ pub(super) struct Watched {
     /// Stop all vCPUs for each look, so that pages and the guest's own step counts speak of the same moment
     #[arg(long)]
     exact: bool,
+
+    /// Keep all rights of the process, instead of those it needs: to find out whether a failure is due to their lack
+    #[arg(long)]
+    no_sandbox: bool,
 }
 
 impl Watched {
+    /// Gives up what a recording does not need, before there are other threads.
+    pub(super) fn confine(&self) -> Result<(), CliError> {
+        if self.no_sandbox {
+            return Ok(());
+        }
+        // It uses the files of whoever typed the command, which may be anywhere.
+        let entered = sandbox::enter(Duty::Tracer, &Folders::default());
+        entered.map(drop).map_err(|error| CliError::Node(error.into()))
+    }
+
     /// Asks for a recording; it begins when somebody follows it.
     pub(super) fn start(&self, interrupt: &Cancel) -> Result<Watching, CliError> {
         if let Some(control) = &self.control {
@@ -263,6 +278,7 @@ impl SourceArg {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        self.watched.confine()?;
         let interrupt = catch_signals()?;
         let watching = self.watched.start(&interrupt)?;
         let (guest, window_us) = (watching.name(), watching.window_us());

@@ -5,6 +5,7 @@ use crate::{
     control::Resolution,
     journal::{HandOver, Journal, JournalError, Phase, Reading, Role},
     report::{Status, status_lines},
+    trust::audit::{AuditLog, Entry, Event, FILE_NAME, Outcome, Place},
 };
 use std::{
     path::{Path, PathBuf},
@@ -28,6 +29,10 @@ pub(super) struct Args {
     /// If it is not, two copies of the guest run, and what they write to shared disks is lost.
     #[arg(long, requires = "run_here")]
     other_side_is_dead: bool,
+
+    /// Put it on record in this audit log, if its process is dead [default: audit.jsonl in the state directory, if there is one]
+    #[arg(long, value_name = "FILE", requires = "state")]
+    audit: Option<PathBuf>,
 
     /// Decide about the guest of this name, where the state directory has several
     #[arg(long, requires = "state")]
@@ -61,7 +66,7 @@ impl Args {
             Some(control) => ask(control, resolution)?,
             None => {
                 let directory = self.place.state.as_deref().unwrap_or(Path::new("."));
-                by_record(directory, self.name.as_deref(), resolution)?
+                by_record(directory, self.name.as_deref(), self.audit, resolution)?
             }
         };
         if self.json {
@@ -78,7 +83,12 @@ fn ask(control: &Path, resolution: Resolution) -> Result<Status, CliError> {
 }
 
 /// Decides about the only VM of a state directory, or the one of that name.
-fn by_record(directory: &Path, name: Option<&str>, resolution: Resolution) -> Result<Status, CliError> {
+fn by_record(
+    directory: &Path,
+    name: Option<&str>,
+    audit: Option<PathBuf>,
+    resolution: Resolution,
+) -> Result<Status, CliError> {
     let mut listed = state::records(directory, name)?;
     let chosen = listed.pop().filter(|_| listed.is_empty()).ok_or_else(|| {
         CliError::Usage(format!(
@@ -91,7 +101,10 @@ fn by_record(directory: &Path, name: Option<&str>, resolution: Resolution) -> Re
         return ask(&control_of_holder(directory, &reading)?, resolution);
     }
     match resolution {
-        Resolution::GiveUp => give_up(directory, &reading.vm_name),
+        Resolution::GiveUp => {
+            let audit = audit.or_else(|| Some(directory.join(FILE_NAME)).filter(|log| log.exists()));
+            give_up(directory, &reading.vm_name, audit.as_deref())
+        }
         Resolution::RunHere => Err(CliError::Usage(format!(
             "the process that held the memory of {:?} has ended, so nothing is left to run here: start the guest again, \
              or clear the record with --give-up",
@@ -118,7 +131,7 @@ fn control_of_holder(directory: &Path, reading: &Reading) -> Result<PathBuf, Cli
 }
 
 /// Ends the record of a dead process in a way that nobody takes for a VM in between.
-fn give_up(directory: &Path, vm_name: &str) -> Result<Status, CliError> {
+fn give_up(directory: &Path, vm_name: &str, audit: Option<&Path>) -> Result<Status, CliError> {
     let mut journal = Journal::open(directory, vm_name)?;
     let last = journal
         .last()
@@ -129,7 +142,20 @@ fn give_up(directory: &Path, vm_name: &str) -> Result<Status, CliError> {
         Role::Source => Phase::MovedAway,
         Role::Target => Phase::Aborted,
     };
-    let record = journal.write(HandOver { phase, ..last })?.clone();
+    let audit = audit.map(AuditLog::open).transpose()?;
+    let say = |event, place, outcome| {
+        let entry = Entry {
+            guest: Some(vm_name.to_owned()),
+            outcome,
+            reason: Some("given up by hand: its process is dead".into()),
+            ..Entry::new(event, last.role, last.vm_id, last.session).at(place)
+        };
+        audit.as_ref().map_or(Ok(()), |audit| audit.append(entry))
+    };
+    // As everywhere: the log says before and after what the record says in between.
+    say(Event::Decision, Place::Between, None)?;
+    let record = journal.write(HandOver { phase, ..last.clone() })?.clone();
+    say(Event::Outcome, Place::Elsewhere, Some(Outcome::GivenUp))?;
     let reading = Reading {
         vm_name: vm_name.into(),
         record: Some(record),

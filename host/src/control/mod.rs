@@ -20,7 +20,7 @@ pub use recording::{
     Decoder, DirtyRuns, Encoder, EndReason, Message, OrderedPages, RecordRequest, RecordedRegion, RecordingAnswer,
     Service,
 };
-pub use server::{Gone, Handler, Heard, Server, Subscriber};
+pub use server::{Caller, Gone, Handler, Heard, Server, Subscriber};
 pub use session::RecordingSession;
 
 use crate::channel::ChannelError;

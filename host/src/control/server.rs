@@ -41,6 +41,15 @@ const DROP_PATIENCE: Duration = Duration::from_secs(1);
 /// How long to pause when no connection can be accepted: no descriptors are left, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Who asks, as the system says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub uid: u32,
+    /// The process.
+    pub pid: i32,
+}
+
 /// What a server's clients can ask for. Called from one thread per client.
 pub trait Handler: Send + Sync {
     /// What the process is doing.
@@ -54,6 +63,7 @@ pub trait Handler: Send + Sync {
     /// migration that was begun ends in a report, whatever becomes of it.
     fn migrate(
         &self,
+        caller: Caller,
         request: MigrateRequest,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<MigrationReport, ControlError>;
@@ -62,13 +72,13 @@ pub trait Handler: Send + Sync {
     ///
     /// # Errors
     /// [`ControlError::Failed`] when nothing is going on, or when the VM has been given up.
-    fn cancel(&self) -> Result<Status, ControlError>;
+    fn cancel(&self, caller: Caller) -> Result<Status, ControlError>;
 
     /// Carries out a person's decision about a VM between two hosts.
     ///
     /// # Errors
     /// [`ControlError::Failed`] when there is nothing to decide.
-    fn resolve(&self, resolution: Resolution) -> Result<Status, ControlError>;
+    fn resolve(&self, caller: Caller, resolution: Resolution) -> Result<Status, ControlError>;
 
     /// Records which pages the VM writes for as long as its client wants it and is there. All that is said to the client, the answer
     /// included, is said to the subscriber.
@@ -195,7 +205,7 @@ fn accept_all(listener: &Listener, shared: &Arc<Shared>, handler: &Arc<dyn Handl
                         shared: &shared,
                     };
                     match place {
-                        Some(_place) => connection.serve(&*handler),
+                        Some(_place) => connection.admit(&*handler),
                         None => connection.turn_away(),
                     }
                 });
@@ -232,7 +242,23 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    fn serve(&self, handler: &dyn Handler) {
+    /// Serves a client that may control this process: its own user, or root. The socket's mode keeps others away already, unless
+    /// somebody changes it.
+    fn admit(&self, handler: &dyn Handler) {
+        let refusal = match peer_of(&self.stream) {
+            Ok(caller) if may_control(caller.uid, rustix::process::getuid().as_raw()) => {
+                return self.serve(handler, caller);
+            }
+            Ok(caller) => format!(
+                "user {} may not control this process: only the user who started it may, and root",
+                caller.uid
+            ),
+            Err(errno) => format!("the system does not say who asks ({errno}): try again"),
+        };
+        self.send(&encode(&failed(&ControlError::refused(refusal))));
+    }
+
+    fn serve(&self, handler: &dyn Handler, caller: Caller) {
         let mut lines = LineReader::new(REQUEST_MAX_BYTES);
         loop {
             let answer = match lines.next(&self.stream, Wait::forever(&self.shared.closing)) {
@@ -247,7 +273,7 @@ impl Connection<'_> {
                             Err(error) => encode(&failed(&error)),
                         }
                     }
-                    Ok(request) => self.fulfil(handler, request),
+                    Ok(request) => self.fulfil(handler, caller, request),
                     Err(error) => encode(&failed(&ControlError::Request {
                         reason: error.to_string(),
                     })),
@@ -270,11 +296,11 @@ impl Connection<'_> {
     }
 
     /// The last lines of the answer.
-    fn fulfil(&self, handler: &dyn Handler, request: Request) -> Answer {
+    fn fulfil(&self, handler: &dyn Handler, caller: Caller, request: Request) -> Answer {
         match request {
             Request::Status => answer(Ok(handler.status())),
-            Request::Cancel => answer(handler.cancel()),
-            Request::Resolve { resolution } => answer(handler.resolve(resolution)),
+            Request::Cancel => answer(handler.cancel(caller)),
+            Request::Resolve { resolution } => answer(handler.resolve(caller, resolution)),
             Request::Record(_) | Request::Go | Request::Stop => answer::<()>(Err(ControlError::refused(
                 "nothing is being recorded over this connection: ask for it first, with {\"command\":\"record\"}",
             ))),
@@ -285,7 +311,7 @@ impl Connection<'_> {
                     pending: Vec::new(),
                     gone: false,
                 };
-                let report = handler.migrate(*request, &mut |progress| news.offer(progress));
+                let report = handler.migrate(caller, *request, &mut |progress| news.offer(progress));
                 let mut lines = news.pending;
                 lines.extend(answer(report));
                 lines
@@ -299,6 +325,18 @@ impl Connection<'_> {
             .write_all(lines, Wait::within(ANSWER_PATIENCE, &self.shared.end))
             .is_ok()
     }
+}
+
+fn peer_of(stream: &Stream) -> Result<Caller, rustix::io::Errno> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    Ok(Caller {
+        uid: peer.uid.as_raw(),
+        pid: peer.pid.as_raw_nonzero().get(),
+    })
+}
+
+const fn may_control(uid: u32, owner: u32) -> bool {
+    uid == owner || uid == 0
 }
 
 /// Encoded lines.

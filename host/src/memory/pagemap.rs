@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 
 use dunlin_core::units::{PAGE_SIZE, Pages};
 
@@ -59,13 +60,26 @@ pub(crate) struct Query {
     pub(crate) also: u64,
 }
 
+const PATH: &str = "/proc/self/pagemap";
+
+/// Opened in advance, for a process that hides its memory.
+static OWN: OnceLock<Option<File>> = OnceLock::new();
+
+/// Opens the page tables of this process now, for later, when the kernel may give them to root alone.
+pub(crate) fn keep() {
+    OWN.get_or_init(|| File::open(PATH).ok());
+}
+
 /// The page tables of this process.
 #[derive(Debug)]
 pub(crate) struct Pagemap(File);
 
 impl Pagemap {
     pub(crate) fn open() -> io::Result<Self> {
-        File::open("/proc/self/pagemap").map(Self)
+        match OWN.get().and_then(Option::as_ref) {
+            Some(own) => own.try_clone().map(Self),
+            None => File::open(PATH).map(Self),
+        }
     }
 
     /// Calls `found` with each matching range in `start..end`, ascending; `regions` is scratch space.

@@ -72,6 +72,8 @@ impl GuestMemory {
                 Err(map_error(error))
             }
         })?;
+        // Never in a core dump, whoever asks for one.
+        memory.advise_mapping(libc::MADV_DONTDUMP).map_err(map_error)?;
         memory.close_hole().map_err(map_error)?;
         Ok(memory)
     }
@@ -235,7 +237,7 @@ impl GuestMemory {
     }
 
     pub(super) fn advise_mapping(&self, advice: libc::c_int) -> io::Result<()> {
-        // SAFETY: the range is exactly this value's mapping; the advice passed here only changes huge-page policy.
+        // SAFETY: the range is exactly this value's mapping; the advice passed here only changes huge-page policy, and what dumps have.
         succeeded(unsafe { libc::madvise(self.base.as_ptr().cast(), self.mapped, advice) })
     }
 

@@ -3,6 +3,7 @@
 //! Field names, units and meanings are a contract. Later versions add fields, never change or drop one.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod blocks;
 pub mod chart;
 pub mod html;
@@ -23,6 +24,7 @@ mod trace_charts;
 mod trace_table;
 mod vm;
 
+pub use audit::{audit_lines, audit_table};
 pub use blocks::{ShadeMap, sparkline};
 pub use migration::{
     ByteCounts, ChoiceReport, GuestImpact, HintReport, MigrationReport, Outcome, PostcopyReport, Predicted,

@@ -1,9 +1,12 @@
 //! Runners: they feed the state machines of `dunlin-core` and carry out what these decide.
 
 pub mod clock;
+mod confine;
+mod guard;
 pub mod node;
 pub mod options;
 
+mod permit;
 pub mod receive;
 mod recorder;
 mod recording;

@@ -15,15 +15,18 @@ use dunlin_core::migrate::{ForesightNeed, Phase, Resolution, SourceOutcome, chec
 use dunlin_core::strategy::{Cut, First, Push, Strategy, SwitchRule};
 use dunlin_core::units::{BytesPerSec, Pages};
 
+use super::guard::Guard;
+use super::permit::{self, Permit};
 use super::recorder::Recorder;
 use super::recording::{self, Place, Recordings};
 use super::source::{Snapshot, SourceHandle, SourceOptions, SourceRun};
 use super::target::TargetHandle;
-use crate::control::{self, ControlError, Handler, MigrateRequest, RecordRequest, Subscriber};
+use crate::control::{self, Caller, ControlError, Handler, MigrateRequest, RecordRequest, Subscriber};
 use crate::guest::{AnyGuest, Guest, RunState};
 use crate::journal::Role;
 use crate::push_order;
 use crate::report::{MigrationReport, Progress, State, Status, TrackingStatus};
+use crate::trust::sandbox::Folders;
 
 /// How far back the guest's speed is remembered.
 const SPEED_WINDOW: Duration = Duration::from_secs(1);
@@ -57,10 +60,11 @@ pub(super) struct Node {
     speed: Mutex<VecDeque<(Instant, u64)>>,
     warned: AtomicBool,
     recordings: Recordings,
+    pub(super) guard: Guard,
 }
 
 impl Node {
-    pub(super) fn new(name: String, vm: VmId, holding: Holding, recorder: Recorder) -> Self {
+    pub(super) fn new(name: String, vm: VmId, holding: Holding, recorder: Recorder, guard: Guard) -> Self {
         Self {
             name: Mutex::new(name),
             vm: Mutex::new(vm),
@@ -70,6 +74,7 @@ impl Node {
             speed: Mutex::new(VecDeque::new()),
             warned: AtomicBool::new(false),
             recordings: Recordings::default(),
+            guard,
         }
     }
 
@@ -85,6 +90,11 @@ impl Node {
     pub(super) fn hold(&self, holding: Holding) {
         *self.holding() = holding;
         self.changed.notify_all();
+    }
+
+    /// Whether a VM is on its way here.
+    pub(super) fn is_receiving(&self) -> bool {
+        matches!(*self.holding(), Holding::Incoming(_))
     }
 
     /// Waits a moment, or until something changes; looks at the guest's speed meanwhile.
@@ -166,6 +176,11 @@ impl Node {
                 "there is no directory {}: make or mount it first, or correct --storage",
                 storage.display()
             )));
+        }
+        let folders = request.storage.iter().map(|storage| Folders::check(storage));
+        let files = request.record_order.iter().chain(&request.push_order);
+        for checked in folders.chain(files.map(|file| Folders::check_file(file))) {
+            checked.map_err(|error| ControlError::refused(error.to_string()))?;
         }
         let push_order = match (&request.push_order, strategy.push) {
             (Some(path), Push::Recorded) => {
@@ -332,18 +347,31 @@ impl Handler for Node {
 
     fn migrate(
         &self,
+        caller: Caller,
         request: MigrateRequest,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<MigrationReport, ControlError> {
-        let options = Self::options(&request)?;
+        let mut options = Self::options(&request)?;
         let (guest, handle) = self.begin()?;
         let speed = self.steps_per_second(&guest);
-        let mut recorder = lock(&self.recorder).for_session(&options.to);
+        let permit = match self.permit(caller, &request, &mut options, &guest) {
+            Ok(permit) => permit,
+            Err(error) => {
+                self.hold(Holding::Guest(guest));
+                return Err(error);
+            }
+        };
+        let Permit {
+            session,
+            mut recorder,
+            turn: _turn,
+        } = permit;
         let mut total = 0;
         let mut phase = None;
         let run = SourceRun {
             guest: &*guest,
             vm: *lock(&self.vm),
+            session,
             options: &options,
             recorder: &mut recorder,
             handle: &handle,
@@ -359,7 +387,9 @@ impl Handler for Node {
             Ok(result) => result,
             Err(error) => {
                 self.hold(Holding::Guest(guest));
-                return Err(ControlError::refused(super::chain(&error)));
+                let reason = super::chain(&error);
+                permit::end(&recorder, session, None, Some(reason.clone()));
+                return Err(ControlError::refused(reason));
             }
         };
         if matches!(result.outcome, SourceOutcome::GaveUp | SourceOutcome::Lost) {
@@ -373,6 +403,7 @@ impl Handler for Node {
             eprintln!("dunlin: VM {:?} has moved to {}", *lock(&self.name), options.to);
         }
         report.strategy = request.strategy;
+        permit::end(&recorder, session, Some(result.outcome), report.reason.clone());
         lock(&self.speed).clear();
         let reason = match result.outcome {
             SourceOutcome::Completed => None,
@@ -388,7 +419,7 @@ impl Handler for Node {
         Ok(report)
     }
 
-    fn cancel(&self) -> Result<Status, ControlError> {
+    fn cancel(&self, caller: Caller) -> Result<Status, ControlError> {
         let handle = match &*self.holding() {
             Holding::Outgoing(_, handle) => Arc::clone(handle),
             Holding::Incoming(_) => {
@@ -403,6 +434,7 @@ impl Handler for Node {
                 "too late to cancel: the VM has been given up, and runs or will run at the target; `dunlin status` says more",
             ));
         }
+        self.tell_decision(caller, "cancel the migration");
         let holding = self.holding();
         let waited = self.changed.wait_timeout_while(
             holding,
@@ -413,7 +445,7 @@ impl Handler for Node {
         Ok(self.status())
     }
 
-    fn resolve(&self, resolution: control::Resolution) -> Result<Status, ControlError> {
+    fn resolve(&self, caller: Caller, resolution: control::Resolution) -> Result<Status, ControlError> {
         let decided = match resolution {
             control::Resolution::RunHere => Resolution::RunHere,
             control::Resolution::GiveUp => Resolution::GiveUp,
@@ -451,6 +483,13 @@ impl Handler for Node {
             },
             _ => return Err(nothing()),
         }
+        self.tell_decision(
+            caller,
+            match decided {
+                Resolution::RunHere => "run the VM here: the other side is dead",
+                Resolution::GiveUp => "give the VM up here",
+            },
+        );
         // The runner looks every few milliseconds; what it made of the decision is in the status.
         std::thread::sleep(Duration::from_millis(200));
         Ok(self.status())

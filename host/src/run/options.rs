@@ -7,6 +7,19 @@ use crate::{
 use dunlin_core::units::Bytes;
 use std::path::PathBuf;
 
+/// Whom to trust, and with what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustOptions {
+    /// Where the audit log is, if there is one.
+    pub audit: Option<PathBuf>,
+    /// Where the policy is; if absent, [`DEFAULT_FILE`](crate::trust::policy::DEFAULT_FILE) if that is there.
+    pub policy: Option<PathBuf>,
+    /// Folders that migrations may use later, besides the usual ones.
+    pub allow: Vec<PathBuf>,
+    /// Whether the process keeps rights that it does not need.
+    pub no_sandbox: bool,
+}
+
 /// `dunlin guest`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestOptions {
@@ -20,6 +33,8 @@ pub struct GuestOptions {
     pub dump_ram: Option<PathBuf>,
     /// Where the hand-over record is.
     pub state: Option<PathBuf>,
+    /// Whom to trust.
+    pub trust: TrustOptions,
     /// Results as JSON lines.
     pub json: bool,
 }
@@ -43,6 +58,8 @@ pub struct ReceiveOptions {
     pub dump_ram: Option<PathBuf>,
     /// Where the hand-over record is.
     pub state: Option<PathBuf>,
+    /// Whom to trust.
+    pub trust: TrustOptions,
     /// Results as JSON lines.
     pub json: bool,
 }

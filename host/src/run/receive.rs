@@ -7,25 +7,29 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use dunlin_core::message::{
-    AbortReason, Capabilities, Message, Refusal, SessionId, TargetReport, TargetStanding, VmId,
+    AbortReason, Capabilities, Hello, Message, Refusal, SessionId, TargetReport, TargetStanding, VmId,
 };
 use dunlin_core::migrate::{Offer, Phase, TargetOutcome, agree_on_version, check};
 use dunlin_core::units::Bytes;
 use dunlin_core::workload::layout::MAX_VCPUS;
 
+use super::guard::{Allowed, Denied, Guard};
 use super::node::{Holding, Node, lock};
 use super::options::ReceiveOptions;
-use super::recorder::Recorder;
+use super::recorder::{Attempt, Recorder};
 use super::serve::{NodeError, Stop, end_if_over};
 use super::target::link::{Incoming, Link, OwnedHello, accept};
 use super::target::{TargetError, TargetHandle, TargetRun};
-use crate::channel::{Cancel, Listener};
+use crate::channel::{Cancel, Listener, Stream};
 use crate::control::Server;
 use crate::guest::kvm::KvmGuest;
-use crate::guest::{AnyGuest, GuestConfig, GuestKind, Tracking};
-use crate::journal;
+use crate::guest::{AnyGuest, GuestConfig, GuestError, GuestKind, Tracking};
+use crate::journal::{self, Role};
 use crate::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
 use crate::report::ReceiveReport;
+use crate::trust::Peer;
+use crate::trust::audit::{Entry, Event, Outcome, Place};
+use crate::trust::policy::Direction;
 
 /// How often the process looks at its guest while it waits for connections.
 const LOOK: Duration = Duration::from_millis(20);
@@ -42,13 +46,21 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
         // What KVM lacks must not show only when a VM arrives.
         KvmGuest::check_ring(entries)?;
     }
-    let recorder = Recorder::without_journal(VmId::default());
-    let node = Arc::new(Node::new(String::new(), VmId::default(), Holding::Nothing, recorder));
+    let guard = Guard::open(&options.trust)?;
+    let recorder = Recorder::without_journal(guard.audit(), VmId::default());
+    let node = Arc::new(Node::new(
+        String::new(),
+        VmId::default(),
+        Holding::Nothing,
+        recorder,
+        guard,
+    ));
     let listener = Listener::bind(&options.listen)?;
     if let Some(directory) = &options.state {
         // A directory that cannot be used must not show only when a VM arrives.
         journal::list(directory)?;
     }
+    super::confine::confine_receiver(options)?;
     let server = Server::start(&options.control, Arc::clone(&node) as Arc<dyn crate::control::Handler>)?;
     announce(options, &listener)?;
     let cancel = Cancel::new();
@@ -77,6 +89,44 @@ fn announce(options: &ReceiveOptions, listener: &Listener) -> Result<(), NodeErr
     } else {
         eprintln!("dunlin: waiting for a VM at {}", report.listening);
         Ok(())
+    }
+}
+
+/// A VM that may come.
+struct Accepted {
+    protocol: u16,
+    recorder: Recorder,
+    peer: Peer,
+    allowed: Allowed,
+}
+
+/// One that may not: what its source is told, and what this host knows.
+struct Refused {
+    refusal: Refusal,
+    why: Denied,
+}
+
+impl Refused {
+    fn because(refusal: Refusal, error: &dyn std::error::Error) -> Self {
+        Self {
+            refusal,
+            why: Denied {
+                rule: None,
+                reason: format!("{refusal}: {}", super::chain(error)),
+            },
+        }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            why: Denied {
+                rule: None,
+                reason: refusal.to_string(),
+            },
+        }
     }
 }
 
@@ -118,14 +168,14 @@ impl Receiving<'_> {
     fn hello(&mut self, link: Link, hello: Box<OwnedHello>) {
         let mut next = Some((link, hello));
         while let Some((mut link, hello)) = next.take() {
-            match self.accept(&hello) {
-                Ok((protocol, recorder)) => {
-                    if let Some(Incoming::Hello(link, hello)) = self.session(link, hello, protocol, recorder) {
+            match self.accept(&hello, link.receiver.stream()) {
+                Ok(accepted) => {
+                    if let Some(Incoming::Hello(link, hello)) = self.session(link, hello, accepted) {
                         next = Some((link, hello));
                     }
                 }
-                Err(refusal) => {
-                    eprintln!("dunlin: refused a VM: {refusal}");
+                Err(Refused { refusal, why }) => {
+                    eprintln!("dunlin: refused a VM: {}", why.reason);
                     // Whoever asked may be gone.
                     let _ = link.say(&Message::Refused(refusal));
                 }
@@ -133,15 +183,44 @@ impl Receiving<'_> {
         }
     }
 
-    /// Everything that can be said against a VM before something is allocated for it.
-    fn accept(&self, hello: &OwnedHello) -> Result<(u16, Recorder), Refusal> {
+    /// Everything that can be said against a VM before something is allocated for it; what was said is on record.
+    fn accept(&self, hello: &OwnedHello, stream: &Stream) -> Result<Accepted, Refused> {
         let wanted = hello.get();
-        let cannot_build = |error: &dyn std::error::Error| {
-            eprintln!("dunlin: {}", super::chain(error));
-            Refusal::CannotBuild
-        };
-        agree_on_version(&wanted)?;
-        let config = GuestConfig::decode(wanted.config).map_err(|error| cannot_build(&error))?;
+        let config = GuestConfig::decode(wanted.config);
+        let memory = config.as_ref().map_or(Bytes(0), |config| config.memory);
+        let attempt = Attempt::offered(stream, Some(memory.max(wanted.total_pages().bytes())));
+        let name = config.as_ref().map(|config| config.name.clone()).unwrap_or_default();
+        let accepted = self.judge(&wanted, config, &name, &attempt);
+        if let Err(refused) = &accepted {
+            let recorder = Recorder::without_journal(self.node.guard.audit(), wanted.vm);
+            let recorder = recorder.named(&name).for_attempt(attempt);
+            self.node
+                .guard
+                .refuse(&recorder, Role::Target, wanted.session, &refused.why);
+        }
+        accepted
+    }
+
+    fn judge(
+        &self,
+        wanted: &Hello<'_>,
+        config: Result<GuestConfig, GuestError>,
+        name: &str,
+        attempt: &Attempt,
+    ) -> Result<Accepted, Refused> {
+        agree_on_version(wanted)?;
+        let nobody = Peer::new(false, None);
+        let (peer, memory) = (attempt.peer.as_ref().unwrap_or(&nobody), attempt.memory);
+        let allowed = self
+            .node
+            .guard
+            .ask(Direction::In, peer, name, Bytes(memory.unwrap_or(u64::MAX)))
+            .map_err(|why| Refused {
+                refusal: Refusal::NotAllowed,
+                why,
+            })?;
+        let cannot_build = |error: &dyn std::error::Error| Refused::because(Refusal::CannotBuild, error);
+        let config = config.map_err(|error| cannot_build(&error))?;
         let machine = AnyGuest::host_machine(config.kind).map_err(|error| cannot_build(&error))?;
         let scales = config.kind == GuestKind::Kvm && KvmGuest::scales_tsc().unwrap_or(false);
         let mut capabilities =
@@ -159,28 +238,36 @@ impl Receiving<'_> {
             state_version: machine.state_version,
             busy: !matches!(*self.node.holding(), Holding::Nothing),
         };
-        let protocol = check(&wanted, &offer)?;
+        let protocol = check(wanted, &offer)?;
         // Tracking state is sized by the regions, memory by the configuration: only what agrees is within the limits.
         let layout = MemoryLayout::new(config.memory).map_err(|error| cannot_build(&error))?;
         if super::vm::regions(&layout) != wanted.regions || config.vcpus != u32::from(wanted.vcpus) {
             return Err(cannot_build(&TargetError::Description));
         }
         let control = Some(self.options.control.display().to_string());
-        let recorder =
-            Recorder::open(self.options.state.as_deref(), &config.name, wanted.vm, control).map_err(|error| {
-                eprintln!("dunlin: {}", super::chain(&error));
-                Refusal::Record
-            })?;
-        Ok((protocol, recorder))
+        let (state, audit) = (self.options.state.as_deref(), self.node.guard.audit());
+        let not_recorded = |error: &dyn std::error::Error| Refused::because(Refusal::Record, error);
+        let recorder = Recorder::open(state, audit, name, wanted.vm, control)
+            .map_err(|error| not_recorded(&error))?
+            .for_attempt(attempt.clone());
+        recorder
+            .accept(Role::Target, wanted.session, Some(allowed.rule.clone()))
+            .map_err(|error| not_recorded(&error))?;
+        Ok(Accepted {
+            protocol,
+            recorder,
+            peer: peer.clone(),
+            allowed,
+        })
     }
 
-    fn session(
-        &mut self,
-        link: Link,
-        hello: Box<OwnedHello>,
-        protocol: u16,
-        mut recorder: Recorder,
-    ) -> Option<Incoming> {
+    fn session(&mut self, link: Link, hello: Box<OwnedHello>, accepted: Accepted) -> Option<Incoming> {
+        let Accepted {
+            protocol,
+            mut recorder,
+            peer,
+            allowed,
+        } = accepted;
         let handle = Arc::new(TargetHandle::default());
         let (session, vm) = (hello.session(), hello.vm());
         let name = GuestConfig::decode(hello.get().config)
@@ -197,6 +284,8 @@ impl Receiving<'_> {
             populate: self.options.populate,
             tracking: self.options.tracking,
             storage: self.options.storage.clone(),
+            peer,
+            bandwidth: allowed.bandwidth,
             recorder: &mut recorder,
             handle: &handle,
             running: &|_guest: &Arc<AnyGuest>| eprintln!("dunlin: VM {name:?} runs here"),
@@ -209,8 +298,11 @@ impl Receiving<'_> {
             heeding.thread().unpark();
             result
         });
+        // From here on it counts no more.
+        drop(allowed.turn);
         match (result.outcome, result.guest) {
             (TargetOutcome::Completed { .. }, Some(guest)) => {
+                recorder.end(Role::Target, session, Outcome::Completed, Place::Here, None);
                 self.finished = Some((session, result.report));
                 *lock(&self.node.recorder) = recorder.for_vm(vm);
                 self.node.hold(Holding::Guest(guest));
@@ -232,6 +324,8 @@ impl Receiving<'_> {
                     reason => reason.to_string(),
                 };
                 eprintln!("dunlin: VM {name:?} did not come: {reason}{trouble}; waiting for the next attempt");
+                let reason = Some(format!("{reason}{trouble}"));
+                recorder.end(Role::Target, session, Outcome::Aborted, Place::Elsewhere, reason);
                 lock(&self.node.name).clear();
                 self.node.hold(Holding::Nothing);
             }
@@ -246,6 +340,12 @@ impl Receiving<'_> {
             _ => self.recorded(session, vm),
         };
         eprintln!("dunlin: the source of session {session} came back (given up: {given_up}); answering {standing:?}");
+        let recorder = Recorder::without_journal(self.node.guard.audit(), vm);
+        let recorder = recorder.for_attempt(Attempt::offered(link.receiver.stream(), None));
+        recorder.tell(Entry {
+            reason: Some(format!("{standing:?} (given up there: {given_up})")),
+            ..recorder.entry(Event::Answer, Role::Target, session)
+        });
         let mut said = link.say(&Message::Resumed(standing));
         if let (TargetStanding::Complete, Some((_, report))) = (standing, &self.finished) {
             said = said.and_then(|()| link.say(&Message::Complete(*report)));

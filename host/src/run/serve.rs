@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use dunlin_core::message::{SessionId, VmId};
 
+use super::guard::Guard;
 use super::node::{Holding, Node};
 use super::options::GuestOptions;
-use super::recorder::Recorder;
+use super::recorder::{RecordError, Recorder};
 use crate::channel::ChannelError;
 use crate::control::{ControlError, Server};
 use crate::guest::{AnyGuest, Guest, GuestError, RunState};
@@ -40,6 +41,12 @@ pub enum NodeError {
     /// The state directory.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The state directory, or the audit log.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Rights that could not be given up.
+    #[error(transparent)]
+    Sandbox(#[from] crate::trust::sandbox::SandboxError),
     /// The system gives no random numbers.
     #[error("The system gives no random numbers to name the VM")]
     Random,
@@ -103,7 +110,9 @@ pub fn run_guest(options: GuestOptions) -> Result<ExitCode, NodeError> {
     let vm = VmId(u128::from_le_bytes(id));
     let name = options.config.name.clone();
     let control = Some(options.control.display().to_string());
-    let recorder = Recorder::open(options.state.as_deref(), &name, vm, control)?;
+    let guard = Guard::open(&options.trust)?;
+    let recorder = Recorder::open(options.state.as_deref(), guard.audit(), &name, vm, control)?;
+    super::confine::confine_guest(&options)?;
     let guest = Arc::new(AnyGuest::create_tracked(options.config.clone(), options.tracking)?);
     recorder.write(SessionId::default(), Role::Source, Phase::Running)?;
     let node = Arc::new(Node::new(
@@ -111,6 +120,7 @@ pub fn run_guest(options: GuestOptions) -> Result<ExitCode, NodeError> {
         vm,
         Holding::Guest(Arc::clone(&guest)),
         recorder,
+        guard,
     ));
     let server = Server::start(&options.control, Arc::clone(&node) as Arc<dyn crate::control::Handler>)?;
     guest.resume()?;

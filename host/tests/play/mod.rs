@@ -2,7 +2,7 @@
 
 use dunlin::{
     channel::Cancel,
-    control::{ControlError, Handler, MigrateRequest, RecordRequest, Resolution, Server, Subscriber},
+    control::{Caller, ControlError, Handler, MigrateRequest, RecordRequest, Resolution, Server, Subscriber},
     journal::Role,
     report::{MigrationReport, Outcome, Progress, State, Status},
 };
@@ -148,6 +148,7 @@ impl Handler for Actor {
 
     fn migrate(
         &self,
+        _: Caller,
         request: MigrateRequest,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<MigrationReport, ControlError> {
@@ -178,7 +179,7 @@ impl Handler for Actor {
         ending.map_err(ControlError::refused)
     }
 
-    fn cancel(&self) -> Result<Status, ControlError> {
+    fn cancel(&self, _: Caller) -> Result<Status, ControlError> {
         while !self.can_cancel && !self.vanished.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(1));
         }
@@ -186,7 +187,7 @@ impl Handler for Actor {
         Ok(self.status())
     }
 
-    fn resolve(&self, resolution: Resolution) -> Result<Status, ControlError> {
+    fn resolve(&self, _: Caller, resolution: Resolution) -> Result<Status, ControlError> {
         match resolution {
             Resolution::RunHere => Ok(self.status()),
             Resolution::GiveUp => Err(ControlError::refused("nothing to give up: the VM runs here")),

@@ -147,6 +147,14 @@ impl Stage {
         }
     }
 
+    /// Both audit logs are whole, and say the same as the hand-over records about where the guest is.
+    pub(crate) fn audited(&self) -> anyhow::Result<()> {
+        for state in [&self.source_state, &self.target_state] {
+            self.scene.audited(state)?;
+        }
+        Ok(())
+    }
+
     fn resolve(&self, host: &Host, how: &[&str]) -> anyhow::Result<Finished> {
         let control = host.control.to_string_lossy();
         let arguments = [&["resolve", "--control", &control], how].concat();
@@ -189,6 +197,7 @@ fn attempt(case: &Case) -> anyhow::Result<Ending> {
         }
     }?;
     relay.check()?;
+    stage.audited()?;
     Ok(if relay.has_struck() { ending } else { NEVER_STRUCK })
 }
 

@@ -63,6 +63,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        self.watched.confine()?;
         let interrupt = catch_signals()?;
         let watching = self.watched.start(&interrupt)?;
         let (mut file, name) = self.file()?;

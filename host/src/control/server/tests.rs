@@ -39,6 +39,7 @@ impl Handler for Pretender {
 
     fn migrate(
         &self,
+        _: Caller,
         request: MigrateRequest,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<MigrationReport, ControlError> {
@@ -61,12 +62,12 @@ impl Handler for Pretender {
         Ok(MigrationReport::new(request.strategy, outcome))
     }
 
-    fn cancel(&self) -> Result<Status, ControlError> {
+    fn cancel(&self, _: Caller) -> Result<Status, ControlError> {
         self.cancelled.raise();
         Ok(self.status())
     }
 
-    fn resolve(&self, _: Resolution) -> Result<Status, ControlError> {
+    fn resolve(&self, _: Caller, _: Resolution) -> Result<Status, ControlError> {
         Err(ControlError::refused("nothing to resolve: the VM runs"))
     }
 

@@ -250,7 +250,15 @@ impl Devices {
             VcpuExit::MemoryFault { gpa, .. } => {
                 return Err(format!("the host's memory behind guest-physical {gpa:#x} is gone"));
             }
-            other => return Err(format!("KVM_RUN returned with {other:?}, which is not handled")),
+            other => {
+                // What comes with it is the guest's own affair.
+                let all = format!("{other:?}");
+                let name = all
+                    .split(|character: char| !character.is_alphanumeric())
+                    .next()
+                    .unwrap_or_default();
+                return Err(format!("KVM_RUN returned with {name}, which is not handled"));
+            }
         }
         Ok(Entry::Exit)
     }

@@ -248,6 +248,15 @@ pub trait SourceRecorder: Send {
     /// # Errors
     /// Whatever kept it from being written; already in words that say what to do.
     fn record(&mut self, record: SourceRecord, session: SessionId) -> Result<(), Box<dyn std::error::Error>>;
+
+    /// Says that the VM is about to be handed over, before the guest is paused for it.
+    ///
+    /// # Errors
+    /// As for [`record`](Self::record); the guest is not paused then.
+    fn begin_hand_over(&mut self, session: SessionId) -> Result<(), Box<dyn std::error::Error>>;
+
+    /// Keeps what is handed over, for the record of it: how, and the state of vCPUs and devices.
+    fn keep(&mut self, session: SessionId, mode: Mode, state: &[u8]);
 }
 
 /// One attempt.
@@ -256,6 +265,8 @@ pub struct SourceRun<'a> {
     pub guest: &'a dyn Guest,
     /// The VM's name for life.
     pub vm: VmId,
+    /// This attempt.
+    pub session: SessionId,
     /// How.
     pub options: &'a SourceOptions,
     /// Where records go.
@@ -272,9 +283,6 @@ pub enum SourceError {
     /// The guest cannot be described.
     #[error("The guest cannot be migrated")]
     Guest(#[from] GuestError),
-    /// No random numbers for the session's name.
-    #[error("The system gives no random numbers for a session name")]
-    Random,
     /// Tracking state does not fit the VM: a defect.
     #[error("The tracking state does not fit the VM; please report this as a defect")]
     Tracking(#[from] SourceStorageError),
@@ -430,10 +438,8 @@ impl SourceRun<'_> {
     fn describe(&self) -> Result<(Arc<GuestMemory>, SourceConfig, u64), SourceError> {
         let memory = Arc::clone(self.guest.memory());
         let regions = crate::run::vm::regions(memory.layout());
-        let mut id = [0u8; 16];
-        getrandom::fill(&mut id).map_err(|_| SourceError::Random)?;
         let config = SourceConfig {
-            session: SessionId(u128::from_le_bytes(id)),
+            session: self.session,
             vm: self.vm,
             regions,
             strategy: self.options.strategy,

@@ -446,6 +446,10 @@ impl Worker<'_, '_, '_, '_> {
     }
 
     fn pause(&mut self) {
+        if let Err(error) = self.run.recorder.begin_hand_over(self.link.session) {
+            self.shared.note(error.as_ref());
+            return self.shared.feed(SourceEvent::Failed);
+        }
         let requested = Instant::now();
         let guest = self.run.guest;
         self.gap_before_pause = guest
@@ -555,6 +559,7 @@ impl Worker<'_, '_, '_, '_> {
             }
         }
         let state = std::mem::take(&mut self.state);
+        self.run.recorder.keep(self.link.session, mode, &state);
         let mut sent = Ok(());
         for (index, bytes) in state.chunks(CHUNK_BYTES_MAX).enumerate() {
             sent = sent.and_then(|()| {

@@ -23,22 +23,23 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use dunlin_core::message::{
-    CHUNK_BYTES_MAX, Capabilities, Message, STATE_BYTES_MAX, SessionId, TargetReport, Violation, VmId, end_gfn,
+    CHUNK_BYTES_MAX, Capabilities, Message, Mode, STATE_BYTES_MAX, SessionId, TargetReport, Violation, VmId, end_gfn,
 };
 use dunlin_core::migrate::{
     Phase, Resolution, Target, TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome, TargetRecord,
 };
 use dunlin_core::pageset::{Run, words_needed};
-use dunlin_core::units::{Gfn, Nanos, PAGE_SIZE, Pages};
+use dunlin_core::units::{BytesPerSec, Gfn, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::wire::{FrameHeader, FrameKind};
 use twox_hash::XxHash3_64;
 
-use crate::channel::{FrameError, FrameReceiver};
+use crate::channel::{FrameError, FrameReceiver, TokenBucket};
 use crate::guest::{AnyGuest, Guest, GuestConfig, GuestError, GuestKind, Tracking};
 use crate::memory::{FaultOrigin, GuestMemory, MemoryError, Userfaultfd, UserfaultfdError};
 use crate::run::Clock;
 use crate::run::clock::nanos;
 use crate::storage::{SessionDirectory, Vm};
+use crate::trust::Peer;
 use link::{Incoming, Link, Mouth, OwnedHello};
 use postcopy::{FaultServer, Latencies};
 
@@ -130,6 +131,18 @@ pub trait TargetRecorder: Send {
     /// # Errors
     /// Whatever kept it from being written; already in words that say what to do.
     fn record(&mut self, record: TargetRecord, session: SessionId, vm: VmId) -> Result<(), Box<dyn std::error::Error>>;
+
+    /// Says that the VM is about to be handed over, before this side is ready to take it, and keeps what is handed over for the
+    /// record of it: how, and the state of vCPUs and devices.
+    ///
+    /// # Errors
+    /// As for [`record`](Self::record); this side does not become ready then.
+    fn begin_hand_over(
+        &mut self,
+        session: SessionId,
+        mode: Mode,
+        state: &[u8],
+    ) -> Result<(), Box<dyn std::error::Error>>;
 }
 
 /// One attempt to receive a VM that has been accepted.
@@ -148,6 +161,10 @@ pub struct TargetRun<'a> {
     pub tracking: Tracking,
     /// A directory that both hosts mount.
     pub storage: Option<PathBuf>,
+    /// Who sends the VM.
+    pub peer: Peer,
+    /// Pages are taken no faster until the VM runs here.
+    pub bandwidth: Option<BytesPerSec>,
     /// Where records go.
     pub recorder: &'a mut dyn TargetRecorder,
     /// How others reach it.
@@ -281,6 +298,8 @@ impl TargetRun<'_> {
                 incoming: self.incoming,
                 populate: self.populate,
                 tracking: self.tracking,
+                peer: self.peer,
+                bucket: TokenBucket::new(self.bandwidth),
                 directory: directory.as_ref(),
                 merge: None,
                 static_reader: StaticReader::none(),

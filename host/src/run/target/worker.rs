@@ -3,12 +3,18 @@
 use super::pb_reader::Reading;
 use super::populator::Populator;
 use super::*;
+use crate::run::guard::peer_of;
+
+/// Longest pause for the sake of a limit: the source must not seem dead to this side, nor this side to it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) hello: &'e OwnedHello,
     pub(super) incoming: &'a Receiver<Incoming>,
     pub(super) populate: bool,
     pub(super) tracking: Tracking,
+    pub(super) peer: Peer,
+    pub(super) bucket: TokenBucket,
     /// The session's folder in the storage directory, if something comes from there.
     pub(super) directory: Option<&'e SessionDirectory>,
     /// If pages come by two channels before the guest runs here.
@@ -99,14 +105,16 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                     session,
                     vm,
                     given_up,
-                } if session == self.hello.session() && vm == self.hello.vm() => {
+                } if session == self.hello.session() && vm == self.hello.vm() && self.is_source(&link) => {
                     self.lose_link();
                     self.mouth.replace(Some(link.sender));
                     self.receiver = Some(link.receiver);
                     self.wanted_hashes.clear();
                     self.shared.feed(TargetEvent::Reconnected { given_up });
                 }
-                Incoming::Hello(link, hello) if hello.vm() == self.hello.vm() && self.unknown() => {
+                Incoming::Hello(link, hello)
+                    if hello.vm() == self.hello.vm() && self.unknown() && self.is_source(&link) =>
+                {
                     // Only who runs the VM says hello for it: the hand-over that this side waits for is off.
                     self.leftover = Some(Incoming::Hello(link, hello));
                     self.shared.feed(TargetEvent::Reconnected { given_up: false });
@@ -122,6 +130,11 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 Incoming::Attach(..) | Incoming::Resume { .. } => {}
             }
         }
+    }
+
+    /// Whether it is the source that this VM comes from.
+    fn is_source(&self, link: &Link) -> bool {
+        peer_of(link.receiver.stream()) == self.peer
     }
 
     fn in_copy(&self) -> bool {
@@ -241,6 +254,11 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                     memory.populate(run)?;
                 }
                 receiver.pages_into(memory, header)?;
+                // What cannot be taken yet waits in the source.
+                self.bucket.charge(run.count.bytes().0);
+                if let Some(backlog) = self.bucket.backlog() {
+                    std::thread::sleep(backlog.min(LONGEST_PAUSE));
+                }
             }
             // Fresh memory is zero already.
             FrameKind::Zero if known > Pages::ZERO || two_channels => memory.discard(run)?,
@@ -338,11 +356,14 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             }
             TargetAction::RestoreState => {
                 self.static_reader.finish();
-                let restored = self
-                    .guest
-                    .as_ref()
-                    .map_or(Ok(()), |guest| guest.restore_state(&self.state));
-                self.outcome(restored)
+                match self.begin_hand_over() {
+                    Ok(()) => {
+                        let guest = self.guest.as_ref();
+                        let restored = guest.map_or(Ok(()), |guest| guest.restore_state(&self.state));
+                        self.outcome(restored)
+                    }
+                    failed => self.event(failed),
+                }
             }
             TargetAction::RunGuest => self.run_guest(),
             TargetAction::FinishPostCopy => self.finish_post_copy(),
@@ -461,6 +482,12 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         }
         self.guest = Some(guest);
         Ok(())
+    }
+
+    fn begin_hand_over(&mut self) -> Result<(), String> {
+        let mode = self.shared.lock().mode().unwrap_or(Mode::StopCopy);
+        let begun = self.recorder.begin_hand_over(self.hello.session(), mode, &self.state);
+        begun.map_err(|error| crate::run::chain(error.as_ref()))
     }
 
     fn prepare_missing(&mut self) -> Result<(), TargetError> {

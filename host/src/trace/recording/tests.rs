@@ -8,7 +8,8 @@ use dunlin_core::pageset::Run;
 use super::*;
 use crate::channel::Stream;
 use crate::control::{
-    Client, Encoder, Handler, Heard, MigrateRequest, RecordRequest, RecordedRegion, Resolution, Server, Subscriber,
+    Caller, Client, Encoder, Handler, Heard, MigrateRequest, RecordRequest, RecordedRegion, Resolution, Server,
+    Subscriber,
 };
 use crate::guest::GuestKind;
 use crate::journal::Role;
@@ -47,15 +48,20 @@ impl Handler for Player {
         Status::new(Role::Source, State::Running)
     }
 
-    fn migrate(&self, _: MigrateRequest, _: &mut dyn FnMut(&Progress)) -> Result<MigrationReport, ControlError> {
+    fn migrate(
+        &self,
+        _: Caller,
+        _: MigrateRequest,
+        _: &mut dyn FnMut(&Progress),
+    ) -> Result<MigrationReport, ControlError> {
         Err(ControlError::refused("no"))
     }
 
-    fn cancel(&self) -> Result<Status, ControlError> {
+    fn cancel(&self, _: Caller) -> Result<Status, ControlError> {
         Err(ControlError::refused("no"))
     }
 
-    fn resolve(&self, _: Resolution) -> Result<Status, ControlError> {
+    fn resolve(&self, _: Caller, _: Resolution) -> Result<Status, ControlError> {
         Err(ControlError::refused("no"))
     }
 
