@@ -18,3 +18,4 @@ pub mod sim;
 pub mod storage;
 pub mod trace;
 pub mod track;
+pub mod trust;

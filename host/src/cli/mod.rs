@@ -10,6 +10,7 @@ mod doctor;
 mod guest;
 mod migrate;
 mod output;
+mod pki;
 mod predict;
 mod profile;
 mod progress;
@@ -19,6 +20,7 @@ mod record;
 mod replay;
 mod report;
 mod resolve;
+mod security;
 mod simulate;
 mod state;
 mod status;
@@ -35,6 +37,7 @@ use crate::{
     replay::LogError,
     report::chain,
     trace::{TraceError, recording::RecordingError},
+    trust::pki::PkiError,
 };
 use clap::{Parser, Subcommand};
 use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode, time::Duration};
@@ -81,6 +84,8 @@ enum Command {
     Convert(convert::Args),
     /// Show what recorded traces say of their guests, and migrations: tables, pictures, one page of HTML.
     Report(report::Args),
+    /// Make the certificates that hosts know each other by, with an authority of one's own.
+    Pki(pki::Args),
     /// Move the guests of stock QEMU (7.2 or newer), watch them being moved, or take a migration over.
     Qemu(qemu::Args),
     /// Simulate a migration in virtual time: what a strategy would cost for a workload and a link.
@@ -131,6 +136,10 @@ enum CliError {
         source: io::Error,
     },
 
+    /// Certificates and keys.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+
     /// The order of pages.
     #[error(transparent)]
     PushOrder(#[from] PushOrderError),
@@ -162,6 +171,7 @@ impl CliError {
             | Self::Log { .. }
             | Self::Profile(_)
             | Self::File { .. }
+            | Self::Pki(_)
             | Self::PushOrder(_)
             | Self::Qemu(_)
             | Self::Signals(_) => 2,
@@ -221,6 +231,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Report(args) => args.run(),
         Command::Predict(args) => args.run(),
         Command::Profile(args) => args.run(),
+        Command::Pki(args) => args.run(),
         Command::Qemu(args) => args.run(),
         Command::Simulate(args) => args.run(),
     };

@@ -26,6 +26,7 @@ use crate::guest::{AnyGuest, GuestConfig, GuestKind, Tracking};
 use crate::journal;
 use crate::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
 use crate::report::ReceiveReport;
+use crate::trust::{Guard, Security, Session, Trusted};
 
 /// How often the process looks at its guest while it waits for connections.
 const LOOK: Duration = Duration::from_millis(20);
@@ -42,6 +43,15 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
         // What KVM lacks must not show only when a VM arrives.
         KvmGuest::check_ring(entries)?;
     }
+    let security = Security::choose(&options.listen, options.tls_dir.as_deref(), options.insecure)?;
+    let guard = match security {
+        Security::Tls(files) => {
+            let credentials = files.load()?;
+            eprintln!("dunlin: this host is {} to others", credentials.holder());
+            Some(Guard::new(files))
+        }
+        Security::Insecure | Security::Local => None,
+    };
     let recorder = Recorder::without_journal(VmId::default());
     let node = Arc::new(Node::new(String::new(), VmId::default(), Holding::Nothing, recorder));
     let listener = Listener::bind(&options.listen)?;
@@ -54,7 +64,11 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
     let cancel = Cancel::new();
     let (to, incoming) = mpsc::channel();
     let code = std::thread::scope(|scope| {
-        scope.spawn(|| accept(&listener, &cancel, &to, &|line| eprintln!("dunlin: {line}")));
+        scope.spawn(|| {
+            accept(&listener, guard.as_ref(), &cancel, &to, &|line| {
+                eprintln!("dunlin: {line}")
+            });
+        });
         let mut receiving = Receiving {
             options,
             node: &node,
@@ -86,7 +100,14 @@ struct Receiving<'a> {
     incoming: &'a Receiver<Incoming>,
     stop: &'a Stop,
     /// The session that brought the VM, for a source that missed the end of it.
-    finished: Option<(SessionId, TargetReport)>,
+    finished: Option<Finished>,
+}
+
+struct Finished {
+    session: SessionId,
+    report: TargetReport,
+    /// Without it that source could not prove who it is.
+    _source: Option<Arc<Session>>,
 }
 
 impl Receiving<'_> {
@@ -182,6 +203,7 @@ impl Receiving<'_> {
         mut recorder: Recorder,
     ) -> Option<Incoming> {
         let handle = Arc::new(TargetHandle::default());
+        let source = link.trusted().and_then(Trusted::session).cloned();
         let (session, vm) = (hello.session(), hello.vm());
         let name = GuestConfig::decode(hello.get().config)
             .map(|config| config.name)
@@ -211,7 +233,11 @@ impl Receiving<'_> {
         });
         match (result.outcome, result.guest) {
             (TargetOutcome::Completed { .. }, Some(guest)) => {
-                self.finished = Some((session, result.report));
+                self.finished = Some(Finished {
+                    session,
+                    report: result.report,
+                    _source: source,
+                });
                 *lock(&self.node.recorder) = recorder.for_vm(vm);
                 self.node.hold(Holding::Guest(guest));
             }
@@ -242,13 +268,13 @@ impl Receiving<'_> {
     /// A source that lost its target: what became of its session is in memory, or in the record of a process that died.
     fn resume(&self, mut link: Link, session: SessionId, vm: VmId, given_up: bool) {
         let standing = match &self.finished {
-            Some((finished, _)) if *finished == session => TargetStanding::Complete,
+            Some(finished) if finished.session == session && link.joined(session) => TargetStanding::Complete,
             _ => self.recorded(session, vm),
         };
         eprintln!("dunlin: the source of session {session} came back (given up: {given_up}); answering {standing:?}");
         let mut said = link.say(&Message::Resumed(standing));
-        if let (TargetStanding::Complete, Some((_, report))) = (standing, &self.finished) {
-            said = said.and_then(|()| link.say(&Message::Complete(*report)));
+        if let (TargetStanding::Complete, Some(finished)) = (standing, &self.finished) {
+            said = said.and_then(|()| link.say(&Message::Complete(finished.report)));
         }
         if said.is_ok() {
             // The source closes when it has read; closing first could take the answer along.

@@ -6,6 +6,8 @@ use super::*;
 
 pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) hello: &'e OwnedHello,
+    /// Who began the attempt, and what his further connections are known by; `None` in plain.
+    pub(super) source: Option<Arc<Session>>,
     pub(super) incoming: &'a Receiver<Incoming>,
     pub(super) populate: bool,
     pub(super) tracking: Tracking,
@@ -88,7 +90,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     fn connections(&mut self) {
         while let Ok(incoming) = self.incoming.try_recv() {
             match incoming {
-                Incoming::Attach(mut link, session) if session == self.hello.session() => {
+                Incoming::Attach(mut link, session) if session == self.hello.session() && link.joined(session) => {
                     if link.say(&Message::Attached).is_ok() {
                         // The fault server may not run yet; it finds the channel when it does.
                         let _ = self.fault_links.try_send(link);
@@ -99,14 +101,16 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                     session,
                     vm,
                     given_up,
-                } if session == self.hello.session() && vm == self.hello.vm() => {
+                } if session == self.hello.session() && vm == self.hello.vm() && link.joined(session) => {
                     self.lose_link();
                     self.mouth.replace(Some(link.sender));
                     self.receiver = Some(link.receiver);
                     self.wanted_hashes.clear();
                     self.shared.feed(TargetEvent::Reconnected { given_up });
                 }
-                Incoming::Hello(link, hello) if hello.vm() == self.hello.vm() && self.unknown() => {
+                Incoming::Hello(link, hello)
+                    if hello.vm() == self.hello.vm() && self.is_from_source(&link) && self.unknown() =>
+                {
                     // Only who runs the VM says hello for it: the hand-over that this side waits for is off.
                     self.leftover = Some(Incoming::Hello(link, hello));
                     self.shared.feed(TargetEvent::Reconnected { given_up: false });
@@ -122,6 +126,13 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 Incoming::Attach(..) | Incoming::Resume { .. } => {}
             }
         }
+    }
+
+    /// Whether the connection comes from whoever began this attempt; in plain nobody can tell.
+    fn is_from_source(&self, link: &Link) -> bool {
+        self.source
+            .as_ref()
+            .is_none_or(|source| link.trusted().is_some_and(|trusted| trusted.peer == *source.peer()))
     }
 
     fn in_copy(&self) -> bool {
