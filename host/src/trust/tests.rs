@@ -13,7 +13,7 @@ use rcgen::{
 };
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -201,7 +201,7 @@ fn nobody_else_joins_a_session() {
 
     // The same host, but another process of it: the certificate alone is not enough.
     let twin = hosts.visit("b");
-    both(enter(&twin, &other_guard_of(&hosts)));
+    both(enter(&twin, &hosts.guard()));
     let (near, far) = enter(&twin, &guard);
     assert!(matches!(why(far), TrustError::Stranger { name } if name.as_str() == "a"));
     assert!(matches!(why(near), TrustError::TurnedAway));
@@ -213,10 +213,6 @@ fn nobody_else_joins_a_session() {
 
     // The right one still can.
     both(enter(&visit, &guard));
-}
-
-fn other_guard_of(hosts: &Hosts) -> Guard {
-    hosts.guard()
 }
 
 #[test]

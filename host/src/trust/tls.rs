@@ -171,7 +171,7 @@ impl Guard {
 
 impl Credentials {
     /// The handshake of the side that connects.
-    fn connect(
+    pub(super) fn connect(
         &self,
         stream: Stream,
         expected: &Name,
@@ -194,7 +194,7 @@ impl Credentials {
     }
 
     /// The handshake of the side that is connected to.
-    fn accept(&self, stream: Stream, wait: Wait<'_>) -> Result<(Stream, Arc<Exporter>, Peer), ChannelError> {
+    pub(super) fn accept(&self, stream: Stream, wait: Wait<'_>) -> Result<(Stream, Arc<Exporter>, Peer), ChannelError> {
         let name = stream.peer().to_owned();
         let judge = Arc::new(Judge::new(Arc::clone(&self.authorities), None));
         let exporter = Arc::new(Exporter::default());

@@ -1,7 +1,7 @@
 //! Each bad certificate, file and peer: refused in plain words, and the guest stays where it is.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::ensure;

@@ -70,15 +70,16 @@ pub(crate) fn handshake(stream: Stream, role: Role, wait: Wait<'_>) -> Result<St
         engine,
         incoming: vec![0; READ_BYTES],
         end: 0,
+        plain: Vec::new(),
         outgoing: Outgoing::default(),
     };
     match shake.run(wait) {
         Ok(()) => {
-            let secured = Secured::new(shake.engine, shake.incoming, shake.end);
+            let secured = Secured::new(shake.engine, shake.incoming, shake.end, shake.plain);
             Ok(stream.secure(secured))
         }
         Err(failure) => {
-            shake.refuse();
+            shake.refuse(&failure);
             Err(failure)
         }
     }
@@ -90,6 +91,8 @@ struct Handshake<'a> {
     /// What came, up to `end`.
     incoming: Vec<u8>,
     end: usize,
+    /// What came right behind the peer's handshake.
+    plain: Vec<u8>,
     outgoing: Outgoing,
 }
 
@@ -105,15 +108,16 @@ impl Handshake<'_> {
                 }
                 Progress::NeedsInput | Progress::MayWrite => self.receive(wait)?,
                 Progress::PeerEnded | Progress::Ended => return Err(Failure::HungUp),
-                Progress::Read => return Err(rustls::Error::HandshakeNotComplete.into()),
+                // The peer's part is done, or it could say nothing; so is this side's, then.
+                Progress::Read => return Ok(self.send(wait)?),
             }
         }
     }
 
     fn step(&mut self) -> Result<Progress, rustls::Error> {
-        let step = self
-            .engine
-            .step(&mut self.incoming[..self.end], &mut self.outgoing, &mut |_| {})?;
+        let (incoming, plain) = (&mut self.incoming[..self.end], &mut self.plain);
+        let mut deliver = |bytes: &[u8]| plain.extend_from_slice(bytes);
+        let step = self.engine.step(incoming, &mut self.outgoing, &mut deliver)?;
         self.incoming.copy_within(step.discard..self.end, 0);
         self.end -= step.discard;
         Ok(step.progress)
@@ -152,16 +156,13 @@ impl Handshake<'_> {
 
     /// Sends what rustls wants to say about a failure, and lets the peer read it: a socket closed with unread bytes would reset
     /// the connection and take the words along.
-    fn refuse(&mut self) {
-        // To a peer in plain, too: it knows an alert when it sees one. Only its bytes make rustls say it.
-        let mut failures = 0;
-        while failures < 2 {
-            match self.step() {
-                Ok(Progress::Wrote | Progress::Flight) => {}
-                Ok(_) => break,
-                Err(_) => failures += 1,
-            }
+    fn refuse(&mut self, failure: &Failure) {
+        if let Failure::Plain = failure {
+            // A peer in plain knows an alert when it sees one, and only its bytes make rustls say it.
+            let _ = self.step();
         }
+        // The alert comes first, before rustls looks at its input again.
+        let _ = self.step();
         let never = Cancel::new();
         if self.send(Wait::within(LINGER, &never)).is_ok() {
             self.linger();

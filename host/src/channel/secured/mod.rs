@@ -181,7 +181,7 @@ impl Secured {
         (bytes.div_ceil(RECORD_BYTES) * RECORD_OVERHEAD) as u64
     }
 
-    fn new(engine: Engine, mut records: Vec<u8>, end: usize) -> Self {
+    fn new(engine: Engine, mut records: Vec<u8>, end: usize, plain: Vec<u8>) -> Self {
         records.resize(READ_BYTES, 0);
         Self {
             state: Mutex::new(State {
@@ -195,7 +195,7 @@ impl Secured {
                 records,
                 start: 0,
                 end,
-                plain: Vec::new(),
+                plain,
                 plain_start: 0,
             }),
             writing: Mutex::default(),
@@ -241,11 +241,17 @@ impl Secured {
     }
 
     fn decrypt(&self, socket: &Socket, reading: &mut Reading, buffer: &mut [u8]) -> Result<usize, ChannelError> {
-        let mut state = lock(&self.state);
-        let decrypted = reading.decrypt(&mut state, buffer);
-        state.has_failed |= decrypted.is_err();
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let decrypted = reading.decrypt(state, buffer);
+        if decrypted.is_err() {
+            state.has_failed = true;
+            // The alert comes first, before rustls looks at its input again.
+            let input = &mut reading.records[reading.start..reading.end];
+            let _ = state.engine.step(input, &mut state.pending, &mut |_| {});
+        }
         let answers = !state.pending.is_empty();
-        drop(state);
+        drop(guard);
         if answers {
             // What rustls has to say itself: new keys, or what is wrong. A writer at work takes it along.
             self.try_flush(socket);

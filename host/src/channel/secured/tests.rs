@@ -111,7 +111,7 @@ fn pieces_of_every_size_arrive_as_they_were_read() {
             }
             near.finish();
         });
-        let mut received = Vec::new();
+        let mut received: Vec<u8> = Vec::new();
         for size in [40, 1, 20_000, 3, 131_072, 16_384].into_iter().cycle() {
             let mut piece = vec![0; size];
             far.wait_readable(wait).unwrap();
@@ -280,7 +280,7 @@ fn frames_and_pages_pass_and_the_wire_shows_none_of_them() {
         let never = Cancel::new();
         let wait = Wait::within(PATIENCE, &never);
         let forward = |from: &Stream, to: &Stream| {
-            let (mut seen, mut piece) = (Vec::new(), vec![0; 65_536]);
+            let (mut seen, mut piece) = (Vec::<u8>::new(), vec![0; 65_536]);
             while let Ok(read @ 1..) = from.read_some(&mut piece, wait) {
                 seen.extend(&piece[..read]);
                 if to.write_all(&piece[..read], wait).is_err() {
