@@ -17,6 +17,7 @@ pub mod qemu;
 pub mod relay;
 pub mod scene;
 pub mod stock;
+pub mod tap;
 pub mod wire;
 
 pub use capability::{Capability, require};

@@ -215,7 +215,8 @@ impl Scene {
         let control = self.control(name);
         let control_word = display(&control);
         let args = ["receive", "--listen", address, "--control", &control_word, "--json"];
-        let args = args.iter().chain(extra).map(|&word| word.to_owned());
+        let args = args.iter().chain(extra).chain(in_plain(address, extra));
+        let args = args.map(|&word| word.to_owned());
         let args = args.chain(self.open_policy(namespace)?).collect();
         let mut process = self.dunlin_in(namespace, args)?;
         let first = process.wait_for_schema("dunlin.receive.v1", PATIENCE)?;
@@ -243,7 +244,7 @@ impl Scene {
             strategy,
             "--json",
         ];
-        self.dunlin(args.iter().chain(extra))
+        self.dunlin(args.iter().chain(extra).chain(in_plain(to, extra)))
     }
 
     /// Moves the guest at `from` to `to` and returns the report of a migration that completed.
@@ -405,6 +406,17 @@ impl Host {
             self.process
         );
         Ok(finished)
+    }
+}
+
+/// What a test needs to say that uses no TLS between network namespaces: for `dunlin` those are different hosts.
+fn in_plain(address: &str, extra: &[&str]) -> &'static [&'static str] {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let is_elsewhere = host.parse().is_ok_and(|host: std::net::IpAddr| !host.is_loopback());
+    if is_elsewhere && !extra.contains(&"--tls-dir") {
+        &["--insecure"]
+    } else {
+        &[]
     }
 }
 

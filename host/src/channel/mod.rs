@@ -10,7 +10,9 @@ mod connect;
 mod fault;
 mod frames;
 mod listener;
+pub(crate) mod secured;
 mod shaping;
+mod socket;
 mod stream;
 mod wait;
 
@@ -47,6 +49,24 @@ pub enum ChannelError {
     Closed {
         /// The other end.
         peer: String,
+    },
+
+    /// A stream by TLS ended, but its peer did not say that it ends it: something on the way may have.
+    #[error(
+        "the connection to {peer} was cut: it ended without its end being announced; see the other side's messages, and check the network"
+    )]
+    Cut {
+        /// The other end.
+        peer: String,
+    },
+
+    /// Nobody who is trusted is at the other end.
+    #[error("no secure connection with {peer}")]
+    Trust {
+        /// The other end.
+        peer: String,
+        /// Why not, and what to do.
+        source: Box<crate::trust::TrustError>,
     },
 
     /// Nobody listens at the address.

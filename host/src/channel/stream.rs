@@ -2,42 +2,36 @@
 
 use super::{
     ChannelError,
-    wait::{Ended, Wait},
+    secured::Secured,
+    socket::{Socket, Transport},
+    wait::Wait,
 };
-use rustix::{
-    event::PollFlags,
-    io::Errno,
-    net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt},
-};
+use crate::trust::Trusted;
+use rustix::net::RecvFlags;
 use std::{
     io,
     net::{IpAddr, SocketAddr, TcpStream},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
     sync::Arc,
     time::Duration,
 };
 
-/// One connection. All methods take `&self`: one thread may read while another writes, and a third may
+/// One connection, in plain or by TLS. All methods take `&self`: one thread may read while another writes, and a third may
 /// [`shutdown`](Self::shutdown) to end both.
 ///
 /// The descriptor is a blocking one, but for [`read_patiently`](Self::read_patiently) every call is told not to wait
 /// (`MSG_DONTWAIT`). Whoever moves data over [`as_fd`](AsFd::as_fd) with own system calls (guest memory goes out by
 /// `sendmsg` straight from where it lies) does the same, waits with [`wait_writable`](Self::wait_writable) and
-/// [`wait_readable`](Self::wait_readable), and names failures with [`error`](Self::error).
+/// [`wait_readable`](Self::wait_readable), and names failures with [`error`](Self::error). That is possible only where
+/// [`is_plain`](Self::is_plain).
 #[derive(Debug)]
 pub struct Stream {
-    fd: OwnedFd,
-    transport: Transport,
-    peer: Arc<str>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transport {
-    Tcp,
-    Unix,
+    socket: Socket,
+    secured: Option<Arc<Secured>>,
+    trusted: Option<Trusted>,
 }
 
 impl Stream {
@@ -48,13 +42,7 @@ impl Stream {
     /// [`ChannelError::Io`] when the socket takes no options.
     pub fn from_tcp(socket: TcpStream, peer: &str) -> Result<Self, ChannelError> {
         let set_up = socket.set_nodelay(true).and_then(|()| socket.set_nonblocking(false));
-        let stream = Self {
-            fd: socket.into(),
-            transport: Transport::Tcp,
-            peer: peer.into(),
-        };
-        set_up.map_err(|source| stream.error("set up the connection to", source))?;
-        Ok(stream)
+        Self::new(Socket::new(socket.into(), Transport::Tcp, peer), set_up)
     }
 
     /// Takes over a unix connection.
@@ -63,13 +51,16 @@ impl Stream {
     /// [`ChannelError::Io`] when the socket takes no options.
     pub fn from_unix(socket: UnixStream, peer: &str) -> Result<Self, ChannelError> {
         let set_up = socket.set_nonblocking(false);
-        let stream = Self {
-            fd: socket.into(),
-            transport: Transport::Unix,
-            peer: peer.into(),
-        };
-        set_up.map_err(|source| stream.error("set up the connection to", source))?;
-        Ok(stream)
+        Self::new(Socket::new(socket.into(), Transport::Unix, peer), set_up)
+    }
+
+    fn new(socket: Socket, set_up: io::Result<()>) -> Result<Self, ChannelError> {
+        set_up.map_err(|source| socket.error("set up the connection to", source))?;
+        Ok(Self {
+            socket,
+            secured: None,
+            trusted: None,
+        })
     }
 
     /// Two connected ends within this process.
@@ -90,7 +81,48 @@ impl Stream {
 
     /// The other end, for messages.
     pub fn peer(&self) -> &str {
-        &self.peer
+        self.socket.peer()
+    }
+
+    /// The socket, before anything is wrapped around it.
+    pub(super) const fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The same connection, whose bytes go by TLS from now on.
+    pub(super) fn secure(self, secured: Secured) -> Self {
+        Self {
+            secured: Some(Arc::new(secured)),
+            ..self
+        }
+    }
+
+    /// The same connection, with what is known of its other end.
+    pub(crate) fn trust(self, trusted: Trusted) -> Self {
+        Self {
+            trusted: Some(trusted),
+            ..self
+        }
+    }
+
+    /// The layer of TLS, if there is one.
+    pub(crate) fn secured(&self) -> Option<&Secured> {
+        self.secured.as_deref()
+    }
+
+    /// Who is at the other end, and to which session the connection belongs; `None` in plain.
+    pub const fn trusted(&self) -> Option<&Trusted> {
+        self.trusted.as_ref()
+    }
+
+    /// Whether bytes go over the wire as they are.
+    pub const fn is_plain(&self) -> bool {
+        self.secured.is_none()
+    }
+
+    /// Bytes on the wire beyond `bytes` that are written at once.
+    pub fn overhead(&self, bytes: usize) -> u64 {
+        self.secured.as_ref().map_or(0, |_| Secured::overhead(bytes))
     }
 
     /// The other end's address; a unix socket's has none.
@@ -111,12 +143,13 @@ impl Stream {
     /// Reads what is there, at most `buffer`, waiting for the first byte. 0 means that the peer has ended the stream.
     ///
     /// # Errors
-    /// [`ChannelError`]; nothing was read then.
+    /// [`ChannelError`]; nothing was read then. [`ChannelError::Cut`] when a stream by TLS ends without its peer's word.
     pub fn read_some(&self, buffer: &mut [u8], wait: Wait<'_>) -> Result<usize, ChannelError> {
         loop {
             match self.read_now(buffer)? {
                 Some(read) => return Ok(read),
-                None => self.wait_readable(wait)?,
+                // Not `wait_readable`: what is here of an unfinished record would end that wait at once.
+                None => self.socket.wait_readable(wait)?,
             }
         }
     }
@@ -125,7 +158,7 @@ impl Stream {
     /// stream.
     ///
     /// # Errors
-    /// [`ChannelError`]; nothing was read then.
+    /// As [`read_some`](Self::read_some).
     pub fn read_now(&self, buffer: &mut [u8]) -> Result<Option<usize>, ChannelError> {
         self.receive(buffer, RecvFlags::DONTWAIT)
     }
@@ -135,7 +168,7 @@ impl Stream {
     /// before, but it costs one system call less than waiting first.
     ///
     /// # Errors
-    /// [`ChannelError`]; nothing was read then.
+    /// As [`read_some`](Self::read_some).
     pub fn read_patiently(&self, buffer: &mut [u8]) -> Result<Option<usize>, ChannelError> {
         self.receive(buffer, RecvFlags::empty())
     }
@@ -145,19 +178,19 @@ impl Stream {
     /// # Errors
     /// [`ChannelError::Io`] when the system does not take the time; zero is not taken.
     pub fn set_read_patience(&self, patience: Duration) -> Result<(), ChannelError> {
-        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Recv, Some(patience))
-            .map_err(|errno| self.error("limit the time of reads from", errno.into()))
+        self.socket.set_read_patience(patience)
     }
 
     fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<Option<usize>, ChannelError> {
-        loop {
-            match recv(&self.fd, &mut *buffer, flags) {
-                Ok((read, _)) => return Ok(Some(read)),
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.error("read from", errno.into())),
-            }
+        match &self.secured {
+            Some(secured) => secured.read(&self.socket, buffer, flags),
+            None => self.socket.receive(buffer, flags),
         }
+    }
+
+    /// Whether a read gives something that the socket does not show any more.
+    pub fn has_buffered(&self) -> bool {
+        self.secured.as_ref().is_some_and(|secured| secured.has_buffered())
     }
 
     /// Fills `buffer`.
@@ -170,11 +203,7 @@ impl Stream {
             // Even a peer that never stops sending must not outrun a cancellation.
             self.check(wait)?;
             match self.read_some(buffer, wait)? {
-                0 => {
-                    return Err(ChannelError::Closed {
-                        peer: self.peer.to_string(),
-                    });
-                }
+                0 => return Err(self.socket.closed()),
                 read => buffer = &mut buffer[read..],
             }
         }
@@ -184,14 +213,15 @@ impl Stream {
     /// Writes at least one byte of `bytes` (none if it is empty) and returns how many, waiting for room.
     ///
     /// # Errors
-    /// [`ChannelError`]; nothing was written then.
+    /// [`ChannelError`]; nothing was written then. By TLS an unknown part was, and the stream takes nothing more.
     pub fn write_some(&self, bytes: &[u8], wait: Wait<'_>) -> Result<usize, ChannelError> {
+        if let Some(secured) = &self.secured {
+            return secured.write(&self.socket, bytes, wait);
+        }
         loop {
-            match send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(written) => return Ok(written),
-                Err(Errno::AGAIN) => self.wait_writable(wait)?,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.error("write to", errno.into())),
+            match self.socket.send(bytes)? {
+                Some(written) => return Ok(written),
+                None => self.wait_writable(wait)?,
             }
         }
     }
@@ -209,12 +239,16 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits until a read would not block: data, the end of the stream, or an error to fetch.
+    /// Waits until a read would not block: data, the end of the stream, or an error to fetch. By TLS a record may still be
+    /// incomplete then.
     ///
     /// # Errors
     /// [`ChannelError::Cancelled`], [`ChannelError::TimedOut`].
     pub fn wait_readable(&self, wait: Wait<'_>) -> Result<(), ChannelError> {
-        self.poll(PollFlags::IN, wait)
+        if self.has_buffered() {
+            return self.check(wait);
+        }
+        self.socket.wait_readable(wait)
     }
 
     /// Waits until a write would not block: room, or an error to fetch.
@@ -222,19 +256,23 @@ impl Stream {
     /// # Errors
     /// [`ChannelError::Cancelled`], [`ChannelError::TimedOut`].
     pub fn wait_writable(&self, wait: Wait<'_>) -> Result<(), ChannelError> {
-        self.poll(PollFlags::OUT, wait)
+        self.socket.wait_writable(wait)
     }
 
     /// Ends the stream in both directions. Threads blocked in it return; what was written before still goes out.
     pub fn shutdown(&self) {
-        // It fails only when the connection is gone already, which is what was asked for.
-        let _ = shutdown(&self.fd, Shutdown::Both);
+        if let Some(secured) = &self.secured {
+            secured.say_goodbye(&self.socket);
+        }
+        self.socket.shutdown();
     }
 
     /// Ends this side's direction: the peer reads the end of the stream, and may still answer.
     pub fn finish(&self) {
-        // As above: a lost connection is finished.
-        let _ = shutdown(&self.fd, Shutdown::Write);
+        if let Some(secured) = &self.secured {
+            secured.say_goodbye(&self.socket);
+        }
+        self.socket.finish();
     }
 
     /// Another handle of the same connection.
@@ -242,14 +280,10 @@ impl Stream {
     /// # Errors
     /// [`ChannelError::Io`] when the process has no descriptors left.
     pub fn try_clone(&self) -> Result<Self, ChannelError> {
-        let fd = self
-            .fd
-            .try_clone()
-            .map_err(|source| self.error("duplicate the connection to", source))?;
         Ok(Self {
-            fd,
-            transport: self.transport,
-            peer: self.peer.clone(),
+            socket: self.socket.try_clone()?,
+            secured: self.secured.clone(),
+            trusted: self.trusted.clone(),
         })
     }
 
@@ -259,37 +293,13 @@ impl Stream {
     /// # Errors
     /// [`ChannelError::Io`] when the system does not know the option.
     pub fn set_small_backlog(&self, bytes: usize) -> Result<(), ChannelError> {
-        let limit = u32::try_from(bytes).unwrap_or(u32::MAX);
-        match self.transport {
-            Transport::Tcp => socket2::SockRef::from(self).set_tcp_notsent_lowat(limit),
-            Transport::Unix => sockopt::set_socket_send_buffer_size(&self.fd, bytes).map_err(io::Error::from),
-        }
-        .map_err(|source| self.error("limit the backlog to", source))
+        self.socket.set_small_backlog(bytes)
     }
 
     /// Names a failed system call on this stream. `action` is an infinitive with a preposition, "read from" for
     /// example.
     pub fn error(&self, action: &'static str, source: io::Error) -> ChannelError {
-        match source.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-                ChannelError::Closed {
-                    peer: self.peer.to_string(),
-                }
-            }
-            _ => ChannelError::Io {
-                action,
-                peer: self.peer.to_string(),
-                source,
-            },
-        }
-    }
-
-    fn poll(&self, events: PollFlags, wait: Wait<'_>) -> Result<(), ChannelError> {
-        match wait.poll(self.fd.as_fd(), events) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(ended)) => Err(self.ended(ended, wait)),
-            Err(errno) => Err(self.error("wait for", errno.into())),
-        }
+        self.socket.error(action, source)
     }
 
     /// A passed deadline alone is no reason to leave data unread that is there: the poll decides about that.
@@ -299,21 +309,11 @@ impl Stream {
         }
         Ok(())
     }
-
-    fn ended(&self, ended: Ended, wait: Wait<'_>) -> ChannelError {
-        match ended {
-            Ended::Cancelled => ChannelError::Cancelled,
-            Ended::TimedOut => ChannelError::TimedOut {
-                peer: self.peer.to_string(),
-                after: wait.patience(),
-            },
-        }
-    }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -321,6 +321,7 @@ impl AsFd for Stream {
 mod tests {
     use super::*;
     use crate::channel::{Cancel, Listener, connect};
+    use rustix::net::sockopt;
     use std::thread;
 
     const FOREVER_FOR_A_TEST: Duration = Duration::from_secs(20);

@@ -3,6 +3,7 @@
 use super::{
     ANSWER_PATIENCE, CliError, output,
     progress::ProgressView,
+    security::SecurityArgs,
     values::{self, Micros},
 };
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     control::{Client, ControlError, Event, MigrateRequest},
     push_order::split_file,
     report::{MigrationReport, migration_table},
+    trust::Name,
 };
 use dunlin_core::{
     choose::{Goal, GoalError},
@@ -34,6 +36,13 @@ pub(super) struct Args {
     /// Where `dunlin receive` listens: host:port or unix:PATH
     #[arg(long, value_name = "ADDR")]
     to: Address,
+
+    #[command(flatten)]
+    security: SecurityArgs,
+
+    /// Whom the target's certificate must name, by DNS name or URI [default: the host in --to]
+    #[arg(long, value_name = "NAME")]
+    peer: Option<Name>,
 
     /// How to move: precopy, postcopy, hybrid:N, pa-hybrid, another preset, a composition, or auto
     ///
@@ -119,6 +128,12 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        let protection = self.security.protect(&self.to)?;
+        if self.peer.is_some() && protection.tls_dir.is_none() {
+            return Err(CliError::Usage(
+                "--peer says whom a certificate must name, and in plain there is none: add --tls-dir, or leave --peer out".into(),
+            ));
+        }
         let interrupt = catch_signals()?;
         let mut client = Client::connect(&self.control, Wait::within(ANSWER_PATIENCE, &interrupt))?;
         client.start_migration(&self.request(), Wait::within(ANSWER_PATIENCE, &interrupt))?;
@@ -140,7 +155,11 @@ impl Args {
 
     fn request(&self) -> MigrateRequest {
         let (strategy, push_order) = split_file(&self.strategy);
+        let protection = self.security.protection(&self.to);
         MigrateRequest {
+            tls_dir: protection.tls_dir,
+            insecure: protection.insecure,
+            peer: self.peer.clone(),
             goal: self.goal.clone(),
             bandwidth: self.bandwidth.map(|BytesPerSec(rate)| rate),
             storage: self.storage.clone().map(absolute),
@@ -165,7 +184,7 @@ impl Args {
 }
 
 /// The process that holds the guest may have another working directory.
-fn absolute(path: PathBuf) -> PathBuf {
+pub(super) fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
@@ -268,7 +287,7 @@ mod tests {
             "--control",
             "sock",
             "--to",
-            "host:7",
+            "localhost:7",
             "--strategy",
             "hybrid:2,cut=fail",
         ];
@@ -285,16 +304,18 @@ mod tests {
     fn the_defaults_are_those_of_the_protocol() {
         assert_eq!(
             request(""),
-            MigrateRequest::new("host:7".parse().unwrap(), "hybrid:2,cut=fail")
+            MigrateRequest::new("localhost:7".parse().unwrap(), "hybrid:2,cut=fail")
         );
     }
 
     #[test]
     fn every_option_arrives() {
         let given = request(
-            "--goal time<9s --record-order /o --bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --profile 500ms --network-timeout 10s --hint-timeout 0s --verify --no-checksum",
+            "--tls-dir /tls --peer host-b --goal time<9s --record-order /o --bandwidth 32MB/s --downtime 50ms --max-rounds 5 --min-round 0s --profile 500ms --network-timeout 10s --hint-timeout 0s --verify --no-checksum",
         );
         let expected = MigrateRequest {
+            tls_dir: Some("/tls".into()),
+            peer: Some("host-b".parse().unwrap()),
             goal: Some("time<9s".to_owned()),
             record_order: Some("/o".into()),
             bandwidth: Some(32_000_000),

@@ -11,6 +11,7 @@ mod doctor;
 mod guest;
 mod migrate;
 mod output;
+mod pki;
 mod policy;
 mod predict;
 mod profile;
@@ -21,6 +22,7 @@ mod record;
 mod replay;
 mod report;
 mod resolve;
+mod security;
 mod simulate;
 mod state;
 mod status;
@@ -39,6 +41,7 @@ use crate::{
     report::chain,
     trace::{TraceError, recording::RecordingError},
     trust::audit::AuditError,
+    trust::pki::PkiError,
 };
 use clap::{Parser, Subcommand};
 use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode, time::Duration};
@@ -89,6 +92,8 @@ enum Command {
     Convert(convert::Args),
     /// Show what recorded traces say of their guests, and migrations: tables, pictures, one page of HTML.
     Report(report::Args),
+    /// Make the certificates that hosts know each other by, with an authority of one's own.
+    Pki(pki::Args),
     /// Move the guests of stock QEMU (7.2 or newer), watch them being moved, or take a migration over.
     Qemu(qemu::Args),
     /// Simulate a migration in virtual time: what a strategy would cost for a workload and a link.
@@ -143,6 +148,10 @@ enum CliError {
         source: io::Error,
     },
 
+    /// Certificates and keys.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+
     /// The order of pages.
     #[error(transparent)]
     PushOrder(#[from] PushOrderError),
@@ -175,6 +184,7 @@ impl CliError {
             | Self::Log { .. }
             | Self::Profile(_)
             | Self::File { .. }
+            | Self::Pki(_)
             | Self::PushOrder(_)
             | Self::Qemu(_)
             | Self::Signals(_) => 2,
@@ -236,6 +246,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Report(args) => args.run(),
         Command::Predict(args) => args.run(),
         Command::Profile(args) => args.run(),
+        Command::Pki(args) => args.run(),
         Command::Qemu(args) => args.run(),
         Command::Simulate(args) => args.run(),
     };

@@ -1,6 +1,6 @@
 //! `dunlin receive`
 
-use super::{CliError, tracking::TrackingArgs, trust::TrustArgs, values};
+use super::{CliError, security::SecurityArgs, tracking::TrackingArgs, trust::TrustArgs, values};
 use crate::{
     channel::Address,
     run::{node, options::ReceiveOptions},
@@ -14,6 +14,9 @@ pub(super) struct Args {
     /// Wait for a migration at host:port or unix:PATH; 0.0.0.0:PORT is every interface, port 0 any free one
     #[arg(long, value_name = "ADDR")]
     listen: Address,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 
     /// Serve the control socket here, for `dunlin migrate`, `status` and `resolve`
     #[arg(long, value_name = "SOCK")]
@@ -67,8 +70,11 @@ impl Args {
             Some(given) => given,
             None => host_memory(),
         };
+        let protection = self.security.protect(&self.listen)?;
         let options = ReceiveOptions {
             listen: self.listen,
+            tls_dir: protection.tls_dir,
+            insecure: protection.insecure,
             control: self.control,
             tracking: self.tracking.tracking()?,
             max_memory,

@@ -1,7 +1,7 @@
 //! Requests and responses.
 
 use super::recording::RecordRequest;
-use crate::{channel::Address, report::Progress};
+use crate::{channel::Address, report::Progress, trust::Name};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -46,6 +46,15 @@ pub struct MigrateRequest {
     pub to: Address,
     /// A preset, a composition, or `auto`.
     pub strategy: String,
+    /// The directory with this host's credentials, for TLS.
+    #[serde(default)]
+    pub tls_dir: Option<PathBuf>,
+    /// Whom the certificate of the target must name; `None` for the host in `to`.
+    #[serde(default)]
+    pub peer: Option<Name>,
+    /// Whether to connect in plain to another host.
+    #[serde(default)]
+    pub insecure: bool,
     /// What `auto` is to choose by; `None` for a downtime below `downtime_us`.
     #[serde(default)]
     pub goal: Option<String>,
@@ -97,6 +106,9 @@ impl MigrateRequest {
         Self {
             to,
             strategy: strategy.into(),
+            tls_dir: None,
+            peer: None,
+            insecure: false,
             goal: None,
             bandwidth: None,
             storage: None,
@@ -185,7 +197,7 @@ mod tests {
             (
                 Request::Migrate(Box::new(MigrateRequest::new("host:7000".parse().unwrap(), "precopy"))),
                 json!({
-                    "command": "migrate", "to": "host:7000", "strategy": "precopy", "goal": null, "bandwidth": null,
+                    "command": "migrate", "to": "host:7000", "strategy": "precopy", "tls_dir": null, "peer": null, "insecure": false, "goal": null, "bandwidth": null,
                     "storage": null, "storage_bandwidth": null, "push_order": null, "record_order": null, "downtime_us": 300_000, "max_rounds": 30, "min_round_us": 100_000, "profile_us": null, "network_timeout_us": 3_000_000, "hint_timeout_us": 2_000_000, "verify": false, "checksum": true,
                 }),
             ),

@@ -154,7 +154,7 @@ impl Attempt {
 /// Who is at the other end of an accepted connection.
 pub(super) fn peer_of(stream: &Stream) -> Peer {
     match stream.peer_ip() {
-        Ok(ip) => Peer::from(ip, None),
+        Ok(ip) => Peer::from(ip, stream.trusted().map(|trusted| &trusted.peer)),
         // It is gone: whoever it was is nobody.
         Err(_) => Peer::new(false, None),
     }

@@ -27,6 +27,7 @@ use crate::journal::Role;
 use crate::push_order;
 use crate::report::{MigrationReport, Progress, State, Status, TrackingStatus};
 use crate::trust::sandbox::Folders;
+use crate::trust::{self, Files, Name, Security, TrustError};
 
 /// How far back the guest's speed is remembered.
 const SPEED_WINDOW: Duration = Duration::from_secs(1);
@@ -210,6 +211,7 @@ impl Node {
         }
         Ok(SourceOptions {
             to: request.to.clone(),
+            tls: tls(request).map_err(|error| ControlError::refused(super::chain(&error)))?,
             storage: request.storage.clone(),
             push_order,
             record_order: request.record_order.clone(),
@@ -622,6 +624,22 @@ fn progress_of(snapshot: &Snapshot, total: u64) -> Progress {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// How the target's connections are secured. The files are read here for the first time, so that what is wrong with them shows before
+/// anything is begun.
+fn tls(request: &MigrateRequest) -> Result<Option<(Files, Name)>, TrustError> {
+    let to = &request.to;
+    let security = Security::choose(to, request.tls_dir.as_deref(), request.insecure)?;
+    if let Some(warning) = security.warning(to) {
+        eprintln!("dunlin: {warning}");
+    }
+    let Security::Tls(files) = security else {
+        return Ok(None);
+    };
+    let name = trust::expected(to, request.peer.as_ref())?;
+    files.load()?;
+    Ok(Some((files, name)))
 }
 
 /// The goal that a strategy is chosen by: without one, the wanted downtime as a bound. `None` if the strategy is given.

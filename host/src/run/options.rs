@@ -44,6 +44,10 @@ pub struct GuestOptions {
 pub struct ReceiveOptions {
     /// Where to wait for a migration.
     pub listen: Address,
+    /// This host's credentials, for TLS.
+    pub tls_dir: Option<PathBuf>,
+    /// Without them, to listen all the same where other hosts can connect.
+    pub insecure: bool,
     /// Where to serve the control socket.
     pub control: PathBuf,
     /// How written pages of a KVM guest are tracked from its arrival on.

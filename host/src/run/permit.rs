@@ -48,7 +48,9 @@ impl Node {
         getrandom::fill(&mut id)
             .map_err(|_| ControlError::failed("the system gives no random numbers to name the migration: try again"))?;
         let session = SessionId(u128::from_le_bytes(id));
-        let peer = Peer::at(&options.to, None);
+        // Whoever else answers there is hung up on.
+        let expected = options.tls.as_ref().map(|(_, name)| name.as_str());
+        let peer = Peer::at(&options.to, expected);
         let memory = guest.memory().layout().bytes();
         let recorder = lock(&self.recorder).for_attempt(Attempt {
             peer: Some(peer.clone()),

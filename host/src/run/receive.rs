@@ -27,9 +27,9 @@ use crate::guest::{AnyGuest, GuestConfig, GuestError, GuestKind, Tracking};
 use crate::journal::{self, Role};
 use crate::memory::{FaultOrigin, GuestMemory, MemoryLayout, Userfaultfd};
 use crate::report::ReceiveReport;
-use crate::trust::Peer;
 use crate::trust::audit::{Entry, Event, Outcome, Place};
 use crate::trust::policy::Direction;
+use crate::trust::{Admission, Peer, Security, Session, Trusted};
 
 /// How often the process looks at its guest while it waits for connections.
 const LOOK: Duration = Duration::from_millis(20);
@@ -46,6 +46,15 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
         // What KVM lacks must not show only when a VM arrives.
         KvmGuest::check_ring(entries)?;
     }
+    let security = Security::choose(&options.listen, options.tls_dir.as_deref(), options.insecure)?;
+    let admission = match security {
+        Security::Tls(files) => {
+            let credentials = files.load()?;
+            eprintln!("dunlin: this host is {} to others", credentials.holder());
+            Some(Admission::new(files))
+        }
+        Security::Insecure | Security::Local => None,
+    };
     let guard = Guard::open(&options.trust)?;
     let recorder = Recorder::without_journal(guard.audit(), VmId::default());
     let node = Arc::new(Node::new(
@@ -66,7 +75,11 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
     let cancel = Cancel::new();
     let (to, incoming) = mpsc::channel();
     let code = std::thread::scope(|scope| {
-        scope.spawn(|| accept(&listener, &cancel, &to, &|line| eprintln!("dunlin: {line}")));
+        scope.spawn(|| {
+            accept(&listener, admission.as_ref(), &cancel, &to, &|line| {
+                eprintln!("dunlin: {line}")
+            });
+        });
         let mut receiving = Receiving {
             options,
             node: &node,
@@ -136,7 +149,14 @@ struct Receiving<'a> {
     incoming: &'a Receiver<Incoming>,
     stop: &'a Stop,
     /// The session that brought the VM, for a source that missed the end of it.
-    finished: Option<(SessionId, TargetReport)>,
+    finished: Option<Finished>,
+}
+
+struct Finished {
+    session: SessionId,
+    report: TargetReport,
+    /// Without it that source could not prove who it is.
+    _source: Option<Arc<Session>>,
 }
 
 impl Receiving<'_> {
@@ -269,6 +289,7 @@ impl Receiving<'_> {
             allowed,
         } = accepted;
         let handle = Arc::new(TargetHandle::default());
+        let source = link.trusted().and_then(Trusted::session).cloned();
         let (session, vm) = (hello.session(), hello.vm());
         let name = GuestConfig::decode(hello.get().config)
             .map(|config| config.name)
@@ -303,7 +324,11 @@ impl Receiving<'_> {
         match (result.outcome, result.guest) {
             (TargetOutcome::Completed { .. }, Some(guest)) => {
                 recorder.end(Role::Target, session, Outcome::Completed, Place::Here, None);
-                self.finished = Some((session, result.report));
+                self.finished = Some(Finished {
+                    session,
+                    report: result.report,
+                    _source: source,
+                });
                 *lock(&self.node.recorder) = recorder.for_vm(vm);
                 self.node.hold(Holding::Guest(guest));
             }
@@ -336,7 +361,7 @@ impl Receiving<'_> {
     /// A source that lost its target: what became of its session is in memory, or in the record of a process that died.
     fn resume(&self, mut link: Link, session: SessionId, vm: VmId, given_up: bool) {
         let standing = match &self.finished {
-            Some((finished, _)) if *finished == session => TargetStanding::Complete,
+            Some(finished) if finished.session == session && link.joined(session) => TargetStanding::Complete,
             _ => self.recorded(session, vm),
         };
         eprintln!("dunlin: the source of session {session} came back (given up: {given_up}); answering {standing:?}");
@@ -347,8 +372,8 @@ impl Receiving<'_> {
             ..recorder.entry(Event::Answer, Role::Target, session)
         });
         let mut said = link.say(&Message::Resumed(standing));
-        if let (TargetStanding::Complete, Some((_, report))) = (standing, &self.finished) {
-            said = said.and_then(|()| link.say(&Message::Complete(*report)));
+        if let (TargetStanding::Complete, Some(finished)) = (standing, &self.finished) {
+            said = said.and_then(|()| link.say(&Message::Complete(finished.report)));
         }
         if said.is_ok() {
             // The source closes when it has read; closing first could take the answer along.

@@ -19,6 +19,7 @@ use crate::guest::{AnyGuest, Guest, GuestError, RunState};
 use crate::journal::{JournalError, Phase, Role};
 use crate::memory::MemoryError;
 use crate::report::GuestReport;
+use crate::trust::TrustError;
 
 /// How long clients may take to read the last answer.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
@@ -38,6 +39,9 @@ pub enum NodeError {
     /// The listening socket.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// Certificates and keys.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The state directory.
     #[error(transparent)]
     Journal(#[from] JournalError),

@@ -1,5 +1,6 @@
 //! Who the other side of a connection is.
 
+use super::Identity;
 use crate::channel::Address;
 use std::{fmt, net::IpAddr};
 
@@ -7,7 +8,8 @@ use std::{fmt, net::IpAddr};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     local: bool,
-    identity: Option<String>,
+    /// What it proved to be; a certificate may have several names, and a rule about any of them is a rule about its holder.
+    identities: Vec<String>,
 }
 
 impl Peer {
@@ -22,15 +24,19 @@ impl Peer {
     }
 
     /// Who is at the other end of a connection that was accepted from `ip`, or over a unix socket, which has none.
-    pub fn from(ip: Option<IpAddr>, identity: Option<&str>) -> Self {
-        Self::new(ip.is_none_or(is_loopback), identity)
+    pub fn from(ip: Option<IpAddr>, identity: Option<&Identity>) -> Self {
+        let names = identity.into_iter().flat_map(Identity::names);
+        Self {
+            local: ip.is_none_or(is_loopback),
+            identities: names.map(|name| name.as_str().to_owned()).collect(),
+        }
     }
 
     /// One that is a process of this host or not, and has proved to be `identity` if anything.
     pub fn new(local: bool, identity: Option<&str>) -> Self {
         Self {
             local,
-            identity: identity.map(str::to_owned),
+            identities: identity.map(str::to_owned).into_iter().collect(),
         }
     }
 
@@ -39,15 +45,15 @@ impl Peer {
         self.local
     }
 
-    /// What it proved to be; nothing on a plain connection.
-    pub fn identity(&self) -> Option<&str> {
-        self.identity.as_deref()
+    /// What it proved to be, by all of its names; nothing on a plain connection.
+    pub fn identities(&self) -> &[String] {
+        &self.identities
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match (&self.identity, self.local) {
+        f.pad(match (self.identities.first(), self.local) {
             (Some(identity), _) => identity,
             (None, true) => "local",
             (None, false) => "unknown",
@@ -87,7 +93,7 @@ mod tests {
         }
         assert_eq!(Peer::from(None, None).to_string(), "local");
         assert_eq!(Peer::from(Some([192, 0, 2, 1].into()), None).to_string(), "unknown");
-        let named = Peer::from(Some([127, 0, 0, 1].into()), Some("a"));
+        let named = Peer::new(true, Some("a"));
         assert_eq!((named.is_local(), named.to_string()), (true, "a".to_owned()));
     }
 }

@@ -25,10 +25,12 @@ use twox_hash::XxHash3_64;
 use super::{Cancel, ChannelError, Stream, TokenBucket, Wait};
 use crate::memory::{GuestMemory, MemoryError, Part, RunClass};
 
-/// Pages of one frame while the guest may write: what is hashed is copied first, and the copy should stay in the cache.
+/// Pages of one frame while the guest may write: what is hashed or encrypted is copied first, and the copy should stay in the cache.
 const COPIED_PAGES: u64 = 64;
 /// A shaped sender sends at most this long at a stretch, so that whatever else shares the link gets its turn.
 const SHAPED_PIECE: Duration = Duration::from_millis(5);
+/// Pages of a frame are taken from an encrypted stream in pieces of this size: still in the cache when they are moved on.
+const DECRYPTED_BYTES: usize = 64 * 1024;
 /// Bytes read ahead of small frames.
 const READ_AHEAD: usize = 128 * 1024;
 
@@ -92,7 +94,7 @@ pub enum Checksum {
 pub struct ByteCounts {
     /// Page data with its headers, zero runs included.
     pub pages: AtomicU64,
-    /// Messages and heartbeats with their headers.
+    /// Messages and heartbeats with their headers, and what TLS adds to everything.
     pub control: AtomicU64,
 }
 

@@ -1,6 +1,10 @@
 //! The receiving half of a stream.
 
 use super::*;
+use crate::trust::TrustError;
+
+/// First bytes of an alert and of a handshake by any TLS (RFC 8446, 5.1): what a peer that speaks it begins with.
+const TLS_BEGINNINGS: [[u8; 2]; 2] = [[21, 3], [22, 3]];
 
 /// The receiving half of a stream.
 #[derive(Debug)]
@@ -47,6 +51,10 @@ impl FrameReceiver {
 
     /// True if a frame may be waiting that the socket does not show any more.
     pub fn has_buffered(&self) -> bool {
+        self.has_ahead() || self.stream.has_buffered()
+    }
+
+    fn has_ahead(&self) -> bool {
         self.start < self.end
     }
 
@@ -56,7 +64,7 @@ impl FrameReceiver {
     /// # Errors
     /// [`FrameError`].
     pub fn header(&mut self, idle: Duration) -> Result<Option<FrameHeader>, FrameError> {
-        if !self.has_buffered() {
+        if !self.has_ahead() {
             match self.stream.wait_readable(Wait::within(idle, &self.cancel)) {
                 Err(ChannelError::TimedOut { .. }) => return Ok(None),
                 other => other?,
@@ -74,7 +82,7 @@ impl FrameReceiver {
         &mut self,
         read: impl FnOnce(&Stream, &mut [u8]) -> Result<Option<usize>, ChannelError>,
     ) -> Result<Option<FrameHeader>, FrameError> {
-        if !self.has_buffered() {
+        if !self.has_ahead() {
             let ahead = self.ahead_of_header();
             match read(&self.stream, &mut self.ahead[..ahead])? {
                 None => return Ok(None),
@@ -92,7 +100,15 @@ impl FrameReceiver {
 
     fn decode(&mut self) -> Result<FrameHeader, FrameError> {
         let mut bytes = [0; HEADER_BYTES];
-        self.fill(&mut bytes, self.ahead_of_header())?;
+        let filled = self.fill(&mut bytes, self.ahead_of_header());
+        if self.check == SequenceCheck::default() && self.stream.is_plain() && looks_like_tls(&bytes) {
+            return Err(ChannelError::Trust {
+                peer: self.stream.peer().to_owned(),
+                source: Box::new(TrustError::PlainHere),
+            }
+            .into());
+        }
+        filled?;
         let header = FrameHeader::decode(&bytes).map_err(|source| self.wire_error(source))?;
         self.check.accept(&header).map_err(|source| self.wire_error(source))?;
         self.last_was_bulk = header.kind == FrameKind::Pages && header.count >= 16;
@@ -136,6 +152,10 @@ impl FrameReceiver {
             memory.write(run.first.0 * PAGE_SIZE, &self.ahead[self.start..self.start + done])?;
             self.start += done;
         }
+        if !self.stream.is_plain() {
+            self.decrypted_into(memory, run, done, wait)?;
+            done = total;
+        }
         while done < total {
             match memory.receive(self.stream.as_fd(), &[run], done) {
                 Ok(0) => {
@@ -154,6 +174,39 @@ impl FrameReceiver {
             Some(sum) if memory.hash_run(run)? != sum => Err(self.damaged(header)),
             _ => Ok(run),
         }
+    }
+
+    /// The rest of a data frame, of which `done` bytes are there, by way of a buffer.
+    fn decrypted_into(
+        &mut self,
+        memory: &GuestMemory,
+        run: Run,
+        mut done: usize,
+        wait: Wait<'_>,
+    ) -> Result<(), FrameError> {
+        let total = run.count.bytes().0 as usize;
+        let mut piece = std::mem::take(&mut self.payload);
+        piece.resize(DECRYPTED_BYTES, 0);
+        let moved = loop {
+            if done == total {
+                break Ok(());
+            }
+            let wanted = piece.len().min(total - done);
+            let read = match self.stream.read_some(&mut piece[..wanted], wait) {
+                Ok(0) => break Err(self.closed()),
+                Ok(read) => read,
+                Err(error) => break Err(error.into()),
+            };
+            if let Err(error) = memory.write(run.first.0 * PAGE_SIZE + done as u64, &piece[..read]) {
+                break Err(error.into());
+            }
+            done += read;
+            if wait.cancel().is_raised() {
+                break Err(ChannelError::Cancelled.into());
+            }
+        };
+        self.payload = piece;
+        moved
     }
 
     /// The pages of a data frame in a buffer of the receiver.
@@ -219,6 +272,11 @@ impl FrameReceiver {
             source,
         }
     }
+}
+
+/// Also of a beginning that nothing follows: an alert is shorter than a header.
+fn looks_like_tls(bytes: &[u8; HEADER_BYTES]) -> bool {
+    TLS_BEGINNINGS.iter().any(|beginning| bytes.starts_with(beginning))
 }
 
 /// Reads the first message of a connection, for at most `patience`.

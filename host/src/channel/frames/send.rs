@@ -198,8 +198,12 @@ impl FrameSender {
         self.counts
             .pages
             .fetch_add(HEADER_BYTES as u64 + PAGE_SIZE, Ordering::Relaxed);
-        self.flush(wait)?;
         let run = Run::new(gfn, Pages(1));
+        if !self.stream.is_plain() {
+            self.collect(memory, run, 0, checksum, wait)?;
+            return self.flush(wait);
+        }
+        self.flush(wait)?;
         let header = self.gathered_header(memory, run, 0, checksum)?;
         let total = HEADER_BYTES + PAGE_SIZE as usize;
         self.gather(memory, &[Part::Host(&header), Part::Guest(run)], total, wait)
@@ -217,7 +221,7 @@ impl FrameSender {
         self.counts
             .pages
             .fetch_add((HEADER_BYTES + bytes) as u64, Ordering::Relaxed);
-        if checksum == Checksum::Copy || bytes <= SMALL_BYTES {
+        if self.copies(checksum) || bytes <= SMALL_BYTES {
             return self.collect(memory, run, round, checksum, wait);
         }
         self.flush(wait)?;
@@ -228,6 +232,11 @@ impl FrameSender {
             HEADER_BYTES + bytes,
             wait,
         )
+    }
+
+    /// Whether pages are copied before they leave: because of their hash, or because what leaves is encrypted.
+    fn copies(&self, checksum: Checksum) -> bool {
+        checksum == Checksum::Copy || !self.stream.is_plain()
     }
 
     /// Copies pages behind their header; what is hashed is the copy, since the guest may write meanwhile.
@@ -263,6 +272,9 @@ impl FrameSender {
     /// [`FrameError::Channel`]; an unknown part was sent then.
     pub fn flush(&mut self, wait: Wait<'_>) -> Result<(), FrameError> {
         if !self.collected.is_empty() {
+            let overhead = self.stream.overhead(self.collected.len());
+            self.bucket.charge(overhead);
+            self.counts.control.fetch_add(overhead, Ordering::Relaxed);
             self.stream.write_all(&self.collected, wait)?;
             self.collected.clear();
         }
@@ -312,7 +324,7 @@ impl FrameSender {
     }
 
     pub(super) fn frame_pages(&self, checksum: Checksum) -> u64 {
-        let most = if checksum == Checksum::Copy {
+        let most = if self.copies(checksum) {
             COPIED_PAGES
         } else {
             u64::from(RUN_PAGES_MAX)

@@ -4,18 +4,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dunlin_core::message::{Message, SessionId, Violation, VmId};
+use dunlin_core::message::{Message, SessionId, TargetStanding, Violation, VmId};
 use dunlin_core::migrate::{FaultAnswer, Source, SourceEvent};
 use dunlin_core::units::Gfn;
 use dunlin_core::wire::FrameKind;
 
 use crate::channel::{
-    Address, ByteCounts, Cancel, Checksum, FrameError, FrameReceiver, FrameSender, Stream, TokenBucket, Wait, connect,
-    first_message,
+    Address, ByteCounts, Cancel, ChannelError, Checksum, FrameError, FrameReceiver, FrameSender, Stream, TokenBucket,
+    Wait, connect, first_message,
 };
 use crate::memory::GuestMemory;
 use crate::push_order::PAGES_MAX;
 use crate::run::Clock;
+use crate::trust::Visit;
 
 /// How often a listening thread looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
@@ -92,6 +93,13 @@ impl<'w> SharedSource<'w> {
             .push(warning);
     }
 
+    /// The same, unless it has been said.
+    pub(super) fn warn_once(&self, warning: String) {
+        if !self.warnings().contains(&warning) {
+            self.warn(warning);
+        }
+    }
+
     pub(super) fn warnings(&self) -> Vec<String> {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -133,6 +141,8 @@ pub(super) fn event_of(error: &FrameError) -> SourceEvent<'static> {
 pub(super) struct LinkConfig {
     pub(super) to: Address,
     pub(super) session: SessionId,
+    /// How connections are secured and bound to the session; `None` in plain.
+    pub(super) visit: Option<Arc<Visit>>,
     pub(super) patience: Duration,
     pub(super) checksum: bool,
     pub(super) bucket: TokenBucket,
@@ -142,9 +152,25 @@ pub(super) struct LinkConfig {
     pub(super) demanded: Option<Arc<Mutex<Vec<Gfn>>>>,
 }
 
+impl LinkConfig {
+    /// A new connection, secured if it is to be.
+    fn open(&self, wait: Wait<'_>) -> Result<Stream, ChannelError> {
+        let stream = connect(&self.to, wait)?;
+        match &self.visit {
+            Some(visit) => visit.enter(stream, wait),
+            None => Ok(stream),
+        }
+    }
+}
+
+/// Whether the target has proved to be the one that the session began with; in plain nobody proves anything.
+fn is_proved(stream: &Stream) -> bool {
+    stream.trusted().is_none_or(|trusted| trusted.session().is_some())
+}
+
 /// Connects the migration channel.
 pub(super) fn open_migration(link: &LinkConfig, cancel: &Cancel) -> Result<(Arc<Stream>, FrameSender), FrameError> {
-    let stream = Arc::new(connect(&link.to, Wait::within(link.patience, cancel))?);
+    let stream = Arc::new(link.open(Wait::within(link.patience, cancel))?);
     let sender = FrameSender::new(Arc::clone(&stream), link.bucket.clone(), Arc::clone(&link.migration));
     Ok((stream, sender))
 }
@@ -165,17 +191,34 @@ fn hear(shared: &SharedSource<'_>, receiver: &mut FrameReceiver, generation: u64
     let Some(header) = receiver.header(LOOK)? else {
         return Ok(true);
     };
+    let is_proved = is_proved(receiver.stream());
     Ok(match header.kind {
         FrameKind::Heartbeat => shared.feed_of(generation, SourceEvent::Heard),
-        FrameKind::Control => shared.feed_of(generation, SourceEvent::Message(&receiver.message(&header)?)),
+        FrameKind::Control => match receiver.message(&header)? {
+            message if is_proved || says_nothing_is_known(&message) => {
+                shared.feed_of(generation, SourceEvent::Message(&message))
+            }
+            _ => shared.feed_of(generation, SourceEvent::Violation(Violation::UnexpectedMessage)),
+        },
         _ => shared.feed_of(generation, SourceEvent::Violation(Violation::UnexpectedMessage)),
     })
+}
+
+/// What a target may say that has lost its memory of the session, or has never had any: nothing that would bring it pages.
+fn says_nothing_is_known(message: &Message<'_>) -> bool {
+    matches!(
+        message,
+        Message::Resumed(TargetStanding::NeverTaken | TargetStanding::Unknown)
+    )
 }
 
 /// Connects the fault channel and attaches it to the session.
 pub(super) fn open_fault(link: &LinkConfig, cancel: &Cancel) -> Result<(FrameReceiver, FrameSender), FrameError> {
     let wait = Wait::within(link.patience, cancel);
-    let stream = Arc::new(connect(&link.to, wait)?);
+    let stream = Arc::new(link.open(wait)?);
+    if !is_proved(&stream) {
+        return Err(FrameError::unexpected(&link.to.to_string()));
+    }
     // Fault replies are charged by their own counts, and by the bucket they share with everything else.
     let mut sender = FrameSender::new(Arc::clone(&stream), link.bucket.clone(), Arc::clone(&link.fault));
     let mut receiver = FrameReceiver::new(stream, link.patience, Cancel::new());

@@ -43,6 +43,7 @@ use crate::push_order;
 use crate::run::Clock;
 use crate::run::clock::nanos;
 use crate::storage::Vm;
+use crate::trust::{Files, Name, Visit};
 use exchange::{exchange, leave};
 use folder::Folder;
 use hints::Asking;
@@ -84,6 +85,8 @@ const HANDOVER_TIMEOUT: Nanos = Nanos::from_secs(10);
 pub struct SourceOptions {
     /// Where the target listens.
     pub to: Address,
+    /// The credentials of this host and who must be at the target, for TLS; `None` in plain.
+    pub tls: Option<(Files, Name)>,
     /// How to move the VM; with a goal, until one is chosen.
     pub strategy: Strategy,
     /// What to choose a strategy by, over the bandwidth that is given then; `None` for the one above.
@@ -343,8 +346,14 @@ impl SourceRun<'_> {
         let link = LinkConfig {
             to: self.options.to.clone(),
             session,
+            visit: self
+                .options
+                .tls
+                .clone()
+                .map(|(files, name)| Arc::new(Visit::new(files, name, session))),
             patience: self.options.network_timeout,
-            checksum: self.options.checksum,
+            // TLS notices damage itself.
+            checksum: self.options.checksum && self.options.tls.is_none(),
             bucket: TokenBucket::new(self.options.bandwidth),
             migration: Arc::new(ByteCounts::default()),
             fault: Arc::new(ByteCounts::default()),

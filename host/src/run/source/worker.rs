@@ -1,7 +1,7 @@
 //! One attempt at work: actions of the machine, one after the other.
 
 use super::*;
-use crate::channel::classify;
+use crate::channel::{ChannelError, classify};
 use crate::memory::RunClass;
 use dunlin_core::strategy::First;
 
@@ -292,7 +292,13 @@ impl Worker<'_, '_, '_, '_> {
     fn reconnect(&mut self) {
         match self.connect() {
             Ok(()) => self.shared.feed(SourceEvent::Done),
-            Err(_) => self.shared.feed(SourceEvent::Failed),
+            Err(error) => {
+                if let FrameError::Channel(ChannelError::Trust { .. }) = error {
+                    // It is tried again and again; once is enough to say why it does not succeed.
+                    self.shared.warn_once(crate::run::chain(&error));
+                }
+                self.shared.feed(SourceEvent::Failed);
+            }
         }
     }
 

@@ -11,7 +11,10 @@ use crate::channel::{
     ByteCounts, Cancel, ChannelError, FrameError, FrameReceiver, FrameSender, Listener, Stream, TokenBucket, Wait,
     first_message,
 };
+use crate::trust::{Admission, TrustError, Trusted};
 
+/// How long a new connection may take to say who it is.
+const INTRODUCTION: Duration = Duration::from_secs(10);
 /// How long a new connection may take to say what it wants.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// How long a message of this side may take to leave.
@@ -111,6 +114,16 @@ impl Link {
         }
     }
 
+    /// Who is at the other end, and to which session the connection belongs; `None` in plain.
+    pub fn trusted(&self) -> Option<&Trusted> {
+        self.receiver.stream().trusted()
+    }
+
+    /// Whether this is a further connection of the session; in plain, whoever says so is believed.
+    pub(in crate::run) fn joined(&self, session: SessionId) -> bool {
+        self.trusted().is_none_or(|trusted| trusted.joined(session))
+    }
+
     /// Says something on a connection that nobody else uses.
     ///
     /// # Errors
@@ -124,6 +137,7 @@ impl Link {
 /// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, further ones are closed.
 pub(in crate::run) fn accept(
     listener: &Listener,
+    admission: Option<&Admission>,
     cancel: &Cancel,
     to: &Sender<Incoming>,
     log: &(dyn Fn(String) + Sync),
@@ -142,7 +156,7 @@ pub(in crate::run) fn accept(
                     let (to, undecided) = (to.clone(), &undecided);
                     undecided.fetch_add(1, Ordering::AcqRel);
                     scope.spawn(move || {
-                        let introduced = introduce(stream, &to);
+                        let introduced = introduce(stream, admission, &to);
                         undecided.fetch_sub(1, Ordering::AcqRel);
                         if let Err(error) = introduced {
                             log(format!("refused a connection: {}", crate::run::chain(&error)));
@@ -161,7 +175,12 @@ pub(in crate::run) fn accept(
     });
 }
 
-fn introduce(stream: Stream, to: &Sender<Incoming>) -> Result<(), FrameError> {
+fn introduce(stream: Stream, admission: Option<&Admission>, to: &Sender<Incoming>) -> Result<(), FrameError> {
+    let never = Cancel::new();
+    let stream = match admission {
+        Some(admission) => admission.admit(stream, Wait::within(INTRODUCTION, &never))?,
+        None => stream,
+    };
     let mut link = Link::new(stream);
     enum Wish {
         Hello(Box<OwnedHello>),
@@ -180,6 +199,22 @@ fn introduce(stream: Stream, to: &Sender<Incoming>) -> Result<(), FrameError> {
             return Err(error);
         }
     };
+    // What was proved before the first message and what that asks for must be the same session.
+    let is_his = link.trusted().is_none_or(|trusted| match &wish {
+        Wish::Hello(hello) => trusted.begins(hello.session()),
+        Wish::Attach(session) => trusted.joined(*session),
+        Wish::Resume(session, ..) => trusted.joined(*session) || trusted.misses(*session),
+        Wish::Nonsense => true,
+    });
+    if let (false, Some(trusted)) = (is_his, link.trusted()) {
+        return Err(ChannelError::Trust {
+            peer: link.receiver.stream().peer().to_owned(),
+            source: Box::new(TrustError::Stranger {
+                name: trusted.peer.name().clone(),
+            }),
+        }
+        .into());
+    }
     let incoming = match wish {
         Wish::Hello(hello) => Incoming::Hello(link, hello),
         Wish::Attach(session) => Incoming::Attach(link, session),

@@ -39,7 +39,7 @@ use crate::memory::{FaultOrigin, GuestMemory, MemoryError, Userfaultfd, Userfaul
 use crate::run::Clock;
 use crate::run::clock::nanos;
 use crate::storage::{SessionDirectory, Vm};
-use crate::trust::Peer;
+use crate::trust::{Peer, Session, Trusted};
 use link::{Incoming, Link, Mouth, OwnedHello};
 use postcopy::{FaultServer, Latencies};
 
@@ -278,6 +278,8 @@ impl TargetRun<'_> {
             };
             SessionDirectory::open(storage, vm)
         });
+        // Held for the whole attempt: connections may all be lost, and others join then.
+        let source = self.link.trusted().and_then(Trusted::session).cloned();
         let Link { receiver, sender } = self.link;
         mouth.replace(Some(sender));
         // More than a few untaken channels are no reconnection but a flood.
@@ -295,6 +297,7 @@ impl TargetRun<'_> {
                 .map(|directory| scope.spawn(|| exchange::exchange(&shared, directory, &over)));
             let mut worker = Worker {
                 hello: &self.hello,
+                source,
                 incoming: self.incoming,
                 populate: self.populate,
                 tracking: self.tracking,

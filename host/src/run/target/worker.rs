@@ -10,6 +10,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) hello: &'e OwnedHello,
+    /// Who began the attempt, and what his further connections are known by; `None` in plain.
+    pub(super) source: Option<Arc<Session>>,
     pub(super) incoming: &'a Receiver<Incoming>,
     pub(super) populate: bool,
     pub(super) tracking: Tracking,
@@ -94,7 +96,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     fn connections(&mut self) {
         while let Ok(incoming) = self.incoming.try_recv() {
             match incoming {
-                Incoming::Attach(mut link, session) if session == self.hello.session() => {
+                Incoming::Attach(mut link, session) if session == self.hello.session() && link.joined(session) => {
                     if link.say(&Message::Attached).is_ok() {
                         // The fault server may not run yet; it finds the channel when it does.
                         let _ = self.fault_links.try_send(link);
@@ -105,7 +107,11 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                     session,
                     vm,
                     given_up,
-                } if session == self.hello.session() && vm == self.hello.vm() && self.is_source(&link) => {
+                } if session == self.hello.session()
+                    && vm == self.hello.vm()
+                    && link.joined(session)
+                    && self.is_source(&link) =>
+                {
                     self.lose_link();
                     self.mouth.replace(Some(link.sender));
                     self.receiver = Some(link.receiver);
@@ -113,7 +119,10 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                     self.shared.feed(TargetEvent::Reconnected { given_up });
                 }
                 Incoming::Hello(link, hello)
-                    if hello.vm() == self.hello.vm() && self.unknown() && self.is_source(&link) =>
+                    if hello.vm() == self.hello.vm()
+                        && self.is_from_source(&link)
+                        && self.is_source(&link)
+                        && self.unknown() =>
                 {
                     // Only who runs the VM says hello for it: the hand-over that this side waits for is off.
                     self.leftover = Some(Incoming::Hello(link, hello));
@@ -132,9 +141,16 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         }
     }
 
-    /// Whether it is the source that this VM comes from.
+    /// Whether it is, by what the policy knows of it, the source that this VM comes from.
     fn is_source(&self, link: &Link) -> bool {
         peer_of(link.receiver.stream()) == self.peer
+    }
+
+    /// Whether the connection comes from whoever began this attempt; in plain nobody can tell.
+    fn is_from_source(&self, link: &Link) -> bool {
+        self.source
+            .as_ref()
+            .is_none_or(|source| link.trusted().is_some_and(|trusted| trusted.peer == *source.peer()))
     }
 
     fn in_copy(&self) -> bool {

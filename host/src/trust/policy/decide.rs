@@ -110,7 +110,7 @@ impl PeerPattern {
         match self {
             Self::Local => peer.is_local(),
             Self::Anyone => true,
-            Self::Identity(pattern) => peer.identity().is_some_and(|identity| pattern.fits(identity)),
+            Self::Identity(pattern) => peer.identities().iter().any(|identity| pattern.fits(identity)),
         }
     }
 }

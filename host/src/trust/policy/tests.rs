@@ -215,11 +215,10 @@ fn naive_fits(pattern: &str, text: &str) -> bool {
 fn naive_allows(rules: &[Written], direction: &str, peer: &Peer, guest: &str, memory: u64) -> (bool, Option<usize>) {
     for (index, rule) in rules.iter().enumerate() {
         let way = rule.direction.unwrap_or("both");
-        let of_peer = match (rule.peer.as_str(), peer.identity()) {
-            ("anyone", _) => true,
-            ("local", _) => peer.is_local(),
-            (_, None) => false,
-            (pattern, Some(identity)) => naive_fits(pattern, identity),
+        let of_peer = match rule.peer.as_str() {
+            "anyone" => true,
+            "local" => peer.is_local(),
+            pattern => peer.identities().iter().any(|identity| naive_fits(pattern, identity)),
         };
         let of_guest = naive_fits(rule.guest.as_deref().unwrap_or("*"), guest);
         if (way == "both" || way == direction) && of_peer && of_guest {

@@ -1,0 +1,143 @@
+//! Others who reach the target: with a good certificate, or with what they heard.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+use dunlin::channel::{Cancel, ChannelError, Stream, Wait, connect};
+use dunlin::trust::{Files, TrustError, Visit};
+use dunlin_core::message::SessionId;
+use dunlin_tests::oracle::expect_verified;
+use dunlin_tests::process::Dunlin;
+use dunlin_tests::scene::{GuestOptions, Host, Kind, PATIENCE};
+use dunlin_tests::tap::Tap;
+use serde_json::Value;
+
+use super::hosts::{Hosts, SOURCE, TARGET, words};
+
+/// A guest in post-copy, over a link so slow that it stays there for a while.
+struct Story {
+    migration: Dunlin,
+    source: Host,
+    target: Host,
+    session: SessionId,
+    hosts: Hosts,
+}
+
+impl Story {
+    fn new() -> anyhow::Result<Self> {
+        let hosts = Hosts::new()?;
+        let options = GuestOptions::new(Kind::best(), "idle")
+            .memory("16MiB")
+            .with(["--fill", "random"]);
+        let source = hosts.guest(&options)?;
+        let mut target = hosts.target(&[])?;
+        let credentials = hosts.as_source(TARGET)?;
+        let arguments = words(&credentials, &["--verify", "--bandwidth", "4MB/s"]);
+        let migration = hosts
+            .scene
+            .start_migration(&source, target.listening()?, "postcopy", &arguments)?;
+        let status = hosts
+            .scene
+            .poll_status(&mut target, |status| status["state"] == "post-copy")?;
+        Ok(Self {
+            session: session(&status)?,
+            migration,
+            source,
+            target,
+            hosts,
+        })
+    }
+
+    /// Somebody with these credentials says to be of the session.
+    fn visit(&self, credentials: &Path) -> anyhow::Result<Result<Stream, ChannelError>> {
+        let cancel = Cancel::new();
+        let wait = Wait::within(PATIENCE, &cancel);
+        let stream = connect(&self.target.listening()?.parse()?, wait)?;
+        let visit = Visit::new(Files::new(credentials), TARGET.parse()?, self.session);
+        Ok(visit.enter(stream, wait))
+    }
+
+    /// All that went on beside it did the guest no harm.
+    fn arrives(mut self) -> anyhow::Result<String> {
+        let finished = self.migration.wait(2 * PATIENCE)?;
+        let report = finished.json()?;
+        ensure!(report["outcome"] == "completed", "{finished}");
+        expect_verified(&report)?;
+        self.source.moved_away()?;
+        let status = self.hosts.scene.status(&self.target)?;
+        ensure!(status["state"] == "running", "{status}");
+        Ok(self.target.process.stderr())
+    }
+}
+
+fn session(status: &Value) -> anyhow::Result<SessionId> {
+    let text = status["session"].as_str().context("the status names no session")?;
+    Ok(SessionId(u128::from_str_radix(text, 16)?))
+}
+
+fn turned_away(end: Result<Stream, ChannelError>) -> anyhow::Result<()> {
+    match end {
+        Err(ChannelError::Trust { source, .. }) if matches!(*source, TrustError::TurnedAway) => Ok(()),
+        other => bail!("should be turned away: {other:?}"),
+    }
+}
+
+/// Everybody knows the session's name, and no certificate helps.
+#[test]
+fn a_second_client_cannot_join() -> anyhow::Result<()> {
+    let story = Story::new()?;
+    story.hosts.issue("host-m.test")?;
+    for name in ["host-m.test", SOURCE] {
+        turned_away(story.visit(&story.hosts.directory(name)?)?)?;
+    }
+    let log = story.arrives()?;
+    ensure!(
+        log.contains("host-m.test wanted to begin a session that is there already"),
+        "{log}"
+    );
+    Ok(())
+}
+
+/// What went to the target once means nothing the second time.
+#[test]
+fn a_recorded_session_cannot_be_replayed() -> anyhow::Result<()> {
+    let hosts = Hosts::new()?;
+    let options = GuestOptions::new(Kind::best(), "idle")
+        .memory("8MiB")
+        .with(["--fill", "random"]);
+    let source = hosts.guest(&options)?;
+    let target = hosts.target(&[])?;
+    let tap = Tap::start(target.listening()?)?;
+    let credentials = hosts.as_source(TARGET)?;
+    let finished = hosts
+        .scene
+        .start_migration(
+            &source,
+            &tap.address().to_string(),
+            "postcopy",
+            &words(&credentials, &[]),
+        )?
+        .wait(PATIENCE)?;
+    ensure!(finished.json()?["outcome"] == "completed", "{finished}");
+
+    let mut second = hosts.receiver("second", &hosts.directory(TARGET)?, &[])?;
+    let heard = tap.heard();
+    ensure!(heard.len() >= 2, "two channels were to be heard, not {}", heard.len());
+    let cancel = Cancel::new();
+    let wait = Wait::within(PATIENCE, &cancel);
+    for [there, _] in &heard {
+        let stream = connect(&second.listening()?.parse()?, wait)?;
+        // The end may come in the middle.
+        let _ = stream.write_all(there, wait);
+        stream.finish();
+        let mut answer = vec![0; 64 << 10];
+        while matches!(stream.read_some(&mut answer, wait), Ok(1..)) {}
+    }
+    let status = hosts
+        .scene
+        .poll_status(&mut second, |status| status["state"] == "waiting")?;
+    ensure!(status["session"].is_null(), "{status}");
+    let log = second.process.stderr();
+    ensure!(log.matches("refused a connection").count() == heard.len(), "{log}");
+    Ok(())
+}
