@@ -281,6 +281,34 @@ fn a_guest_that_is_not_moved_gets_its_memory_back() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_target_with_other_devices_is_said_to_be_one() -> anyhow::Result<()> {
+    if !require(Capability::LinuxGuests) {
+        return Ok(());
+    }
+    let options = LinuxOptions::new(Workload::Idle).with_memory(Bytes(128 << 20));
+    let mut pair = Pair::start(&options.clone().with_agent())?;
+    let agents = [pair.source.agent_socket(), pair.target.agent_socket()];
+    // It does not know the serial port and the balloon, and ends when it is to load them.
+    pair.target = Linux::start(&options, Role::Target)?;
+    let finished = pair.finish([&agents[0], &agents[1]], &[])?;
+    ensure!(finished.code.is_some_and(|code| code != 0), "{finished}");
+    let report = finished.json()?;
+    ensure!(report["outcome"] == "failed", "{report}");
+    let found = report["findings"].to_string();
+    ensure!(found.contains("the target lacks virtio-balloon-pci"), "{report}");
+    let reason = report["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("same devices in the same order"), "{report}");
+    // The port's own mistakes are told before anything begins.
+    let monitor = pair.source.socket().to_owned();
+    let finished = pair.finish([&monitor, &agents[1]], &[])?;
+    ensure!(
+        finished.code == Some(2) && finished.to_string().contains("--agent is a QMP socket"),
+        "{finished}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_guest_whose_agent_is_silent_is_moved_as_it_is() -> anyhow::Result<()> {
     if !require(Capability::LinuxGuests) {
         return Ok(());

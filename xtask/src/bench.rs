@@ -48,7 +48,7 @@ pub(crate) struct Options {
 
 const AFTER_HELP: &str = "`cargo xtask bench rules` moves real guests by every switch rule, which takes up to 40 minutes, so it is no part of \
                           `cargo xtask bench`. DUNLIN_RULES_REPETITIONS (3) and DUNLIN_RULES_GUESTS (memcached,compile,stress-vm,idle) \
-                          make it shorter. Nor is `cargo xtask bench agent`, which takes 5 minutes.";
+                          make it shorter. Nor is `cargo xtask bench agent`, which takes 7 minutes.";
 
 /// Figures that are measured together.
 struct Group {

@@ -30,7 +30,8 @@ pub(super) struct Args {
     /// Patterns: idle; seq, page after page; uniform, any page; zipf:S, the k-th most popular page with a probability of k^-S; hotset:F,
     /// nine of ten writes in the share F of the pages, 0.1 for example; lmbench, memcached and kernel, like these programs; shared:F, all vCPUs in
     /// the first F of the pages; or phases:(PATTERN)*STEPS+(PATTERN)*STEPS, over and over. The rate is that of the whole guest, 0 for as fast as
-    /// it goes; ws is the working set, all free memory by default. Example: uniform,rate=12000,ws=64MiB
+    /// it goes; ws is the working set, all free memory by default. With ,life=N at the end a page is free again after about N writes, and an agent in the guest
+    /// says so before it is moved. Example: uniform,rate=12000,ws=64MiB
     #[arg(long, value_name = "SPEC")]
     workload: Spec,
 

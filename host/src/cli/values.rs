@@ -26,7 +26,7 @@ pub enum ValueError {
     #[error("a rate of nothing never ends: write at least 1B/s, or leave the option out for no limit")]
     ZeroRate,
     /// No time.
-    #[error("not a time: write a number with us, ms, s or m, 300ms for example")]
+    #[error("not a time: write a number with us, ms, s, m or h, 300ms for example")]
     Time,
     /// A shorter time than there may be.
     #[error("too short a time: write at least {0}")]

@@ -21,7 +21,7 @@ pub enum Address {
 /// Why a text is no address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "not the address of a QMP socket: write unix:PATH, a path with a slash, or HOST:PORT, what QEMU was given with -qmp"
+    "not the address of a socket: write unix:PATH, a path with a slash (./a.sock), or HOST:PORT, what QEMU was given with -qmp, or for an agent with -chardev socket"
 )]
 pub struct AddressError;
 

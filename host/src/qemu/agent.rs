@@ -35,7 +35,9 @@ pub enum AgentError {
     },
 
     /// Nobody answers.
-    #[error("nobody answers at {0}: run dunlin-agent in the guest")]
+    #[error(
+        "nobody answers at {0}: run dunlin-agent in the guest, and nothing else at this socket, of which QEMU serves one at a time"
+    )]
     Silent(Address),
 
     /// Something else answers.

@@ -244,7 +244,8 @@ impl<'a> Driver<'a> {
                 "the source's guest is {source}, the target's {target}; `dunlin qemu migrate` begins one"
             )));
         }
-        if info.phase.is_past_switch() {
+        // A pre-copy that is complete has made no switch.
+        if info.phase.is_past_switch() && (info.phase != Phase::Completed || info.postcopy.0 > 0) {
             let reason = "before this driver took over".to_owned();
             self.course.switched_at = Some((Instant::now(), info.syncs.saturating_sub(1), reason));
         }
@@ -273,7 +274,7 @@ impl<'a> Driver<'a> {
             false => Shrinking::Balloon(original),
         };
         let (warnings, news) = (&mut self.course.warnings, &mut self.news);
-        news(News::Message("the guest makes itself small".into()));
+        news(News::Message("the guest prepares itself".into()));
         self.softening = Softening::begin(self.plan, &self.source, shrinking, self.interrupt, |warning| {
             news(News::Message(warning.clone()));
             warnings.push(warning);

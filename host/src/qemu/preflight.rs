@@ -149,6 +149,28 @@ fn compare(plan: &Plan, source: &Side, target: &Side) -> Vec<Finding> {
         "-smp",
     );
     same(&mut find, "memory in bytes", &source.memory, &target.memory, "-m");
+    if source.has_free_page_hints != target.has_free_page_hints {
+        find(
+            Severity::Error,
+            "free-page-hint=on is at one balloon only, and the target would not take the other's state: start both sides with the same devices".into(),
+        );
+    }
+    let mut there = target.devices.clone();
+    let lacks = source.devices.iter().filter(|device| {
+        let found = there.iter().position(|other| other == *device);
+        found.map(|at| there.swap_remove(at)).is_none()
+    });
+    let lacks: Vec<&str> = lacks.map(String::as_str).collect();
+    if !lacks.is_empty() {
+        find(
+            Severity::Warning,
+            format!(
+                "the target lacks {} of the source's devices, and may refuse what it is sent in the end: start it with the source's -device options, \
+                 in the same order",
+                lacks.join(", ")
+            ),
+        );
+    }
     if target.version < source.version {
         find(
             Severity::Warning,
@@ -315,6 +337,7 @@ mod tests {
             parameters: json!({ "max-bandwidth": USUAL_BANDWIDTH }),
             is_libvirts: false,
             has_free_page_hints: false,
+            devices: vec!["e1000".into(), "virtio-balloon-pci".into()],
             credentials: vec![],
             guest: GuestStatus {
                 running: status == "running",
@@ -365,7 +388,7 @@ mod tests {
         assert_eq!(well.lines().count(), 1, "{well}");
         assert!(well.starts_with("note: QEMU's limit of 128 MiB/s"), "{well}");
         type Change = fn(&mut Plan, &mut Side, &mut Side);
-        let changes: [(Change, &str); 19] = [
+        let changes: [(Change, &str); 21] = [
             (
                 |_, source, _| source.is_libvirts = true,
                 "error: the source is a domain of libvirt",
@@ -407,6 +430,14 @@ mod tests {
                 "error: the source is migrating already (pre-copy)",
             ),
             (|_, source, _| source.guest.name = "inmigrate".into(), "mixed up"),
+            (
+                |_, _, target| target.has_free_page_hints = true,
+                "error: free-page-hint=on is at one balloon only",
+            ),
+            (
+                |_, source, _| source.devices.push("e1000".into()),
+                "warning: the target lacks e1000 of the source's devices",
+            ),
             (
                 |_, source, _| {
                     source.guest = GuestStatus {
@@ -463,7 +494,9 @@ mod tests {
         let (mut asking, mut hinting) = (plan(), source.clone());
         (asking.rule, asking.agent) = (SwitchRule::Never, Some(asking.source.clone()));
         hinting.has_free_page_hints = true;
-        let asked = found(&asking, &hinting, &target);
+        let mut also = target.clone();
+        also.has_free_page_hints = true;
+        let asked = found(&asking, &hinting, &also);
         assert!(!asked.contains("a balloon that asks"), "{asked}");
         assert!(!hinting.hints_free_pages(&plan()), "post-copy may follow");
         hinting.capabilities.insert("postcopy-ram".into(), true);

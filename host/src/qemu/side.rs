@@ -29,6 +29,8 @@ pub struct Side {
     pub is_libvirts: bool,
     /// Whether its balloon can be told by the guest which pages are free while pre-copy goes on (`free-page-hint=on`).
     pub has_free_page_hints: bool,
+    /// The types of its devices, as `-device` has them, sorted.
+    pub devices: Vec<String>,
     /// The ids of its TLS credentials.
     pub credentials: Vec<String>,
     /// Its guest.
@@ -76,6 +78,7 @@ impl Side {
             parameters: client.execute("query-migrate-parameters", &json!({}))?,
             is_libvirts: is_libvirts(&devices),
             has_free_page_hints: has_free_page_hints(client)?,
+            devices: all_devices(client)?,
             credentials: credentials(&objects),
             guest: GuestStatus::ask(client)?,
             migration: Info::ask(client)?,
@@ -105,9 +108,26 @@ fn is_libvirts(devices: &Value) -> bool {
     devices.any(|device| device["label"] == "charmonitor")
 }
 
-/// Devices with an id and without stand in two places, as `child<virtio-balloon-pci>` and the like.
+/// Where devices with an id stand and those without, as `child<virtio-balloon-pci>` and the like.
+const PLACES: [&str; 2] = ["/machine/peripheral", "/machine/peripheral-anon"];
+
+fn all_devices(client: &Client) -> Result<Vec<String>, QmpError> {
+    let mut all = vec![];
+    for place in PLACES {
+        all.extend(types(&told(client.execute("qom-list", &json!({ "path": place })))?));
+    }
+    all.sort_unstable();
+    Ok(all)
+}
+
+fn types(devices: &Value) -> Vec<String> {
+    let devices = devices.as_array().into_iter().flatten();
+    let types = devices.filter_map(|device| device["type"].as_str()?.strip_prefix("child<")?.strip_suffix('>'));
+    types.map(str::to_owned).collect()
+}
+
 fn has_free_page_hints(client: &Client) -> Result<bool, QmpError> {
-    for place in ["/machine/peripheral", "/machine/peripheral-anon"] {
+    for place in PLACES {
         let devices = told(client.execute("qom-list", &json!({ "path": place })))?;
         for name in balloons(&devices) {
             if property(client, &format!("{place}/{name}"), "free-page-hint")? == Value::Bool(true) {
@@ -161,5 +181,7 @@ mod tests {
         ]);
         assert_eq!(balloons(&devices).collect::<Vec<_>>(), ["device[1]", "mine"]);
         assert_eq!(balloons(&Value::Null).next(), None);
+        let all = ["virtio-serial-pci", "virtio-balloon-pci", "virtio-balloon-ccw"];
+        assert_eq!(types(&devices), all);
     }
 }

@@ -54,6 +54,8 @@ pub struct SofteningReport {
     pub took: Duration,
     /// Whether it was short of memory once, and got some back at once.
     pub was_short: bool,
+    /// Whether it was told afterwards that it is over.
+    pub was_told: bool,
     /// Whether it has all of its memory again.
     pub restored: Option<bool>,
 }
@@ -247,6 +249,7 @@ impl Softening {
             };
             agent.notify(notice, work, timeout).ok()?
         });
+        self.report.was_told = told.is_some();
         if let Some((done, failed)) = told {
             (self.report.done[1], self.report.failed[1]) = (done, failed);
         }

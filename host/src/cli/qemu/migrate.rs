@@ -71,7 +71,7 @@ pub(in super::super) struct Args {
     #[arg(long, value_name = "SOCK")]
     agent: Option<Address>,
 
-    /// The same port as the target serves it, to tell the guest that it has arrived
+    /// The same port as the target serves it, to tell the guest that it has arrived; its hooks for that do not run without
     #[arg(long, value_name = "SOCK", requires = "agent")]
     target_agent: Option<Address>,
 
@@ -110,6 +110,7 @@ pub(in super::super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        self.check()?;
         match self.to.clone() {
             Some(to) => self.drive(usual(to), |driver| driver.migrate()),
             None => Err(CliError::Usage(
@@ -120,6 +121,7 @@ impl Args {
 
     /// What the driver before this one was told; it is told so again unless there are other options now.
     pub(super) fn resume(&self) -> Result<ExitCode, CliError> {
+        self.check()?;
         let memo = Memo::read(&self.folder(), &self.source);
         let steered = match (memo, self.to.clone()) {
             (Some(memo), _) => memo.steering,
@@ -149,6 +151,21 @@ impl Args {
         let report = Driver::connect(&plan, &folder, &interrupt, &mut news).and_then(how);
         view.finish();
         finish(&report?, self.json)
+    }
+
+    /// Checks what the parser cannot.
+    fn check(&self) -> Result<(), CliError> {
+        for (option, agent) in [("--agent", &self.agent), ("--target-agent", &self.target_agent)] {
+            if agent
+                .as_ref()
+                .is_some_and(|it| [&self.source, &self.target].contains(&it))
+            {
+                return Err(CliError::Usage(format!(
+                    "{option} is a QMP socket (--source, --target): give the socket of the agent's port, that of -chardev socket,…"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn folder(&self) -> PathBuf {

@@ -18,6 +18,10 @@ const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// How long QEMU may take to let a migration fail or be cancelled.
 const ENDING: Duration = Duration::from_secs(30);
 
+/// What is to be done when the target's QEMU did not take what it was sent.
+const NOT_RUNNING: &str = "the source has sent everything, but the target's QEMU does not say that it runs the guest: see its output (both need the \
+                           same devices in the same order); if it has ended, `cont` at the source's monitor runs the guest on there";
+
 impl Driver<'_> {
     /// It has ended: waits until both have settled, and puts back what was changed.
     pub(super) fn end(mut self, outcome: Outcome, mut reason: Option<String>) -> Report {
@@ -84,7 +88,21 @@ impl Driver<'_> {
             Holder::Nobody | Holder::Unknown => return,
         };
         if let Some(softening) = self.softening.take() {
-            self.softened = Some(softening.end(link, address.as_ref(), notice, self.plan.agent_timeout));
+            let softened = softening.end(link, address.as_ref(), notice, self.plan.agent_timeout);
+            if !softened.was_told {
+                let whose = match notice {
+                    Notice::AfterMigration => "--target-agent",
+                    _ => "--agent",
+                };
+                let why = match address {
+                    Some(address) => format!("nobody answers at {address}"),
+                    None => format!("no {whose} was given"),
+                };
+                self.course.warnings.push(format!(
+                    "the guest was not told that it is over, so its hooks for that did not run: {why}"
+                ));
+            }
+            self.softened = Some(softened);
         }
     }
 
@@ -158,6 +176,13 @@ impl Driver<'_> {
         let now = Instant::now();
         let statuses = self.statuses();
         let holder = self.standing(outcome, &statuses).holder();
+        // The source has sent everything, and that is all it knows.
+        let (outcome, reason) = match (outcome, holder) {
+            (Outcome::Completed, Holder::Unknown | Holder::Nobody) if self.course.resumed_at.is_none() => {
+                (Outcome::Failed, Some(NOT_RUNNING.to_owned()))
+            }
+            _ => (outcome, reason),
+        };
         let total_time = match outcome {
             Outcome::Completed if self.course.last.total_time > Duration::ZERO => self.course.last.total_time,
             _ => now.saturating_duration_since(self.course.began),

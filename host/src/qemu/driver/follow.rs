@@ -14,6 +14,10 @@ use super::super::settings::set_parameters;
 use super::super::{GuestStatus, Info, Notice, Outcome, Phase, QmpError, Report};
 use super::{ADVICE, Driver, News, PERIOD};
 
+/// A source learns only that the target has hung up.
+const NO_REASON: &str =
+    "QEMU does not say why: the target's own output may; both need the same devices in the same order";
+
 impl Driver<'_> {
     /// Until the end.
     pub(super) fn follow(mut self) -> Report {
@@ -124,7 +128,7 @@ impl Driver<'_> {
                 Some((Outcome::Cancelled, Some("it was cancelled".into())))
             }
             Phase::Failed => {
-                let reason = info.error.clone().unwrap_or_else(|| "QEMU does not say why".into());
+                let reason = info.error.clone().unwrap_or_else(|| NO_REASON.into());
                 Some((Outcome::Failed, Some(reason)))
             }
             Phase::Cancelled | Phase::None if self.course.cancelled => {
