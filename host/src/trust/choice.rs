@@ -26,14 +26,14 @@ pub enum Security {
 }
 
 impl Security {
-    /// Decides by where the address is. On this host (loopback, unix sockets) only who gives a directory gets TLS; off it, only who
-    /// says `insecure` gets none.
+    /// Decides by where the address is. Who gives a directory gets TLS; on this host (loopback, unix sockets) nobody else, and off it
+    /// only who says `insecure` gets none.
     ///
     /// # Errors
     /// [`TrustError::NoCredentials`].
     pub fn choose(address: &Address, directory: Option<&Path>, insecure: bool) -> Result<Self, TrustError> {
         match (directory, insecure) {
-            (Some(directory), false) => Ok(Self::Tls(Files::new(directory))),
+            (Some(directory), _) => Ok(Self::Tls(Files::new(directory))),
             _ if is_local(address) => Ok(Self::Local),
             (_, true) => Ok(Self::Insecure),
             (None, false) => Err(TrustError::NoCredentials {

@@ -1,6 +1,8 @@
 //! Others who reach the target: with a good certificate, or with what they heard.
 
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use dunlin::channel::{Cancel, ChannelError, Stream, Wait, connect};
@@ -80,6 +82,38 @@ fn turned_away(end: Result<Stream, ChannelError>) -> anyhow::Result<()> {
         Err(ChannelError::Trust { source, .. }) if matches!(*source, TrustError::TurnedAway) => Ok(()),
         other => bail!("should be turned away: {other:?}"),
     }
+}
+
+/// A process with the right certificate, at the right address, but without the memory of the session: it is told nothing, and gets
+/// nothing.
+#[test]
+fn a_target_that_lost_its_memory_gets_no_pages() -> anyhow::Result<()> {
+    let Story {
+        migration: _migration,
+        mut source,
+        mut target,
+        hosts,
+        ..
+    } = Story::new()?;
+    let address = target.listening()?.to_owned();
+    target.process.kill()?;
+    hosts
+        .scene
+        .poll_status(&mut source, |status| status["state"] == "post-copy-paused")?;
+    let credentials = hosts.directory(TARGET)?.display().to_string();
+    let again = hosts
+        .scene
+        .receiver_at("again", &address, &["--tls-dir", &credentials])?;
+    let deadline = Instant::now() + PATIENCE;
+    while again.process.stderr().matches("came back").count() < 2 {
+        ensure!(Instant::now() < deadline, "nobody comes: {}", again.process.stderr());
+        thread::sleep(Duration::from_millis(5));
+    }
+    let status = hosts.scene.status(&source)?;
+    ensure!(status["state"] == "post-copy-paused", "{status}");
+    let status = hosts.scene.status(&again)?;
+    ensure!(status["state"] == "waiting", "{status}");
+    Ok(())
 }
 
 /// Everybody knows the session's name, and no certificate helps.
