@@ -255,6 +255,9 @@ impl Connection<'_> {
             ),
             Err(errno) => format!("the system does not say who asks ({errno}): try again"),
         };
+        // A connection that is closed with a request unread takes the answer along. What it asks does not matter.
+        let wait = Wait::within(OWNER_PATIENCE, &self.shared.closing);
+        let _ = LineReader::new(REQUEST_MAX_BYTES).next(&self.stream, wait);
         self.send(&encode(&failed(&ControlError::refused(refusal))));
     }
 

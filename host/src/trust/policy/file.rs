@@ -106,17 +106,14 @@ struct Place<'a> {
 impl Place<'_> {
     fn rule(&self, number: usize, raw: &Spanned<RawRule>) -> Result<Rule, PolicyError> {
         let (span, raw) = (raw.span(), raw.get_ref());
-        let peer = self.value(&raw.peer, |text| PeerPattern::parse(text))?;
+        let peer = self.value(&raw.peer, PeerPattern::parse)?;
         let guest = match &raw.guest {
-            Some(guest) => self.value(guest, |text| Pattern::parse(text))?,
+            Some(guest) => self.value(guest, Pattern::parse)?,
             None => Pattern::Any,
         };
-        let memory = raw
-            .memory
-            .as_ref()
-            .map(|text| self.value(text, |text| values::size(text)));
+        let memory = raw.memory.as_ref().map(|text| self.value(text, values::size));
         let bandwidth = raw.bandwidth.as_ref().map(|text| {
-            let rate = self.value(text, |text| values::rate(text))?;
+            let rate = self.value(text, values::rate)?;
             if rate < BANDWIDTH_MIN {
                 let least = crate::report::bytes(BANDWIDTH_MIN.0);
                 let what = format!("a link of less than {least}/s would seem dead: write more");
