@@ -373,6 +373,8 @@ pub enum Violation {
     Hashes,
     /// A protocol version that was not offered.
     Version,
+    /// A round that is not the one after the last, or has more pages than the VM.
+    Round,
 }
 
 impl fmt::Display for Violation {
@@ -389,6 +391,7 @@ impl fmt::Display for Violation {
             Self::PageChecksum => "pages whose checksum does not match",
             Self::Hashes => "verification hashes that are not contiguous",
             Self::Version => "a protocol version that was not offered; use the same release on both hosts",
+            Self::Round => "a round out of order, or of more pages than the VM has",
         })
     }
 }

@@ -18,3 +18,6 @@ pub(crate) use result::{is_forced, round_report, switch_report};
 pub(crate) use source::ForesightMemory;
 
 use crate::report::chain;
+
+#[cfg(test)]
+mod tests;

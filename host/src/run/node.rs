@@ -196,6 +196,8 @@ impl Node {
         Ok(SourceOptions {
             to: request.to.clone(),
             storage: request.storage.clone(),
+            // A connection in the clear has no secret to seal with.
+            seal: None,
             push_order,
             record_order: request.record_order.clone(),
             storage_bandwidth: request.storage_bandwidth.map(BytesPerSec),

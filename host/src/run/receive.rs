@@ -17,7 +17,7 @@ use super::node::{Holding, Node, lock};
 use super::options::ReceiveOptions;
 use super::recorder::Recorder;
 use super::serve::{NodeError, Stop, end_if_over};
-use super::target::link::{Incoming, Link, OwnedHello, accept};
+use super::target::link::{Incoming, Link, OwnedHello, WISHES_MAX, accept};
 use super::target::{TargetError, TargetHandle, TargetRun};
 use crate::channel::{Cancel, Listener};
 use crate::control::Server;
@@ -52,7 +52,7 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
     let server = Server::start(&options.control, Arc::clone(&node) as Arc<dyn crate::control::Handler>)?;
     announce(options, &listener)?;
     let cancel = Cancel::new();
-    let (to, incoming) = mpsc::channel();
+    let (to, incoming) = mpsc::sync_channel(WISHES_MAX);
     let code = std::thread::scope(|scope| {
         scope.spawn(|| accept(&listener, &cancel, &to, &|line| eprintln!("dunlin: {line}")));
         let mut receiving = Receiving {
@@ -197,6 +197,8 @@ impl Receiving<'_> {
             populate: self.options.populate,
             tracking: self.options.tracking,
             storage: self.options.storage.clone(),
+            // A connection in the clear has no secret to seal with.
+            seal: None,
             recorder: &mut recorder,
             handle: &handle,
             running: &|_guest: &Arc<AnyGuest>| eprintln!("dunlin: VM {name:?} runs here"),
@@ -251,8 +253,7 @@ impl Receiving<'_> {
             said = said.and_then(|()| link.say(&Message::Complete(*report)));
         }
         if said.is_ok() {
-            // The source closes when it has read; closing first could take the answer along.
-            let _ = link.receiver.header(Duration::from_secs(1));
+            link.linger();
         }
     }
 

@@ -17,13 +17,15 @@ impl Target<'_> {
             self.done();
         }
         match (message, self.step) {
-            (Message::RoundStart { round, pages }, Step::AwaitPages) => {
-                self.round = *round;
-                self.round_pages = *pages;
+            (Message::RoundStart { round, pages }, Step::AwaitPages) if !self.in_round => self.round_start(*round, *pages),
+            (Message::RoundEnd { round }, Step::AwaitPages) if self.in_round && *round == self.round => {
+                self.in_round = false;
+                self.step = Step::RoundReached;
             }
-            (Message::RoundEnd { round }, Step::AwaitPages) if *round == self.round => self.step = Step::RoundReached,
-            (Message::FinalSet { first_word, words }, Step::AwaitPages) => self.final_set(*first_word, words),
-            (Message::State { offset, bytes }, Step::AwaitPages) => self.state(*offset, bytes.len()),
+            (Message::FinalSet { first_word, words }, Step::AwaitPages) if !self.in_round => {
+                self.final_set(*first_word, words);
+            }
+            (Message::State { offset, bytes }, Step::AwaitPages) if !self.in_round => self.state(*offset, bytes.len()),
             (
                 Message::HandOver {
                     mode,
@@ -31,7 +33,7 @@ impl Target<'_> {
                     final_dirty,
                 },
                 Step::AwaitPages,
-            ) => self.hand_over(*mode, *state_bytes, *final_dirty),
+            ) if !self.in_round => self.hand_over(*mode, *state_bytes, *final_dirty),
             (Message::Commit, Step::AwaitCommit) => self.step = Step::RecordTaken,
             (Message::Abort(reason), _) if !self.committed() => {
                 self.link = false;
@@ -45,6 +47,13 @@ impl Target<'_> {
             (Message::Bye, Step::AwaitBye) => self.step = self.completed(),
             _ => self.violation(Violation::UnexpectedMessage),
         }
+    }
+
+    fn round_start(&mut self, round: u32, pages: Pages) {
+        if self.round.checked_add(1) != Some(round) || pages > total_pages(&self.config.regions) {
+            return self.violation(Violation::Round);
+        }
+        (self.round, self.round_pages, self.in_round) = (round, pages, true);
     }
 
     fn state(&mut self, offset: u32, length: usize) {

@@ -42,7 +42,7 @@ use crate::memory::GuestMemory;
 use crate::push_order;
 use crate::run::Clock;
 use crate::run::clock::nanos;
-use crate::storage::Vm;
+use crate::storage::{SealKey, Vm};
 use exchange::{exchange, leave};
 use folder::Folder;
 use hints::Asking;
@@ -92,6 +92,8 @@ pub struct SourceOptions {
     pub bandwidth: Option<BytesPerSec>,
     /// A directory that both hosts mount, for strategies with a parallel first copy.
     pub storage: Option<PathBuf>,
+    /// What both ends of the connection can seal with what is written there; it stays readable if absent.
+    pub seal: Option<SealKey>,
     /// Limit for what is written there; none if absent.
     pub storage_bandwidth: Option<BytesPerSec>,
     /// The order of `push=recorded`.

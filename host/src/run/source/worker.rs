@@ -266,6 +266,9 @@ impl Worker<'_, '_, '_, '_> {
         self.hang_up();
         let (stream, sender) = open_migration(self.link, &self.run.handle.cancel)?;
         self.migration = Some(sender);
+        if let Some(folder) = self.folder {
+            folder.connected(self.run.options.seal.clone());
+        }
         let (shared, patience) = (self.shared, self.link.patience);
         self.listener = Some(self.scope.spawn(move || listen(shared, stream, patience, generation)));
         Ok(())

@@ -1,7 +1,8 @@
 //! The target's connections: what a new connection wants, and who sends on the present ones.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,19 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(3);
 /// Longest wait for the source to close its side in the end.
 const CLOSING: Duration = Duration::from_millis(150);
-/// Most connections that have not yet said what they want: each costs a thread and its buffers.
+/// Most connections that have not yet said what they want: each costs a thread and its buffers. With one more the one that has said
+/// nothing for longest is closed: who has something to say says it at once.
 const UNDECIDED_MAX: usize = 32;
+/// Most threads for new connections, those included that are closed and have yet to notice, or wait to be answered.
+const THREADS_MAX: usize = UNDECIDED_MAX + 8;
+/// Most connections that have said what they want and wait to be answered.
+pub(in crate::run) const WISHES_MAX: usize = 8;
+/// How often one that waits for that looks whether there is room.
+const ROOM: Duration = Duration::from_millis(5);
+/// Most closed connections whose last answer is still waited for to arrive.
+const LINGERING_MAX: usize = 8;
+/// For how long.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a new connection wants.
 #[derive(Debug)]
@@ -98,8 +110,7 @@ impl OwnedHello {
 }
 
 impl Link {
-    fn new(stream: Stream) -> Self {
-        let stream = Arc::new(stream);
+    fn new(stream: Arc<Stream>) -> Self {
         let sender = FrameSender::new(
             Arc::clone(&stream),
             TokenBucket::new(None),
@@ -118,33 +129,89 @@ impl Link {
     pub fn say(&mut self, message: &Message<'_>) -> Result<(), FrameError> {
         self.sender.message(message, Wait::within(SEND, &Cancel::new()))
     }
+
+    /// Lets the other side close when it has read what was said: closing first could take that along. Nobody waits for it meanwhile.
+    pub(in crate::run) fn linger(mut self) {
+        static LINGERING: AtomicUsize = AtomicUsize::new(0);
+        if LINGERING.fetch_add(1, Ordering::AcqRel) < LINGERING_MAX {
+            std::thread::spawn(move || {
+                // Whatever it says, it has heard.
+                let _ = self.receiver.header(LINGER);
+                LINGERING.fetch_sub(1, Ordering::AcqRel);
+            });
+        } else {
+            LINGERING.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Connections that have not said yet what they want, the oldest first.
+#[derive(Default)]
+struct Undecided {
+    waiting: Mutex<VecDeque<Arc<Stream>>>,
+    threads: AtomicUsize,
+}
+
+impl Undecided {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Stream>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one more; the one that must go for it, if one must.
+    fn add(&self, stream: &Arc<Stream>) -> Option<Arc<Stream>> {
+        let mut waiting = self.lock();
+        waiting.push_back(Arc::clone(stream));
+        let oldest = (waiting.len() > UNDECIDED_MAX).then(|| waiting.pop_front()).flatten();
+        if let Some(oldest) = &oldest {
+            oldest.shutdown();
+        }
+        oldest
+    }
+
+    /// It is none of them any more; false if it had to go before.
+    fn remove(&self, stream: &Arc<Stream>) -> bool {
+        let mut waiting = self.lock();
+        let at = waiting.iter().position(|other| Arc::ptr_eq(other, stream));
+        at.is_some_and(|at| waiting.remove(at).is_some())
+    }
 }
 
 /// Accepts connections until `cancel` is raised and hands on what they want. What is no Dunlin, or says nothing, is
-/// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, further ones are closed.
+/// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, of more the oldest is closed.
 pub(in crate::run) fn accept(
     listener: &Listener,
     cancel: &Cancel,
-    to: &Sender<Incoming>,
+    to: &SyncSender<Incoming>,
     log: &(dyn Fn(String) + Sync),
 ) {
-    let undecided = AtomicUsize::new(0);
+    let undecided = Undecided::default();
     std::thread::scope(|scope| {
         loop {
             match listener.accept(Wait::forever(cancel)) {
-                Ok(stream) if undecided.load(Ordering::Acquire) >= UNDECIDED_MAX => {
+                Ok(stream) if undecided.threads.load(Ordering::Acquire) >= THREADS_MAX => {
                     let peer = stream.peer();
                     log(format!(
-                        "refused a connection: {peer} is one too many while {UNDECIDED_MAX} others have not said what they want"
+                        "refused a connection: {peer} is one too many while {THREADS_MAX} others wait to be heard or answered"
                     ));
                 }
                 Ok(stream) => {
+                    let stream = Arc::new(stream);
+                    undecided.threads.fetch_add(1, Ordering::AcqRel);
+                    if let Some(oldest) = undecided.add(&stream) {
+                        let peer = oldest.peer();
+                        log(format!(
+                            "refused a connection: {peer} has said nothing for longest while {UNDECIDED_MAX} others have not said what they want"
+                        ));
+                    }
                     let (to, undecided) = (to.clone(), &undecided);
-                    undecided.fetch_add(1, Ordering::AcqRel);
                     scope.spawn(move || {
-                        let introduced = introduce(stream, &to);
-                        undecided.fetch_sub(1, Ordering::AcqRel);
-                        if let Err(error) = introduced {
+                        let introduced = introduce(&stream);
+                        let was_closed = !undecided.remove(&stream) && introduced.is_err();
+                        let handed_on = introduced.and_then(|incoming| hand_on(incoming, &to, cancel, &stream));
+                        undecided.threads.fetch_sub(1, Ordering::AcqRel);
+                        if let Err(error) = handed_on
+                            && !was_closed
+                        {
                             log(format!("refused a connection: {}", crate::run::chain(&error)));
                         }
                     });
@@ -161,8 +228,35 @@ pub(in crate::run) fn accept(
     });
 }
 
-fn introduce(stream: Stream, to: &Sender<Incoming>) -> Result<(), FrameError> {
-    let mut link = Link::new(stream);
+/// Waits until there is room for one that wants something, as long as it may take to say so.
+fn hand_on(
+    mut incoming: Incoming,
+    to: &SyncSender<Incoming>,
+    cancel: &Cancel,
+    stream: &Stream,
+) -> Result<(), FrameError> {
+    let began = Instant::now();
+    loop {
+        incoming = match to.try_send(incoming) {
+            Err(TrySendError::Full(incoming)) => incoming,
+            // Nobody takes connections any more: the process is about to end.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => return Ok(()),
+        };
+        if began.elapsed() >= FIRST_MESSAGE {
+            return Err(ChannelError::TimedOut {
+                peer: format!("this side, which has others to answer before {}", stream.peer()),
+                after: FIRST_MESSAGE,
+            }
+            .into());
+        }
+        if !Wait::forever(cancel).sleep(ROOM) {
+            return Ok(());
+        }
+    }
+}
+
+fn introduce(stream: &Arc<Stream>) -> Result<Incoming, FrameError> {
+    let mut link = Link::new(Arc::clone(stream));
     enum Wish {
         Hello(Box<OwnedHello>),
         Attach(SessionId),
@@ -180,7 +274,7 @@ fn introduce(stream: Stream, to: &Sender<Incoming>) -> Result<(), FrameError> {
             return Err(error);
         }
     };
-    let incoming = match wish {
+    Ok(match wish {
         Wish::Hello(hello) => Incoming::Hello(link, hello),
         Wish::Attach(session) => Incoming::Attach(link, session),
         Wish::Resume(session, vm, given_up) => Incoming::Resume {
@@ -193,10 +287,7 @@ fn introduce(stream: Stream, to: &Sender<Incoming>) -> Result<(), FrameError> {
             let error = FrameError::unexpected(link.receiver.stream().peer());
             return link.say(&Message::Refused(Refusal::NotHello)).and(Err(error));
         }
-    };
-    // Nobody takes connections any more: the process is about to end.
-    let _ = to.send(incoming);
-    Ok(())
+    })
 }
 
 /// The sending half of the migration channel, while there is one.

@@ -38,7 +38,7 @@ use crate::guest::{AnyGuest, Guest, GuestConfig, GuestError, GuestKind, Tracking
 use crate::memory::{FaultOrigin, GuestMemory, MemoryError, Userfaultfd, UserfaultfdError};
 use crate::run::Clock;
 use crate::run::clock::nanos;
-use crate::storage::{SessionDirectory, Vm};
+use crate::storage::{SealKey, SessionDirectory, Vm};
 use link::{Incoming, Link, Mouth, OwnedHello};
 use postcopy::{FaultServer, Latencies};
 
@@ -148,6 +148,8 @@ pub struct TargetRun<'a> {
     pub tracking: Tracking,
     /// A directory that both hosts mount.
     pub storage: Option<PathBuf>,
+    /// What both ends of the connection can seal with what is written there; only what is plain is read if absent.
+    pub seal: Option<SealKey>,
     /// Where records go.
     pub recorder: &'a mut dyn TargetRecorder,
     /// How others reach it.
@@ -176,11 +178,15 @@ pub(super) struct SharedTarget<'w> {
     clock: Clock,
     /// Hash of every page as installed, if the source will ask.
     hashes: Vec<AtomicU64>,
+    /// Of a page of zeros.
+    zero_hash: u64,
     trouble: Mutex<Option<String>>,
     /// What was measured, once the VM is complete here.
     report: Mutex<Option<TargetReport>>,
     /// The fault channel after the last fault.
     fault_link: Mutex<Option<Link>>,
+    /// Something in the storage directory is not what it should be, so that what it was to bring must come otherwise.
+    unreadable: AtomicBool,
 }
 
 impl<'w> SharedTarget<'w> {
@@ -203,6 +209,14 @@ impl<'w> SharedTarget<'w> {
     pub(super) fn keep_hash(&self, gfn: Gfn, page: &[u8]) {
         if let Some(hash) = self.hashes.get(gfn.0 as usize) {
             hash.store(XxHash3_64::oneshot(page), Ordering::Relaxed);
+        }
+    }
+
+    /// The same for pages of zeros, without looking at them: a run of these costs its sender nothing, however long.
+    pub(super) fn keep_zero_hashes(&self, run: Run) {
+        let (first, end) = (run.first.0 as usize, run.end().0 as usize);
+        for hash in self.hashes.get(first..end.min(self.hashes.len())).into_iter().flatten() {
+            hash.store(self.zero_hash, Ordering::Relaxed);
         }
     }
 
@@ -240,9 +254,11 @@ impl TargetRun<'_> {
             target: Mutex::new(target),
             clock,
             hashes: (0..hashed).map(|_| AtomicU64::new(zero)).collect(),
+            zero_hash: zero,
             trouble: Mutex::new(None),
             report: Mutex::new(None),
             fault_link: Mutex::new(None),
+            unreadable: AtomicBool::new(false),
         };
         let (mouth, over, uffd, latencies) = (
             Mouth::default(),
@@ -259,7 +275,7 @@ impl TargetRun<'_> {
                 id: hello.vm,
                 regions: hello.regions.clone(),
             };
-            SessionDirectory::open(storage, vm)
+            SessionDirectory::open(storage, vm, self.seal.clone())
         });
         let Link { receiver, sender } = self.link;
         mouth.replace(Some(sender));

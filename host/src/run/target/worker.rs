@@ -252,7 +252,9 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 return Ok(());
             }
         }
-        if !self.shared.hashes.is_empty() {
+        if header.kind == FrameKind::Zero {
+            self.shared.keep_zero_hashes(run);
+        } else if !self.shared.hashes.is_empty() {
             for gfn in run.first.0..run.end().0 {
                 self.shared.hashes[gfn as usize].store(memory.hash_page(Gfn(gfn))?, Ordering::Relaxed);
             }
@@ -282,9 +284,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 uffd.copy(run.first, pages)
             }
             FrameKind::Zero => {
-                for gfn in run.first.0..run.end().0 {
-                    self.shared.keep_hash(Gfn(gfn), &[0; PAGE_SIZE as usize]);
-                }
+                self.shared.keep_zero_hashes(run);
                 uffd.zero(run)
             }
             _ => return Ok(()),
