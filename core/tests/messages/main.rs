@@ -168,6 +168,13 @@ fn table(states: &[&str], mut fate: impl FnMut(&str, &Message<'_>) -> Fate) -> S
 }
 
 fn expect(states: &[&str], found: &str, expected: &str) {
-    let numbered: Vec<String> = states.iter().enumerate().map(|(at, state)| format!("{at} {state}")).collect();
-    assert!(found == expected, "the states are {numbered:#?}, and what was found is\n{found}");
+    let numbered: Vec<String> = states
+        .iter()
+        .enumerate()
+        .map(|(at, state)| format!("{at} {state}"))
+        .collect();
+    assert!(
+        found == expected,
+        "the states are {numbered:#?}, and what was found is\n{found}"
+    );
 }

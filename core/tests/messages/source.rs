@@ -101,7 +101,9 @@ fn at(state: &str) -> Source<'static> {
             }
             "writes that it gave the VM up" => {
                 hear(&mut source, &Message::Ready);
-                doing = begin(&mut source, |action| action == SourceAction::Record(SourceRecord::GivenUp));
+                doing = begin(&mut source, |action| {
+                    action == SourceAction::Record(SourceRecord::GivenUp)
+                });
             }
             "said commit" => {
                 done(&mut source, doing);
@@ -167,7 +169,10 @@ fn fate(state: &str, message: &Message<'_>) -> Fate {
         Fate::Ignored
     } else if ended(source.phase()) && !ended(phase) {
         // Who refuses, or says that it never took the VM, may.
-        if matches!(message, Message::Abort(_) | Message::Refused(_) | Message::Resumed(TargetStanding::NeverTaken)) {
+        if matches!(
+            message,
+            Message::Abort(_) | Message::Refused(_) | Message::Resumed(TargetStanding::NeverTaken)
+        ) {
             Fate::Ends
         } else {
             Fate::Breach

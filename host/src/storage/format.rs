@@ -95,7 +95,8 @@ pub(super) struct Entry {
     proof: [u8; TAG_BYTES],
 }
 
-const PLAIN_ENTRY_BYTES: usize = size_of::<Entry>() - TAG_BYTES + size_of::<u64>();
+pub(super) const ENTRY_BYTES: usize = size_of::<Entry>();
+pub(super) const PLAIN_ENTRY_BYTES: usize = ENTRY_BYTES - TAG_BYTES + size_of::<u64>();
 
 impl Entry {
     /// A run of data, and what shows that the data is as it was written: an XXH3-64, or the tag of the seal.
@@ -148,7 +149,7 @@ impl Form {
     fn entry_bytes(&self) -> usize {
         match self {
             Self::Plain(_) => PLAIN_ENTRY_BYTES,
-            Self::Sealed(_) => size_of::<Entry>(),
+            Self::Sealed(_) => ENTRY_BYTES,
         }
     }
 }
@@ -275,7 +276,7 @@ impl Header {
 }
 
 fn plain_entry(bytes: &[u8]) -> Entry {
-    let mut whole = [0; size_of::<Entry>()];
+    let mut whole = [0; ENTRY_BYTES];
     whole[..PLAIN_ENTRY_BYTES].copy_from_slice(bytes);
     zerocopy::transmute!(whole)
 }

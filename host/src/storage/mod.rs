@@ -24,6 +24,7 @@
 mod aligned;
 mod directory;
 mod error;
+mod forge;
 mod format;
 mod reader;
 mod seal;
@@ -32,6 +33,8 @@ mod writer;
 
 pub use directory::{Leftover, SessionDirectory, leftovers};
 pub use error::{Place, StorageError};
+#[doc(hidden)]
+pub use forge::forged;
 pub use format::{Header, Kind, RUN_PAGES_MAX, SEGMENT_PAGES_MAX, Vm};
 pub use reader::{Content, SegmentReader};
 pub use seal::SealKey;

@@ -17,7 +17,9 @@ impl Target<'_> {
             self.done();
         }
         match (message, self.step) {
-            (Message::RoundStart { round, pages }, Step::AwaitPages) if !self.in_round => self.round_start(*round, *pages),
+            (Message::RoundStart { round, pages }, Step::AwaitPages) if !self.in_round => {
+                self.round_start(*round, *pages)
+            }
             (Message::RoundEnd { round }, Step::AwaitPages) if self.in_round && *round == self.round => {
                 self.in_round = false;
                 self.step = Step::RoundReached;
