@@ -30,6 +30,15 @@ enum Fate {
 }
 
 impl Fate {
+    /// Of an attempt that ended, by the reason that its machine shows.
+    fn of_end(machine: &str) -> Self {
+        if machine.contains("Protocol(") {
+            Self::Breach
+        } else {
+            Self::Ends
+        }
+    }
+
     const fn sign(self) -> char {
         match self {
             Self::Accepted => '+',

@@ -2,7 +2,7 @@
 
 use dunlin_core::message::{Message, SessionId, TargetStanding, VmId};
 use dunlin_core::migrate::{Phase, Source, SourceAction, SourceConfig, SourceEvent, SourceMessage, SourceRecord};
-use dunlin_core::units::Pages;
+use dunlin_core::units::{Nanos, Pages};
 
 use crate::{Fate, NOW, expect, regions, table};
 
@@ -26,7 +26,9 @@ const STATES: [&str; 14] = [
 
 fn new() -> Source<'static> {
     let strategy = "hybrid:1".parse().expect("a strategy");
-    let config = SourceConfig::new(SessionId(1), VmId(1), regions(), strategy);
+    let mut config = SourceConfig::new(SessionId(1), VmId(1), regions(), strategy);
+    // Nothing fits it, so that post-copy follows.
+    config.downtime = Nanos::ZERO;
     let storage = vec![0; Source::words_needed(&config)].leak();
     Source::new(config, storage, NOW).expect("storage fits")
 }
@@ -86,8 +88,10 @@ fn at(state: &str) -> Source<'static> {
                 up_to(&mut source, waits);
             }
             "pauses the guest" => {
-                hear(&mut source, &Message::RoundReached { round: 1 });
-                let later = source.config().min_round.saturating_add(NOW);
+                // A round without a duration would have had all the bandwidth there can be.
+                let later = source.config().min_round.saturating_add(Nanos::from_secs(1));
+                source.on(later, SourceEvent::Message(&Message::RoundReached { round: 1 }));
+                let later = later.saturating_add(later);
                 let mut action = source.poll(later);
                 while action != SourceAction::Pause {
                     done(&mut source, action);
@@ -123,7 +127,7 @@ fn at(state: &str) -> Source<'static> {
                 source.poll(NOW);
             }
             "asked a target that is back" => {
-                let later = NOW.saturating_add(dunlin_core::units::Nanos::from_secs(60));
+                let later = NOW.saturating_add(Nanos::from_secs(60));
                 assert_eq!(source.poll(later), SourceAction::Reconnect);
                 source.on(NOW, SourceEvent::Done);
                 let resume = SourceAction::Send(SourceMessage::Resume { given_up: true });
@@ -165,18 +169,11 @@ fn fate(state: &str, message: &Message<'_>) -> Fate {
     let (before, linked, phase) = (format!("{source:?}"), source.linked(), source.phase());
     hear(&mut source, message);
     let ended = |phase| matches!(phase, Phase::Aborted);
-    if format!("{source:?}") == before {
+    let after = format!("{source:?}");
+    if after == before {
         Fate::Ignored
     } else if ended(source.phase()) && !ended(phase) {
-        // Who refuses, or says that it never took the VM, may.
-        if matches!(
-            message,
-            Message::Abort(_) | Message::Refused(_) | Message::Resumed(TargetStanding::NeverTaken)
-        ) {
-            Fate::Ends
-        } else {
-            Fate::Breach
-        }
+        Fate::of_end(&after)
     } else if linked && !source.linked() {
         Fate::Dropped
     } else {

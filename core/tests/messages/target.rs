@@ -66,8 +66,8 @@ fn hear(target: &mut Target<'_>, message: &Message<'_>) {
 fn at(state: &str) -> Target<'static> {
     let mut target = new();
     let place = STATES.iter().position(|name| *name == state).expect("a state");
-    for step in 0..=place {
-        match STATES[step] {
+    for name in &STATES[..=place] {
+        match *name {
             "builds the guest" => up_to(&mut target, Some(TargetAction::CreateGuest)),
             "waits for pages" => {
                 target.on(NOW, TargetEvent::Done);
@@ -103,7 +103,7 @@ fn at(state: &str) -> Target<'static> {
             "the same, with its source gone" => {
                 let mut lost = at("ready, waits for the commit");
                 lost.on(NOW, TargetEvent::LinkLost);
-                if step == place {
+                if *name == state {
                     return lost;
                 }
             }
@@ -139,14 +139,11 @@ fn fate(state: &str, message: &Message<'_>) -> Fate {
     let mut target = at(state);
     let (before, linked, phase) = (format!("{target:?}"), target.linked(), target.phase());
     hear(&mut target, message);
-    if format!("{target:?}") == before {
+    let after = format!("{target:?}");
+    if after == before {
         Fate::Ignored
     } else if target.phase() == Phase::Aborted && phase != Phase::Aborted {
-        if matches!(message, Message::Abort(_)) {
-            Fate::Ends
-        } else {
-            Fate::Breach
-        }
+        Fate::of_end(&after)
     } else if linked && !target.linked() {
         Fate::Dropped
     } else {

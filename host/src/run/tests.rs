@@ -195,7 +195,7 @@ fn a_static_copy_comes_sealed() {
             }
         });
         assert!(result.storage_bytes > MEMORY.0 / 4, "{}", result.storage_bytes);
-        assert_eq!(result.warnings, [String::new(); 0]);
+        assert!(result.warnings.is_empty(), "{:?}", result.warnings);
     }
 }
 

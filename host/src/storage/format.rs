@@ -142,7 +142,7 @@ pub(super) enum Form {
     /// By checksums, against accidents; the one of the index.
     Plain(u64),
     /// By a key.
-    Sealed(Opener),
+    Sealed(Box<Opener>),
 }
 
 impl Form {
@@ -180,7 +180,7 @@ impl Header {
         let (header, form) = match directory.seal() {
             Some(key) => {
                 let (opener, header) = unseal::<Self>(path, block, key, &kind.seal_name(vm, sequence), Place::Header)?;
-                (header, Form::Sealed(opener))
+                (header, Form::Sealed(Box::new(opener)))
             }
             None => {
                 let (header, sum) = plain(path, block, FORMAT, "its header")?;

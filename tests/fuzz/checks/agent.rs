@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 const PAGES: u64 = 1000;
 
 /// The check.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     understood::<ToGuest>(input);
     understood::<ToHost>(input);
     let region = Region {

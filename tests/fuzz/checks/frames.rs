@@ -6,7 +6,7 @@ use dunlin_core::wire::{
 };
 
 /// The check.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let mut rest = input;
     let mut sequence = SequenceCheck::default();
     while let Some((bytes, after)) = rest.split_first_chunk::<HEADER_BYTES>() {

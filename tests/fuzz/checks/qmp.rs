@@ -13,7 +13,7 @@ use crate::qemu::{Info, Line, Unread, read_line};
 const TOTAL: Pages = Pages(1 << 20);
 
 /// The check.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     // Few would find the names.
     let words = String::from_utf8_lossy(input);
     let mut numbers = words.split(',').filter_map(|word| word.trim().parse::<u64>().ok());

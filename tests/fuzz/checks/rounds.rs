@@ -9,7 +9,7 @@ use dunlin_core::units::Pages;
 const TOTAL: Pages = Pages(1 << 38);
 
 /// The check.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     check_log(input);
     // Few would find the header.
     check_log(&[HEADER.as_bytes(), b"\n", input].concat());

@@ -20,7 +20,7 @@ const DATA_PAGES_MAX: u16 = 600;
 
 /// The check. The first byte says what the rest is: bit 0, the migration seals; bit 1, the bytes of the file as they are; otherwise what a
 /// header and an index say, whose checksums or seals are put right, since a fuzzer does not guess them.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let Some((&how, rest)) = input.split_first() else {
         return;
     };

@@ -5,7 +5,7 @@ use dunlin_core::units::Bytes;
 use dunlin_core::workload::{Plan, Spec};
 
 /// The check.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     if let Ok(strategy) = text.parse::<Strategy>() {
         assert_eq!(strategy.to_string().parse(), Ok(strategy));

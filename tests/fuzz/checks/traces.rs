@@ -7,7 +7,7 @@ use dunlin_core::tracefile::{
 };
 
 /// The check.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     read_file(input);
     for format in [TextFormat::Csv, TextFormat::JsonLines] {
         read_text(input, format);

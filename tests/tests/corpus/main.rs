@@ -28,8 +28,10 @@ mod traces;
 /// Longest seed in bytes: they are read by people, too.
 const SEED_BYTES_MAX: usize = 2048;
 
-/// Each target's check, and the seeds it begins with.
-const TARGETS: [(&str, fn(&[u8]), fn() -> seeds::Seeds); 7] = [
+/// A target, its check, and the seeds it begins with.
+type Target = (&'static str, fn(&[u8]), fn() -> seeds::Seeds);
+
+const TARGETS: [Target; 7] = [
     ("agent", agent::check, seeds::agent),
     ("frames", frames::check, seeds::frames),
     ("qmp", qmp::check, seeds::qmp),

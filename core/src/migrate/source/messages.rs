@@ -40,7 +40,10 @@ impl Source<'_> {
                 self.running(now);
                 self.step = self.after_running(now);
             }
-            (Message::Complete(report), _) if self.peer_running => self.complete(now, report),
+            // Who says what it lacks does not lack nothing.
+            (Message::Complete(report), step) if self.peer_running && !matches!(step, Step::AwaitMissing { .. }) => {
+                self.complete(now, report);
+            }
             (Message::Resumed(standing), Step::AwaitResumed { .. }) => self.resumed(now, *standing),
             (Message::Missing { first_word, words }, Step::AwaitMissing { found }) => {
                 match self.missing(*first_word, words) {

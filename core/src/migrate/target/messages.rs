@@ -44,8 +44,8 @@ impl Target<'_> {
                     _ => AbortReason::Peer,
                 });
             }
-            (Message::Hashes { first, bytes }, _) if self.running => self.hashes(*first, bytes),
-            (Message::HashesEnd, _) if self.running => self.hashes_ended = true,
+            (Message::Hashes { first, bytes }, _) if self.hears_hashes() => self.hashes(*first, bytes),
+            (Message::HashesEnd, _) if self.hears_hashes() => self.hashes_ended = true,
             (Message::Bye, Step::AwaitBye) => self.step = self.completed(),
             _ => self.violation(Violation::UnexpectedMessage),
         }
@@ -128,10 +128,15 @@ impl Target<'_> {
         Ok(())
     }
 
+    /// Once for each connection, by a source that said it would.
+    fn hears_hashes(&self) -> bool {
+        self.running && self.config.verify && !self.hashes_ended
+    }
+
     fn hashes(&mut self, first: Gfn, bytes: &[u8]) {
         let count = bytes.len() as u64 / 8;
         let whole = bytes.len().is_multiple_of(8) && run_in_regions(&self.config.regions, first, count);
-        if !whole || first < self.hashed_to || self.hashes_ended {
+        if !whole || first < self.hashed_to {
             return self.violation(Violation::Hashes);
         }
         self.hashed_to = Gfn(first.0 + count);
