@@ -1,7 +1,7 @@
 //! The target's connections: what a new connection wants, and who sends on the present ones.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(3);
 /// Longest wait for the source to close its side in the end.
 const CLOSING: Duration = Duration::from_millis(150);
-/// Most connections that have not yet said what they want: each costs a thread and its buffers. With one more the one that has said
-/// nothing for longest is closed: who has something to say says it at once.
+/// Most connections that have not yet said what they want: each costs a thread and its buffers. With one more the one that was
+/// silent for longest is closed: who has something to say says it at once.
 const UNDECIDED_MAX: usize = 32;
 /// Most threads for new connections, those included that are closed and have yet to notice, or wait to be answered.
 const THREADS_MAX: usize = UNDECIDED_MAX + 8;
@@ -148,36 +148,55 @@ impl Link {
 /// Connections that have not said yet what they want, the oldest first.
 #[derive(Default)]
 struct Undecided {
-    waiting: Mutex<VecDeque<Arc<Stream>>>,
+    waiting: Mutex<VecDeque<Arc<Caller>>>,
     threads: AtomicUsize,
 }
 
+/// One of them.
+struct Caller {
+    stream: Arc<Stream>,
+    /// It has begun to say something.
+    spoke: AtomicBool,
+}
+
+impl Caller {
+    fn is_silent(&self) -> bool {
+        let now = Cancel::new();
+        !self.spoke.load(Ordering::Acquire) && self.stream.wait_readable(Wait::within(Duration::ZERO, &now)).is_err()
+    }
+}
+
 impl Undecided {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Stream>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Caller>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one more; the one that must go for it, if one must.
-    fn add(&self, stream: &Arc<Stream>) -> Option<Arc<Stream>> {
+    /// Takes one more; the one that must go for it, if one must: who has something to say has said it when it is heard, so that the others
+    /// go first.
+    fn add(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
         let mut waiting = self.lock();
-        waiting.push_back(Arc::clone(stream));
-        let oldest = (waiting.len() > UNDECIDED_MAX).then(|| waiting.pop_front()).flatten();
-        if let Some(oldest) = &oldest {
-            oldest.shutdown();
+        waiting.push_back(Arc::clone(caller));
+        if waiting.len() <= UNDECIDED_MAX {
+            return None;
         }
-        oldest
+        // This one has had no time to speak.
+        let silent = waiting.iter().take(UNDECIDED_MAX).position(|caller| caller.is_silent());
+        let gone = waiting.remove(silent.unwrap_or(0))?;
+        gone.stream.shutdown();
+        Some(gone)
     }
 
     /// It is none of them any more; false if it had to go before.
-    fn remove(&self, stream: &Arc<Stream>) -> bool {
+    fn remove(&self, caller: &Arc<Caller>) -> bool {
         let mut waiting = self.lock();
-        let at = waiting.iter().position(|other| Arc::ptr_eq(other, stream));
+        let at = waiting.iter().position(|other| Arc::ptr_eq(other, caller));
         at.is_some_and(|at| waiting.remove(at).is_some())
     }
 }
 
 /// Accepts connections until `cancel` is raised and hands on what they want. What is no Dunlin, or says nothing, is
-/// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, of more the oldest is closed.
+/// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, of more the one that was silent for longest is closed.
+/// While all threads are taken nobody is accepted: the system lets a few wait.
 pub(in crate::run) fn accept(
     listener: &Listener,
     cancel: &Cancel,
@@ -188,26 +207,28 @@ pub(in crate::run) fn accept(
     std::thread::scope(|scope| {
         loop {
             match listener.accept(Wait::forever(cancel)) {
-                Ok(stream) if undecided.threads.load(Ordering::Acquire) >= THREADS_MAX => {
-                    let peer = stream.peer();
-                    log(format!(
-                        "refused a connection: {peer} is one too many while {THREADS_MAX} others wait to be heard or answered"
-                    ));
-                }
                 Ok(stream) => {
-                    let stream = Arc::new(stream);
+                    while undecided.threads.load(Ordering::Acquire) >= THREADS_MAX {
+                        if !Wait::forever(cancel).sleep(ROOM) {
+                            return;
+                        }
+                    }
+                    let caller = Arc::new(Caller {
+                        stream: Arc::new(stream),
+                        spoke: AtomicBool::new(false),
+                    });
                     undecided.threads.fetch_add(1, Ordering::AcqRel);
-                    if let Some(oldest) = undecided.add(&stream) {
-                        let peer = oldest.peer();
+                    if let Some(gone) = undecided.add(&caller) {
+                        let peer = gone.stream.peer();
                         log(format!(
-                            "refused a connection: {peer} has said nothing for longest while {UNDECIDED_MAX} others have not said what they want"
+                            "refused a connection: {peer} was silent for longest while {UNDECIDED_MAX} others have not said what they want"
                         ));
                     }
                     let (to, undecided) = (to.clone(), &undecided);
                     scope.spawn(move || {
-                        let introduced = introduce(&stream);
-                        let was_closed = !undecided.remove(&stream) && introduced.is_err();
-                        let handed_on = introduced.and_then(|incoming| hand_on(incoming, &to, cancel, &stream));
+                        let introduced = introduce(&caller);
+                        let was_closed = !undecided.remove(&caller) && introduced.is_err();
+                        let handed_on = introduced.and_then(|incoming| hand_on(incoming, &to, cancel, &caller.stream));
                         undecided.threads.fetch_sub(1, Ordering::AcqRel);
                         if let Err(error) = handed_on
                             && !was_closed
@@ -255,15 +276,19 @@ fn hand_on(
     }
 }
 
-fn introduce(stream: &Arc<Stream>) -> Result<Incoming, FrameError> {
-    let mut link = Link::new(Arc::clone(stream));
+fn introduce(caller: &Caller) -> Result<Incoming, FrameError> {
+    let mut link = Link::new(Arc::clone(&caller.stream));
+    let cancel = Cancel::new();
+    let heard = caller.stream.wait_readable(Wait::within(FIRST_MESSAGE, &cancel));
+    caller.spoke.store(heard.is_ok(), Ordering::Release);
     enum Wish {
         Hello(Box<OwnedHello>),
         Attach(SessionId),
         Resume(SessionId, VmId, bool),
         Nonsense,
     }
-    let wish = match first_message(&mut link.receiver, FIRST_MESSAGE) {
+    let first = heard.map_err(FrameError::from);
+    let wish = match first.and_then(|()| first_message(&mut link.receiver, FIRST_MESSAGE)) {
         Ok(Message::Hello(hello)) => Wish::Hello(Box::new(OwnedHello::new(&hello))),
         Ok(Message::Attach { session }) => Wish::Attach(session),
         Ok(Message::Resume { session, vm, given_up }) => Wish::Resume(session, vm, given_up),
