@@ -9,6 +9,9 @@ use heapless::Vec;
 
 use crate::units::{Bytes, Gfn, Nanos, PAGE_SIZE, Pages};
 
+/// Longest signature of a hand-over, in bytes: an ECDSA P-256 signature in ASN.1 has at most 72, one by Ed25519 has 64.
+pub const SIGNATURE_BYTES_MAX: usize = 128;
+
 /// The protocol version this library speaks; peers settle on the highest version both know.
 pub const PROTOCOL_VERSION: u16 = 1;
 /// The oldest protocol version this library still speaks.
@@ -376,6 +379,8 @@ pub enum Violation {
     Hashes,
     /// A protocol version that was not offered.
     Version,
+    /// A round that is not the one after the last, or has more pages than the VM.
+    Round,
 }
 
 impl fmt::Display for Violation {
@@ -392,6 +397,7 @@ impl fmt::Display for Violation {
             Self::PageChecksum => "pages whose checksum does not match",
             Self::Hashes => "verification hashes that are not contiguous",
             Self::Version => "a protocol version that was not offered; use the same release on both hosts",
+            Self::Round => "a round out of order, or of more pages than the VM has",
         })
     }
 }
@@ -552,6 +558,13 @@ pub enum Message<'a> {
     StaticMerged,
     /// Target: the static copy is of no use here (its log says why); what it was to bring must come otherwise.
     StaticFailed,
+    /// Either side, before [`Ready`](Self::Ready) or [`Commit`](Self::Commit): my signature of what is handed over. It is for the logs
+    /// of the hosts: nothing is decided by it here, and a host that wants one does not go on without.
+    Signed {
+        /// At most [`SIGNATURE_BYTES_MAX`].
+        #[cfg_attr(feature = "wire", serde(borrow))]
+        signature: &'a [u8],
+    },
 }
 
 /// Checks that regions are non-empty, ascending, disjoint and do not overflow.

@@ -20,6 +20,7 @@ mod report;
 mod rules;
 pub(crate) mod sampling;
 mod scale;
+mod sealed;
 mod sim;
 mod switch;
 mod tracefile;
@@ -112,6 +113,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "scale",
         run: scale::run,
+    },
+    Group {
+        name: "sealed",
+        run: sealed::run,
     },
     Group {
         name: "blackout",

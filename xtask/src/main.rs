@@ -6,6 +6,7 @@ mod calibrate;
 mod command;
 mod demo;
 mod experiment;
+mod fuzz;
 mod lab;
 mod setup;
 mod test;
@@ -37,6 +38,8 @@ enum Task {
     Lab(lab::Options),
     /// Build the bare-metal guest payload and the eBPF programs and put them in their places
     Build(build::Options),
+    /// Fuzz whatever parses what others wrote, on from the inputs that are kept
+    Fuzz(fuzz::Options),
     /// Format, lints, documentation, builds without std, all tests, a short fuzz run
     Test(test::Options),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Lab(options) => lab::run(&options),
         Task::Build(options) => build::run(&options).map(|()| ExitCode::SUCCESS),
         Task::Demo(options) => demo::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Test(options) => test::run(&options),
     };
     match result {

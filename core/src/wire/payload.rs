@@ -126,6 +126,7 @@ mod tests {
                 ..TargetReport::default()
             }),
             Message::Bye,
+            Message::Signed { signature: &bytes },
         ];
         for message in messages {
             let mut buffer = vec![0; CONTROL_PAYLOAD_MAX];

@@ -1,6 +1,6 @@
 //! Hosts that do not keep their word either: whatever is reported whenever, nothing panics, and an end stays an end.
 
-use dunlin_core::message::Violation;
+use dunlin_core::message::{TargetReport, TargetStanding, Violation};
 use dunlin_core::migrate::{Resolution, SourceAction, SourceEvent, TargetAction, TargetEvent};
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, Nanos, Pages};
@@ -31,6 +31,12 @@ enum Call {
     Compared(u64, u64),
     Pages(Run, bool),
     Fault(u64),
+    /// The other side's file in the storage directory.
+    State(bool),
+    /// Of the source: what is missing cannot be stored. Of the target: the directory is gone.
+    NoStorage,
+    /// The static copy: pages, its end, its failure.
+    Static(Option<Run>, bool),
 }
 
 fn calls() -> impl Strategy<Value = Vec<(u64, Call)>> {
@@ -52,6 +58,9 @@ fn calls() -> impl Strategy<Value = Vec<(u64, Call)>> {
         3 => any::<(u64, u64)>().prop_map(|(pages, mismatches)| Call::Compared(pages, mismatches)),
         20 => (runs(), any::<bool>()).prop_map(|(run, demanded)| Call::Pages(run, demanded)),
         10 => prop_oneof![0..160u64, any::<u64>()].prop_map(Call::Fault),
+        4 => any::<bool>().prop_map(Call::State),
+        2 => Just(Call::NoStorage),
+        6 => (prop::option::of(runs()), any::<bool>()).prop_map(|(run, good)| Call::Static(run, good)),
     ];
     prop::collection::vec((pauses(), call), 0..200)
 }
@@ -101,6 +110,14 @@ proptest! {
                 Call::Violation => SourceEvent::Violation(Violation::Frame),
                 Call::Harvested(words) => SourceEvent::Harvested(words),
                 Call::Sent(data, zero) => SourceEvent::PagesSent { data: Pages(*data), zero: Pages(*zero) },
+                Call::State(good) => SourceEvent::TargetState {
+                    standing: if *good { TargetStanding::Complete } else { TargetStanding::NeverTaken },
+                    report: TargetReport::default(),
+                },
+                Call::NoStorage => SourceEvent::PbDataFailed,
+                Call::Static(None, true) => SourceEvent::StaticWritten,
+                Call::Static(None, false) => SourceEvent::StaticFailed,
+                Call::Static(Some(run), _) => SourceEvent::Hinted(*run),
                 Call::HostFailed | Call::Reconnected(_) | Call::Compared(..) | Call::Pages(..) => continue,
             };
             source.on(now, event);
@@ -143,6 +160,12 @@ proptest! {
                 Call::Pages(run, true) => TargetEvent::Installed { run: *run, demanded: true },
                 Call::Pages(run, false) if target.running() => TargetEvent::Installed { run: *run, demanded: false },
                 Call::Pages(run, false) => TargetEvent::Received(*run),
+                Call::State(given_up) => TargetEvent::SourceState { given_up: *given_up },
+                Call::NoStorage => TargetEvent::SourceEnded,
+                Call::Static(None, true) => TargetEvent::StaticEnded,
+                Call::Static(None, false) => TargetEvent::StaticFailed,
+                Call::Static(Some(run), _) if target.running() => TargetEvent::InstalledFromStorage(*run),
+                Call::Static(Some(run), _) => TargetEvent::StaticReceived(*run),
                 Call::Cancel | Call::Harvested(_) | Call::Sent(..) | Call::RoomAt(_) => continue,
             };
             target.on(now, event);

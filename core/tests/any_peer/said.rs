@@ -35,6 +35,7 @@ pub(crate) enum Said {
     Complete,
     Bye,
     Static(bool),
+    Signed(usize),
 }
 
 /// Large enough for every state chunk that is made up.
@@ -106,6 +107,9 @@ impl Said {
             Self::Bye => Message::Bye,
             Self::Static(true) => Message::StaticMerged,
             Self::Static(false) => Message::StaticFailed,
+            Self::Signed(length) => Message::Signed {
+                signature: &ZEROS[..*length],
+            },
         }
     }
 }
@@ -160,6 +164,7 @@ pub(crate) fn anything_said() -> impl Strategy<Value = Said> {
         Said::HashesEnd,
         Said::Complete,
         Said::Bye,
+        Said::Signed(70),
         Said::Static(true),
         Said::Static(false),
     ]);

@@ -1,7 +1,7 @@
 //! The source against any target.
 
 use dunlin_core::choose::{Goal, Limits, Link};
-use dunlin_core::message::{Message, Mode, SessionId, TargetStanding, Violation, VmId};
+use dunlin_core::message::{Message, Mode, SessionId, TargetReport, TargetStanding, Violation, VmId};
 use dunlin_core::migrate::{
     Advisor, AdvisorSetting, ForesightNeed, ForesightStorage, Phase, Resolution, Source, SourceAction, SourceConfig,
     SourceEvent, SourceMessage, SourceOutcome, SourceRecord,
@@ -34,6 +34,9 @@ enum Happens {
     Hinted(u64, u64),
     HintsEnded,
     PageRequest(u64),
+    /// What the target's file in the storage directory says.
+    TargetState(TargetStanding),
+    PbDataFailed,
     Resolve(bool),
 }
 
@@ -49,6 +52,13 @@ enum Luck {
 
 fn events() -> impl Strategy<Value = Vec<(u64, Happens)>> {
     let bad_luck = prop::sample::select(vec![Luck::Failed, Luck::LinkLost, Luck::WrongAnswer]);
+    let standings = prop::sample::select(vec![
+        TargetStanding::Ready,
+        TargetStanding::Complete,
+        TargetStanding::PostCopy,
+        TargetStanding::NeverTaken,
+        TargetStanding::Unknown,
+    ]);
     let trouble = prop_oneof![
         4 => bad_luck.prop_map(Happens::HostGoesOn),
         8 => anything_said().prop_map(Happens::Said),
@@ -56,6 +66,8 @@ fn events() -> impl Strategy<Value = Vec<(u64, Happens)>> {
         1 => Just(Happens::Violation),
         1 => Just(Happens::StaticFailed),
         1 => Just(Happens::Cancel),
+        2 => standings.prop_map(Happens::TargetState),
+        1 => Just(Happens::PbDataFailed),
     ];
     let happens = prop_oneof![
         400 => Just(Happens::HostGoesOn(Luck::Good)),
@@ -194,8 +206,21 @@ impl Host {
             Happens::PageRequest(gfn) => {
                 self.source.on_fault_request(Gfn(*gfn));
             }
+            Happens::TargetState(standing) => self.target_state(*standing),
+            Happens::PbDataFailed => self.source.on(self.now, SourceEvent::PbDataFailed),
             Happens::Resolve(run_here) => self.resolve(*run_here),
         }
+    }
+
+    /// Counts as what the target says, and only where it cannot say anything.
+    fn target_state(&mut self, standing: TargetStanding) {
+        if !self.source.linked() && self.outcome.is_none() {
+            self.free |= standing == TargetStanding::NeverTaken;
+            self.running_heard |= matches!(standing, TargetStanding::PostCopy | TargetStanding::Complete);
+            self.complete_heard |= standing == TargetStanding::Complete;
+        }
+        let report = TargetReport::default();
+        self.source.on(self.now, SourceEvent::TargetState { standing, report });
     }
 
     fn resolve(&mut self, run_here: bool) {
@@ -433,7 +458,7 @@ proptest! {
     #[test]
     fn a_source_never_gives_away_more_than_it_may(
         strategy in prop::sample::select(vec![
-            "precopy", "hybrid:1", "postcopy", "postcopy,cut=fail", "par-migrate", "hybrid:1,first=parallel",
+            "precopy", "hybrid:1", "postcopy", "postcopy,cut=fail", "postcopy,cut=pbdata", "hybrid:1,cut=both", "par-migrate", "hybrid:1,first=parallel",
             "par-migrate,hold=hot", "hybrid:1,first=parallel,hold=hot,split=speed",
             "postcopy,push=bubble", "hybrid:1,push=bubble:3", "switch=optimal", "markov-sdf:0.5", "filter=hazard", "postcopy,push=forecast",
             "hybrid:2,first=parallel,filter=ppm,push=forecast,split=speed",

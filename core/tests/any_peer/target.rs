@@ -29,6 +29,11 @@ enum Happens {
     HostFailed,
     Violation,
     Reconnected(bool),
+    /// What the source's file in the storage directory says.
+    SourceState(bool),
+    /// The directory that both had is gone.
+    SourceEnded,
+    Stored(Run),
     Resolve(bool),
 }
 
@@ -54,6 +59,9 @@ fn events() -> impl Strategy<Value = Vec<(u64, Happens)>> {
         1 => Just(Happens::Violation),
         1 => Just(Happens::HostFailed),
         4 => prop_oneof![8 => Just(true), 1 => Just(false)].prop_map(Happens::Reconnected),
+        3 => prop_oneof![4 => Just(true), 1 => Just(false)].prop_map(Happens::SourceState),
+        1 => Just(Happens::SourceEnded),
+        3 => runs().prop_map(Happens::Stored),
     ];
     let happens = prop_oneof![
         300 => Just(Happens::HostGoesOn(Luck::Good)),
@@ -96,7 +104,7 @@ pub(crate) fn target(verify: bool) -> Target<'static> {
         protocol: 1,
         verify,
         static_copy: true,
-        pb_data: false,
+        pb_data: true,
         split: true,
         network_timeout: Nanos::from_secs(3),
     };
@@ -150,7 +158,23 @@ impl Host {
             Happens::Reconnected(given_up) => self
                 .target
                 .on(self.now, TargetEvent::Reconnected { given_up: *given_up }),
+            Happens::SourceState(given_up) => self.source_state(*given_up),
+            Happens::SourceEnded => self.target.on(self.now, TargetEvent::SourceEnded),
+            Happens::Stored(run) => self.stored(*run),
             Happens::Resolve(run_here) => self.resolve(*run_here),
+        }
+    }
+
+    /// Counts as what the source says, and only where it cannot say anything.
+    fn source_state(&mut self, given_up: bool) {
+        self.told_to_run |= given_up && !self.target.linked() && self.target.phase() == Phase::HandOverUnknown;
+        self.target.on(self.now, TargetEvent::SourceState { given_up });
+    }
+
+    /// Pages from the directory, which the host reads when it was asked to, and only such as are RAM.
+    fn stored(&mut self, run: Run) {
+        if self.target.running() && !self.target.linked() && is_in_one_region(run) {
+            self.target.on(self.now, TargetEvent::InstalledFromStorage(run));
         }
     }
 

@@ -7,10 +7,11 @@ use super::{
 use rustix::{
     event::PollFlags,
     io::Errno,
-    net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt},
+    net::{RecvFlags, SendFlags, Shutdown, getpeername, recv, send, shutdown, sockopt},
 };
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -41,6 +42,18 @@ impl Socket {
 
     pub(super) fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// A unix socket's has none.
+    pub(super) fn peer_ip(&self) -> Result<Option<IpAddr>, ChannelError> {
+        if self.transport == Transport::Unix {
+            return Ok(None);
+        }
+        let named = getpeername(&self.fd).and_then(|address| address.ok_or(Errno::NOTCONN));
+        match named.and_then(SocketAddr::try_from) {
+            Ok(address) => Ok(Some(address.ip())),
+            Err(errno) => Err(self.error("name the other end of", errno.into())),
+        }
     }
 
     /// `None` if nothing is there, 0 at the end of the stream.

@@ -10,7 +10,7 @@ use crate::trust::Trusted;
 use rustix::net::RecvFlags;
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, TcpStream},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -130,14 +130,7 @@ impl Stream {
     /// # Errors
     /// [`ChannelError::Io`] when the connection is gone.
     pub fn peer_ip(&self) -> Result<Option<IpAddr>, ChannelError> {
-        if self.transport == Transport::Unix {
-            return Ok(None);
-        }
-        let named = rustix::net::getpeername(&self.fd).and_then(|address| address.ok_or(Errno::NOTCONN));
-        match named.and_then(SocketAddr::try_from) {
-            Ok(address) => Ok(Some(address.ip())),
-            Err(errno) => Err(self.error("name the other end of", errno.into())),
-        }
+        self.socket.peer_ip()
     }
 
     /// Reads what is there, at most `buffer`, waiting for the first byte. 0 means that the peer has ended the stream.

@@ -4,7 +4,7 @@
 //! with the next one.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufReader, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,11 +15,10 @@ use serde_json::{Value, json};
 
 use super::address::{Address, Stream};
 use super::error::QmpError;
+use super::line::{Line, Unread, read_line, shown};
 
 /// How long QEMU may take for an answer: it gives it at once, unless its main loop hangs.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// Nothing that it says is nearly as long.
-const LINE_MAX: u64 = 16 << 20;
 
 /// What a QEMU says without being asked.
 #[derive(Clone, PartialEq, Debug)]
@@ -88,14 +87,15 @@ impl Client {
         let stream = Stream::connect(address, PATIENCE).map_err(failed)?;
         stream.set_timeouts(Some(PATIENCE), Some(PATIENCE)).map_err(failed)?;
         let mut reader = BufReader::new(stream.try_clone().map_err(failed)?);
-        let greeting = match read(&mut reader) {
-            Ok(greeting) => greeting,
-            Err(ReadError::Io(error)) if is_timeout(&error) => return Err(QmpError::Busy(address.clone())),
-            Err(ReadError::Io(error)) => return Err(failed(error)),
-            Err(ReadError::Text(text)) => return Err(QmpError::NoQmp(text)),
+        let greeting = match read_line(&mut reader) {
+            Ok(Line::Other(greeting)) => greeting,
+            Ok(line) => return Err(QmpError::NoQmp(shown(&format!("{line:?}")))),
+            Err(Unread::Io(error)) if is_timeout(&error) => return Err(QmpError::Busy(address.clone())),
+            Err(Unread::Io(error)) => return Err(failed(error)),
+            Err(Unread::Text(text)) => return Err(QmpError::NoQmp(text)),
         };
         let Some(about) = greeting.get("QMP") else {
-            return Err(QmpError::NoQmp(greeting.to_string()));
+            return Err(QmpError::NoQmp(shown(&greeting.to_string())));
         };
         let offers = |name: &str| {
             let capabilities = about["capabilities"].as_array().into_iter().flatten();
@@ -221,24 +221,21 @@ impl Drop for Client {
 /// Passes on what comes, until nothing does any more.
 fn listen(mut reader: BufReader<Stream>, waiting: &Mutex<Waiting>, mut notice: impl FnMut(Notice)) {
     loop {
-        match read(&mut reader) {
-            Ok(mut message) => {
-                if let Some(name) = message["event"].as_str() {
-                    notice(Notice::Event {
-                        name: name.to_owned(),
-                        data: message["data"].take(),
-                        at: Instant::now(),
-                    });
-                } else if let Some(id) = message["id"].as_str()
-                    && let Some(answer) = lock(waiting).answers.remove(id)
-                {
+        match read_line(&mut reader) {
+            Ok(Line::Event { name, data }) => notice(Notice::Event {
+                name,
+                data,
+                at: Instant::now(),
+            }),
+            Ok(Line::Answer { id, message }) => {
+                if let Some(answer) = lock(waiting).answers.remove(&id) {
                     // One that nobody waits for any more came too late.
                     let _ = answer.try_send(message);
                 }
             }
             // What is no message is nothing to act on.
-            Err(ReadError::Text(_)) => {}
-            Err(ReadError::Io(_)) => break,
+            Ok(Line::Other(_)) | Err(Unread::Text(_)) => {}
+            Err(Unread::Io(_)) => break,
         }
     }
     {
@@ -247,24 +244,6 @@ fn listen(mut reader: BufReader<Stream>, waiting: &Mutex<Waiting>, mut notice: i
         waiting.answers.clear();
     }
     notice(Notice::Closed);
-}
-
-enum ReadError {
-    Io(io::Error),
-    /// What came instead of a message.
-    Text(String),
-}
-
-fn read(reader: &mut BufReader<Stream>) -> Result<Value, ReadError> {
-    let mut line = Vec::new();
-    let read = reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line);
-    if read.map_err(ReadError::Io)? == 0 {
-        return Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into()));
-    }
-    serde_json::from_slice(&line).map_err(|_| {
-        let text = String::from_utf8_lossy(&line);
-        ReadError::Text(text.trim().chars().take(100).collect())
-    })
 }
 
 fn is_timeout(error: &io::Error) -> bool {

@@ -11,6 +11,7 @@ mod client;
 mod driver;
 mod error;
 mod info;
+mod line;
 mod link;
 mod memo;
 mod plan;
@@ -30,6 +31,8 @@ pub use client::{Client, Notice, PATIENCE, Version};
 pub use driver::{DriveError, Driver, News};
 pub use error::QmpError;
 pub use info::{GuestStatus, Info, Phase};
+#[doc(hidden)]
+pub use line::{Line, Unread, read_line};
 pub use link::Role;
 pub use memo::{Memo, Steered, usual_folder};
 pub use plan::Plan;

@@ -18,7 +18,7 @@ use super::node::{Holding, Node, lock};
 use super::options::ReceiveOptions;
 use super::recorder::{Attempt, Recorder};
 use super::serve::{NodeError, Stop, end_if_over};
-use super::target::link::{Incoming, Link, OwnedHello, accept};
+use super::target::link::{Incoming, Link, OwnedHello, Rejected, WISHES_MAX, accept};
 use super::target::{TargetError, TargetHandle, TargetRun};
 use crate::channel::{Cancel, Listener, Stream};
 use crate::control::Server;
@@ -73,12 +73,10 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
     let server = Server::start(&options.control, Arc::clone(&node) as Arc<dyn crate::control::Handler>)?;
     announce(options, &listener)?;
     let cancel = Cancel::new();
-    let (to, incoming) = mpsc::channel();
+    let (to, incoming) = mpsc::sync_channel(WISHES_MAX);
     let code = std::thread::scope(|scope| {
         scope.spawn(|| {
-            accept(&listener, admission.as_ref(), &cancel, &to, &|line| {
-                eprintln!("dunlin: {line}")
-            });
+            accept(&listener, admission.as_ref(), &cancel, &to, &|rejected| reject(&node, rejected));
         });
         let mut receiving = Receiving {
             options,
@@ -93,6 +91,21 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
     });
     server.close(Duration::from_secs(5));
     code.map(ExitCode::from)
+}
+
+/// Says that a connection was not taken; if that is for who came, it is put on record.
+fn reject(node: &Node, rejected: Rejected) {
+    eprintln!("dunlin: {}", rejected.line);
+    let Some(address) = rejected.distrusted else { return };
+    let recorder = Recorder::without_journal(node.guard.audit(), VmId::default()).for_attempt(Attempt {
+        address: Some(address),
+        ..Attempt::default()
+    });
+    let why = Denied {
+        rule: None,
+        reason: rejected.line,
+    };
+    node.guard.refuse(&recorder, Role::Target, SessionId::default(), &why);
 }
 
 fn announce(options: &ReceiveOptions, listener: &Listener) -> Result<(), NodeError> {
@@ -307,6 +320,7 @@ impl Receiving<'_> {
             storage: self.options.storage.clone(),
             peer,
             bandwidth: allowed.bandwidth,
+            seal: source.as_deref().map(super::seal_key),
             recorder: &mut recorder,
             handle: &handle,
             running: &|_guest: &Arc<AnyGuest>| eprintln!("dunlin: VM {name:?} runs here"),
@@ -376,8 +390,7 @@ impl Receiving<'_> {
             said = said.and_then(|()| link.say(&Message::Complete(finished.report)));
         }
         if said.is_ok() {
-            // The source closes when it has read; closing first could take the answer along.
-            let _ = link.receiver.header(Duration::from_secs(1));
+            link.linger();
         }
     }
 

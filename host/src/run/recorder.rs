@@ -13,7 +13,7 @@ use super::target::TargetRecorder;
 use crate::journal::{HandOver, Journal, JournalError, Phase, Role};
 use crate::trust::Peer;
 use crate::trust::audit::{AuditError, AuditLog, Decision, Entry, Event, Outcome, Place};
-use crate::trust::commit::{CommitRecord, Parties, SignedCommit};
+use crate::trust::commit::{CommitRecord, Side, SignedCommit, Signing};
 
 /// Why something is not on record.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +46,6 @@ pub(super) struct Attempt {
     pub(super) peer: Option<Peer>,
     /// Where.
     pub(super) address: Option<String>,
-    /// By what this host proves its own identity, if it does.
-    pub(super) identity: Option<String>,
     /// Who asked for it here; the process itself if nobody.
     pub(super) uid: Option<u32>,
     /// How the VM is moved.
@@ -191,14 +189,12 @@ impl Recorder {
         })?)
     }
 
-    fn keep_commit(&mut self, role: Role, session: SessionId, mode: Mode, state: &[u8]) {
-        let peer = self.attempt.peer.as_ref().and_then(Peer::identity);
-        let own = self.attempt.identity.as_deref();
-        let (source, target) = match role {
-            Role::Source => (own, peer),
-            Role::Target => (peer, own),
-        };
-        let parties = Parties { source, target };
+    pub(super) const fn commit_mut(&mut self) -> Option<&mut SignedCommit> {
+        self.commit.as_mut()
+    }
+
+    fn keep_commit(&mut self, side: Side, session: SessionId, mode: Mode, state: &[u8], signing: Option<&Signing>) {
+        let parties = signing.map(|signing| signing.parties(side)).unwrap_or_default();
         let record = CommitRecord::new(session, self.vm, &self.name, parties, mode, state);
         self.commit = Some(SignedCommit::unsigned(record));
     }
@@ -219,8 +215,8 @@ impl SourceRecorder for Recorder {
         Ok(self.audit(entry.at(Place::Between))?)
     }
 
-    fn keep(&mut self, session: SessionId, mode: Mode, state: &[u8]) {
-        self.keep_commit(Role::Source, session, mode, state);
+    fn keep(&mut self, session: SessionId, mode: Mode, state: &[u8], signing: Option<&Signing>) {
+        self.keep_commit(Side::Source, session, mode, state, signing);
     }
 }
 
@@ -236,8 +232,14 @@ impl TargetRecorder for Recorder {
         Ok(self.write(session, Role::Target, phase)?)
     }
 
-    fn begin_hand_over(&mut self, session: SessionId, mode: Mode, state: &[u8]) -> Result<(), Box<dyn Error>> {
-        self.keep_commit(Role::Target, session, mode, state);
+    fn begin_hand_over(
+        &mut self,
+        session: SessionId,
+        mode: Mode,
+        state: &[u8],
+        signing: Option<&Signing>,
+    ) -> Result<(), Box<dyn Error>> {
+        self.keep_commit(Side::Target, session, mode, state, signing);
         let entry = self.entry(Event::HandOver, Role::Target, session);
         Ok(self.audit(entry.at(Place::Between))?)
     }

@@ -1,14 +1,15 @@
 //! The folder of one migration, and what earlier ones left behind.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use dunlin_core::message::SessionId;
 use dunlin_core::units::Bytes;
 
-use super::{Kind, StorageError, Vm};
+use super::{Kind, SealKey, StorageError, Vm};
 
 const PREFIX: &str = "dunlin-";
 /// A side writes its state once a second: it does not come in between more often.
@@ -19,25 +20,29 @@ const REMOVALS: usize = 3;
 pub struct SessionDirectory {
     path: PathBuf,
     vm: Vm,
+    seal: Option<SealKey>,
 }
 
 impl SessionDirectory {
-    /// Makes the folder of a migration that begins: the source's part.
+    /// Makes the folder of a migration that begins: the source's part. With a key everything in it is sealed, without one nothing is.
     ///
     /// # Errors
     /// [`StorageError`]; also if it exists, because sessions are never used again.
-    pub fn create(storage: &Path, vm: Vm) -> Result<Self, StorageError> {
-        let directory = Self::open(storage, vm);
-        fs::create_dir(&directory.path).map_err(|source| StorageError::io("create", &directory.path, source))?;
+    pub fn create(storage: &Path, vm: Vm, seal: Option<SealKey>) -> Result<Self, StorageError> {
+        let directory = Self::open(storage, vm, seal);
+        let made = DirBuilder::new().mode(0o700).create(&directory.path);
+        made.map_err(|source| StorageError::io("create", &directory.path, source))?;
         sync(storage)?;
         Ok(directory)
     }
 
-    /// The folder of a migration, whether it is there yet or not: the target's part.
-    pub fn open(storage: &Path, vm: Vm) -> Self {
+    /// The folder of a migration, whether it is there yet or not: the target's part. What is not sealed with the key, or sealed without
+    /// one being given, is refused.
+    pub fn open(storage: &Path, vm: Vm, seal: Option<SealKey>) -> Self {
         Self {
             path: storage.join(format!("{PREFIX}{}", vm.session)),
             vm,
+            seal,
         }
     }
 
@@ -55,6 +60,10 @@ impl SessionDirectory {
     /// Whose pages are in it.
     pub fn vm(&self) -> &Vm {
         &self.vm
+    }
+
+    pub(super) fn seal(&self) -> Option<&SealKey> {
+        self.seal.as_ref()
     }
 
     pub(super) fn segment(&self, kind: Kind, sequence: u32) -> PathBuf {
@@ -173,7 +182,7 @@ fn leftover(path: &Path) -> Option<Leftover> {
     })
 }
 
-fn gone(removed: io::Result<()>) -> io::Result<()> {
+pub(super) fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

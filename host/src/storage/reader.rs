@@ -1,6 +1,6 @@
 //! Reading a segment: nothing of it is handed on before it was checked.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
-use twox_hash::XxHash3_64;
+use rustix::fs::OFlags;
 
 use super::aligned::AlignedPages;
-use super::format::{Entry, damaged};
+use super::error::Place;
+use super::format::{Entry, Form, damaged, plain_proof};
+use super::seal::TAG_BYTES;
 use super::{Header, Kind, RUN_PAGES_MAX, SessionDirectory, StorageError};
 use crate::block::BLOCK_BYTES;
 
@@ -20,6 +22,7 @@ pub struct SegmentReader {
     path: PathBuf,
     file: File,
     header: Header,
+    form: Form,
     entries: Vec<Entry>,
     buffer: AlignedPages,
 }
@@ -46,34 +49,22 @@ impl SegmentReader {
         let mut block = AlignedPages::zeroed(1);
         read(&path, &file, block.bytes_mut(), 0)?;
         let bytes = block.bytes().try_into().expect("one block");
-        let header = Header::decode(&path, bytes)?;
-        let other = |of| StorageError::Foreign { path: path.clone(), of };
-        let vm = directory.vm();
-        for (same, of) in [
-            (header.vm.session == vm.session, "migration"),
-            (header.vm.id == vm.id, "VM"),
-            (header.vm.regions == vm.regions, "memory layout"),
-            (header.kind == kind, "kind"),
-            (header.sequence == sequence, "place in the order"),
-        ] {
-            if !same {
-                return Err(other(of));
-            }
-        }
+        let (header, form) = Header::decode((&path, bytes), directory, (kind, sequence))?;
         let length = file
             .metadata()
             .map_err(|source| StorageError::io("read", &path, source))?
             .len();
-        if length != header.file_bytes() {
+        if length != header.file_bytes(&form) {
             return Err(damaged(&path, "its length"));
         }
-        let mut index = AlignedPages::zeroed(header.index_bytes() / BLOCK_BYTES);
+        let mut index = AlignedPages::zeroed(header.index_bytes(&form) / BLOCK_BYTES);
         read(&path, &file, index.bytes_mut(), header.index_offset())?;
-        let entries = header.entries(&path, index.bytes())?;
+        let entries = header.entries(&path, &form, index.bytes_mut())?;
         Ok(Some(Self {
             path,
             file,
             header,
+            form,
             entries,
             buffer: AlignedPages::zeroed(RUN_PAGES_MAX as usize),
         }))
@@ -87,8 +78,8 @@ impl SegmentReader {
     /// Reads, checks and hands on every run, in order. Data is read once, in pieces of at most [`RUN_PAGES_MAX`] pages.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] at the first run that is not as it was written, the runs before it having been handed on; what
-    /// `each` returns.
+    /// [`StorageError::Damaged`] or [`StorageError::Altered`] at the first run that is not as it was written, the runs before it having
+    /// been handed on; what `each` returns.
     pub fn each_run<E: From<StorageError>>(
         &mut self,
         mut each: impl FnMut(Run, Content<'_>) -> Result<(), E>,
@@ -96,11 +87,16 @@ impl SegmentReader {
         let mut offset = BLOCK_BYTES as u64;
         for entry in &self.entries {
             let run = entry.run();
-            let Some(sum) = entry.xxh3() else {
+            let Some(proof) = entry.proof() else {
                 each(run, Content::Zero)?;
                 continue;
             };
-            let bytes = checked(&self.path, &self.file, &mut self.buffer, (offset, run, sum))?;
+            let bytes = checked(
+                (&self.path, &self.file),
+                &self.form,
+                &mut self.buffer,
+                (offset, run, proof),
+            )?;
             each(run, Content::Data(bytes))?;
             offset += run.count.bytes().0;
         }
@@ -111,17 +107,18 @@ impl SegmentReader {
     /// it. O(runs) and one read of at most 1 MiB.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`], [`StorageError::Io`].
+    /// [`StorageError::Damaged`], [`StorageError::Altered`], [`StorageError::Io`].
     pub fn page(&mut self, gfn: Gfn) -> Result<Option<Content<'_>>, StorageError> {
         let mut offset = BLOCK_BYTES as u64;
         for entry in &self.entries {
             let run = entry.run();
             let holds = (run.first..run.end()).contains(&gfn);
-            match entry.xxh3() {
+            match entry.proof() {
                 None if holds => return Ok(Some(Content::Zero)),
                 None => {}
-                Some(sum) if holds => {
-                    let bytes = checked(&self.path, &self.file, &mut self.buffer, (offset, run, sum))?;
+                Some(proof) if holds => {
+                    let file = (&*self.path, &self.file);
+                    let bytes = checked(file, &self.form, &mut self.buffer, (offset, run, proof))?;
                     let at = (gfn.0 - run.first.0) as usize * BLOCK_BYTES;
                     return Ok(Some(Content::Data(&bytes[at..at + BLOCK_BYTES])));
                 }
@@ -145,30 +142,43 @@ impl SegmentReader {
 }
 
 fn checked<'b>(
-    path: &Path,
-    file: &File,
+    (path, file): (&Path, &File),
+    form: &Form,
     buffer: &'b mut AlignedPages,
-    (offset, run, sum): (u64, Run, u64),
+    (offset, run, proof): (u64, Run, &[u8; TAG_BYTES]),
 ) -> Result<&'b [u8], StorageError> {
     let bytes = &mut buffer.bytes_mut()[..(run.count.0 * PAGE_SIZE) as usize];
     read(path, file, bytes, offset)?;
-    if XxHash3_64::oneshot(bytes) == sum {
-        Ok(bytes)
-    } else {
-        Err(damaged(path, "its data"))
+    match form {
+        Form::Plain(_) if plain_proof(bytes) == *proof => Ok(bytes),
+        Form::Plain(_) => Err(damaged(path, "its data")),
+        Form::Sealed(opener) => {
+            let at = (offset - BLOCK_BYTES as u64) / PAGE_SIZE;
+            if opener.run(run, at, proof, bytes) {
+                Ok(bytes)
+            } else {
+                Err(StorageError::altered(path, Place::Pages(run)))
+            }
+        }
     }
 }
 
-fn open(path: &Path) -> Result<Option<File>, StorageError> {
+/// A file that nobody else has put there as something else: a link would lead out of the folder, and a pipe would never answer.
+pub(super) fn open(path: &Path) -> Result<Option<File>, StorageError> {
     let mut options = OpenOptions::new();
     options.read(true);
-    let opened = match options.clone().custom_flags(libc::O_DIRECT).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => options.open(path),
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let opened = match options.clone().custom_flags(flags | libc::O_DIRECT).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => options.custom_flags(flags).open(path),
         other => other,
     };
     match opened {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) if file.metadata().is_ok_and(|about| about.is_file()) => Ok(Some(file)),
+        Ok(_) => Err(StorageError::NoFile(path.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(_) if fs::symlink_metadata(path).is_ok_and(|about| !about.is_file()) => {
+            Err(StorageError::NoFile(path.into()))
+        }
         Err(source) => Err(StorageError::io("read", path, source)),
     }
 }

@@ -1,17 +1,20 @@
 //! Where each side stands, for the other to read when no network joins them.
 //!
 //! A session's folder has two such files, `source.state` and `target.state`: one block of 4096 bytes each (magic, version, CRC-32,
-//! length, content in postcard, zeros). A state replaces the one before by a rename, so that a reader finds either of them whole.
+//! length, content in postcard, zeros; or sealed). A state replaces the one before by a rename, so that a reader finds either of them whole.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{Read as _, Write as _};
 
 use dunlin_core::message::{TargetReport, TargetStanding};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::format::damaged;
-use super::{SessionDirectory, StorageError, Vm};
-use crate::block::{BLOCK_BYTES, Block, Format};
+use super::aligned::AlignedPages;
+use super::error::Place;
+use super::format::{damaged, plain, unseal};
+use super::seal::{Name, Sealer};
+use super::{SessionDirectory, StorageError, Vm, reader, writer};
+use crate::block::{BLOCK_BYTES, Format};
 
 /// What one side says. It is for the other to read, and is only ever of one kind.
 pub trait State: Serialize + DeserializeOwned {
@@ -19,6 +22,9 @@ pub trait State: Serialize + DeserializeOwned {
     const FILE: &'static str;
     #[doc(hidden)]
     const MAGIC: [u8; 7];
+    /// What a sealed file of this kind holds.
+    #[doc(hidden)]
+    const HOLDS: u8;
 }
 
 /// The source's word.
@@ -33,6 +39,7 @@ pub enum SourceState {
 impl State for SourceState {
     const FILE: &'static str = "source.state";
     const MAGIC: [u8; 7] = *b"DUNLSRC";
+    const HOLDS: u8 = 2;
 }
 
 /// The target's word.
@@ -42,11 +49,14 @@ pub struct TargetState {
     pub standing: TargetStanding,
     /// What it measured, once it is complete.
     pub report: TargetReport,
+    /// It cannot use all that the source has stored, and needs the network.
+    pub unreadable: bool,
 }
 
 impl State for TargetState {
     const FILE: &'static str = "target.state";
     const MAGIC: [u8; 7] = *b"DUNLTGT";
+    const HOLDS: u8 = 3;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -67,11 +77,22 @@ impl SessionDirectory {
             state,
         };
         // Eight regions of two numbers each, two names and a dozen numbers: less than 600 bytes.
-        let block = format::<S>().encode(&content).expect("a state fits its block");
+        let block = match self.seal() {
+            None => format::<S>().encode(&content).expect("a state fits its block"),
+            Some(key) => {
+                let sealer = Sealer::new(key, self.state_name::<S>());
+                let sealer = sealer.map_err(|_| StorageError::Random(path.clone()))?;
+                sealer.finish(&content, &mut []).expect("a state fits its block")
+            }
+        };
         // A name that only this side writes to.
         let temporary = path.with_extension("unfinished");
-        let written = fs::write(&temporary, block)
-            .and_then(|()| fs::File::open(&temporary)?.sync_all())
+        let mut aligned = AlignedPages::zeroed(1);
+        aligned.bytes_mut().copy_from_slice(&block);
+        let mut file = writer::create(&temporary)?;
+        let written = file
+            .write_all(aligned.bytes())
+            .and_then(|()| file.sync_all())
             .and_then(|()| fs::rename(&temporary, &path));
         written.map_err(|source| StorageError::io("write", &path, source))?;
         self.sync()
@@ -80,21 +101,22 @@ impl SessionDirectory {
     /// What the other side said last; `None` if it has said nothing yet.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`], [`StorageError::Newer`], [`StorageError::Foreign`], [`StorageError::Io`].
+    /// [`StorageError`], whatever it is that is wrong with the file.
     pub fn read_state<S: State>(&self) -> Result<Option<S>, StorageError> {
         let path = self.path().join(S::FILE);
-        let mut bytes = Vec::new();
-        // No more than shows that it is too long.
-        let read = fs::File::open(&path).and_then(|file| file.take(BLOCK_BYTES as u64 + 1).read_to_end(&mut bytes));
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|source| StorageError::io("read", &path, source))?,
+        let Some(mut file) = reader::open(&path)? else {
+            return Ok(None);
         };
-        let block: &[u8; BLOCK_BYTES] = bytes[..].try_into().map_err(|_| damaged(&path, "its length"))?;
-        let content: Content<S> = match format::<S>().decode(block) {
-            Block::Valid(content) => content,
-            Block::Newer(found) => return Err(StorageError::Newer { path, found }),
-            Block::Invalid => return Err(damaged(&path, "its content")),
+        // As much as shows that it is too long.
+        let mut bytes = AlignedPages::zeroed(2);
+        let length =
+            read_up_to(&mut file, bytes.bytes_mut()).map_err(|source| StorageError::io("read", &path, source))?;
+        let block: &[u8; BLOCK_BYTES] = bytes.bytes()[..length]
+            .try_into()
+            .map_err(|_| damaged(&path, "its length"))?;
+        let content: Content<S> = match self.seal() {
+            None => plain(&path, block, format::<S>(), "its content")?,
+            Some(key) => unseal(&path, block, key, &self.state_name::<S>(), Place::Content)?.1,
         };
         for (same, of) in [
             (content.vm.session == self.vm().session, "migration"),
@@ -106,6 +128,23 @@ impl SessionDirectory {
         }
         Ok(Some(content.state))
     }
+
+    fn state_name<S: State>(&self) -> Name {
+        Name::new(S::MAGIC, self.vm(), S::HOLDS, 0)
+    }
+}
+
+fn read_up_to(file: &mut fs::File, into: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < into.len() {
+        let more = file.read(&mut into[filled..])?;
+        filled += more;
+        // The end: past the page cache nothing can be read from within a block.
+        if more == 0 || !filled.is_multiple_of(BLOCK_BYTES) {
+            break;
+        }
+    }
+    Ok(filled)
 }
 
 const fn format<S: State>() -> Format {
@@ -136,14 +175,15 @@ mod tests {
                 stored: 7,
                 ..TargetReport::default()
             },
+            unreadable: false,
         }
     }
 
     #[test]
     fn the_last_word_of_each_side_is_read() {
         let root = tempfile::tempdir().unwrap();
-        let ours = SessionDirectory::create(root.path(), vm(1, 2)).unwrap();
-        let theirs = SessionDirectory::open(root.path(), vm(1, 2));
+        let ours = SessionDirectory::create(root.path(), vm(1, 2), None).unwrap();
+        let theirs = SessionDirectory::open(root.path(), vm(1, 2), None);
         assert_eq!(theirs.read_state::<SourceState>().unwrap(), None);
         ours.write_state(SourceState::GivenUp).unwrap();
         ours.write_state(SourceState::RunsHere).unwrap();
@@ -158,11 +198,11 @@ mod tests {
     #[test]
     fn another_migration_or_vm_says_nothing_here() {
         let root = tempfile::tempdir().unwrap();
-        let written = SessionDirectory::create(root.path(), vm(1, 2)).unwrap();
+        let written = SessionDirectory::create(root.path(), vm(1, 2), None).unwrap();
         written.write_state(SourceState::GivenUp).unwrap();
-        let error = SessionDirectory::open(root.path(), vm(1, 3)).read_state::<SourceState>();
+        let error = SessionDirectory::open(root.path(), vm(1, 3), None).read_state::<SourceState>();
         assert!(error.unwrap_err().to_string().contains("another VM"));
-        let copied = SessionDirectory::create(root.path(), vm(9, 2)).unwrap();
+        let copied = SessionDirectory::create(root.path(), vm(9, 2), None).unwrap();
         fs::copy(
             written.path().join(SourceState::FILE),
             copied.path().join(SourceState::FILE),
@@ -175,7 +215,7 @@ mod tests {
     #[test]
     fn a_state_of_the_wrong_kind_or_damaged_is_none() {
         let root = tempfile::tempdir().unwrap();
-        let folder = SessionDirectory::create(root.path(), vm(1, 2)).unwrap();
+        let folder = SessionDirectory::create(root.path(), vm(1, 2), None).unwrap();
         folder.write_state(SourceState::GivenUp).unwrap();
         let (source, target) = (
             folder.path().join(SourceState::FILE),
@@ -197,7 +237,7 @@ mod tests {
     #[test]
     fn without_a_folder_nothing_can_be_said() {
         let root = tempfile::tempdir().unwrap();
-        let folder = SessionDirectory::open(root.path(), vm(1, 2));
+        let folder = SessionDirectory::open(root.path(), vm(1, 2), None);
         assert!(matches!(
             folder.write_state(SourceState::GivenUp),
             Err(StorageError::Io { .. })

@@ -14,6 +14,8 @@ use crate::block::BLOCK_BYTES;
 use crate::memory::GuestMemory;
 use crate::memory::tests::{memory, noise, run};
 
+mod sealed;
+
 const MIB: u64 = 1 << 20;
 const GUEST_PAGES: u64 = 1024;
 
@@ -65,15 +67,15 @@ fn install(directory: &SessionDirectory, sequence: u32, into: &GuestMemory) -> R
     Ok(runs)
 }
 
-struct Place {
+struct TestPlace {
     _root: tempfile::TempDir,
     directory: SessionDirectory,
 }
 
-fn place() -> Place {
+fn place() -> TestPlace {
     let root = tempfile::tempdir().unwrap();
-    let directory = SessionDirectory::create(root.path(), vm(1)).unwrap();
-    Place { _root: root, directory }
+    let directory = SessionDirectory::create(root.path(), vm(1), None).unwrap();
+    TestPlace { _root: root, directory }
 }
 
 proptest! {
@@ -157,7 +159,7 @@ fn a_full_segment_is_no_longer_than_it_may_be() {
     let root = tempfile::tempdir().unwrap();
     let mut guest = vm(1);
     guest.regions[0].pages = Pages(pages);
-    let directory = SessionDirectory::create(root.path(), guest).unwrap();
+    let directory = SessionDirectory::create(root.path(), guest, None).unwrap();
     let source = memory(pages * PAGE_SIZE);
     source.fill(run(1, pages - 1), noise).unwrap();
     let mut writer = SegmentWriter::create(&directory, Kind::Static, 0).unwrap();
@@ -249,7 +251,7 @@ fn segments_of_others_are_not_taken() {
         let mut vm = vm(1);
         change(&mut vm);
         let _ = fs::create_dir(root.path().join(format!("dunlin-{}", vm.session)));
-        SessionDirectory::open(root.path(), vm)
+        SessionDirectory::open(root.path(), vm, None)
     };
     foreign(&with(|vm| vm.session = SessionId(2)), Kind::Static, 0, "migration");
     foreign(&with(|vm| vm.id = VmId(2)), Kind::Static, 0, "VM");
@@ -264,10 +266,10 @@ fn segments_of_others_are_not_taken() {
 #[test]
 fn a_folder_is_made_once_and_found_when_left_behind() {
     let root = tempfile::tempdir().unwrap();
-    let first = SessionDirectory::create(root.path(), vm(0xabc)).unwrap();
+    let first = SessionDirectory::create(root.path(), vm(0xabc), None).unwrap();
     let written = write(&first, &guest(|_| true), 0, &[run(0, 10)]);
     assert!(matches!(
-        SessionDirectory::create(root.path(), vm(0xabc)),
+        SessionDirectory::create(root.path(), vm(0xabc), None),
         Err(StorageError::Io { .. })
     ));
     fs::create_dir(root.path().join("dunlin-not-a-session")).unwrap();
@@ -283,7 +285,7 @@ fn a_folder_is_made_once_and_found_when_left_behind() {
 
 #[test]
 fn a_storage_directory_that_is_not_there_is_named() {
-    let error = SessionDirectory::create(Path::new("/nowhere/at-all"), vm(1)).expect_err("there is none");
+    let error = SessionDirectory::create(Path::new("/nowhere/at-all"), vm(1), None).expect_err("there is none");
     assert!(error.to_string().contains("/nowhere/at-all/dunlin-"), "{error}");
     assert!(leftovers(Path::new("/nowhere/at-all")).is_err());
 }

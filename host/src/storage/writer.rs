@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use dunlin_core::pageset::Run;
 use dunlin_core::units::{Bytes, Gfn, PAGE_SIZE, Pages};
-use twox_hash::XxHash3_64;
-use zerocopy::IntoBytes as _;
+use rustix::fs::OFlags;
 
 use super::aligned::AlignedPages;
-use super::format::{Entry, RUNS_MAX};
+use super::directory::gone;
+use super::format::{Entry, RUNS_MAX, encode_index, plain_proof};
+use super::seal::Sealer;
 use super::{Header, Kind, RUN_PAGES_MAX, SEGMENT_PAGES_MAX, SessionDirectory, StorageError};
 use crate::block::BLOCK_BYTES;
 use crate::memory::GuestMemory;
@@ -28,6 +29,8 @@ pub struct SegmentWriter<'a> {
     path: PathBuf,
     kind: Kind,
     sequence: u32,
+    /// None for a plain segment.
+    sealer: Option<Sealer>,
     entries: Vec<Entry>,
     /// Data that has not been written, `buffered` pages of it.
     buffer: AlignedPages,
@@ -67,9 +70,16 @@ impl<'a> SegmentWriter<'a> {
     /// A segment with nothing in it yet.
     ///
     /// # Errors
-    /// [`StorageError::Full`], [`StorageError::ReadOnly`], [`StorageError::Io`].
+    /// [`StorageError::Full`], [`StorageError::ReadOnly`], [`StorageError::Random`], [`StorageError::Io`].
     pub fn create(directory: &'a SessionDirectory, kind: Kind, sequence: u32) -> Result<Self, StorageError> {
         let (path, temporary) = (directory.segment(kind, sequence), directory.temporary(kind, sequence));
+        let sealer = match directory.seal() {
+            Some(key) => Some(
+                Sealer::new(key, kind.seal_name(directory.vm(), sequence))
+                    .map_err(|_| StorageError::Random(path.clone()))?,
+            ),
+            None => None,
+        };
         let file = create(&temporary)?;
         Ok(Self {
             directory,
@@ -78,6 +88,7 @@ impl<'a> SegmentWriter<'a> {
             path,
             kind,
             sequence,
+            sealer,
             entries: Vec::new(),
             buffer: AlignedPages::zeroed(BUFFER_PAGES),
             buffered: 0,
@@ -109,14 +120,14 @@ impl<'a> SegmentWriter<'a> {
         let count = run.count.min(Pages(RUN_PAGES_MAX));
         let bytes = count.0 as usize * PAGE;
         let mut copy = std::mem::replace(&mut self.copy, AlignedPages::zeroed(0));
-        // What is hashed must be what is written, so both see this copy.
+        // What is hashed or sealed must be what is written, so both see this copy.
         memory.copy_run(Run::new(run.first, count), &mut copy.bytes_mut()[..bytes])?;
-        let added = self.add_copied(run.first, &copy.bytes()[..bytes]);
+        let added = self.add_copied(run.first, &mut copy.bytes_mut()[..bytes]);
         self.copy = copy;
         added.map(|()| count)
     }
 
-    fn add_copied(&mut self, first: Gfn, bytes: &[u8]) -> Result<(), StorageError> {
+    fn add_copied(&mut self, first: Gfn, bytes: &mut [u8]) -> Result<(), StorageError> {
         let zero: Vec<bool> = bytes.chunks_exact(PAGE).map(|page| page == [0; PAGE]).collect();
         let mut at = 0;
         for group in zero.chunk_by(bool::eq) {
@@ -124,7 +135,7 @@ impl<'a> SegmentWriter<'a> {
             if group[0] {
                 self.add_zeros(run);
             } else {
-                self.add_data(run, &bytes[at * PAGE..(at + group.len()) * PAGE])?;
+                self.add_data(run, &mut bytes[at * PAGE..(at + group.len()) * PAGE])?;
             }
             at += group.len();
         }
@@ -140,7 +151,7 @@ impl<'a> SegmentWriter<'a> {
         let before = self
             .entries
             .last()
-            .filter(|entry| entry.xxh3().is_none())
+            .filter(|entry| entry.proof().is_none())
             .map(Entry::run);
         let run = match before.filter(|before| before.end() == run.first) {
             Some(before) => {
@@ -152,9 +163,13 @@ impl<'a> SegmentWriter<'a> {
         self.entries.push(Entry::zeros(run));
     }
 
-    fn add_data(&mut self, run: Run, bytes: &[u8]) -> Result<(), StorageError> {
-        self.entries.push(Entry::data(run, XxHash3_64::oneshot(bytes)));
-        let mut rest = bytes;
+    fn add_data(&mut self, run: Run, bytes: &mut [u8]) -> Result<(), StorageError> {
+        let proof = match &mut self.sealer {
+            Some(sealer) => sealer.run(run, bytes),
+            None => plain_proof(bytes),
+        };
+        self.entries.push(Entry::data(run, proof));
+        let mut rest = &*bytes;
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.len().min((BUFFER_PAGES - self.buffered) * PAGE));
             self.buffer.bytes_mut()[self.buffered * PAGE..][..piece.len()].copy_from_slice(piece);
@@ -184,7 +199,6 @@ impl<'a> SegmentWriter<'a> {
     /// [`StorageError`]; there is then no such segment.
     pub fn finish(mut self, last: bool) -> Result<Written, StorageError> {
         self.flush()?;
-        let index = self.entries.as_bytes();
         let header = Header {
             vm: self.directory.vm().clone(),
             kind: self.kind,
@@ -193,12 +207,19 @@ impl<'a> SegmentWriter<'a> {
             runs: u32::try_from(self.entries.len()).expect("bounded by RUNS_MAX"),
             data_pages: u32::try_from(self.data_pages).expect("bounded by SEGMENT_PAGES_MAX"),
             zero_pages: self.zero_pages,
-            index_xxh3: XxHash3_64::oneshot(index),
         };
-        let mut padded = AlignedPages::zeroed(header.index_bytes() / BLOCK_BYTES);
-        padded.bytes_mut()[..index.len()].copy_from_slice(index);
+        let index = encode_index(&self.entries, self.sealer.is_some());
+        let mut padded = AlignedPages::zeroed(index.len().div_ceil(BLOCK_BYTES));
+        padded.bytes_mut()[..index.len()].copy_from_slice(&index);
         let mut block = AlignedPages::zeroed(1);
-        block.bytes_mut().copy_from_slice(&header.encode());
+        let first = match self.sealer.take() {
+            Some(sealer) => sealer
+                .finish(&header, padded.bytes_mut())
+                .expect("a header fits its block"),
+            None => header.encode_plain(&index),
+        };
+        block.bytes_mut().copy_from_slice(&first);
+        let bytes = header.index_offset() + padded.bytes().len() as u64;
         let done = self
             .file
             .write_all_at(padded.bytes(), header.index_offset())
@@ -215,20 +236,26 @@ impl<'a> SegmentWriter<'a> {
         self.directory.sync()?;
         Ok(Written {
             path: self.path,
-            bytes: Bytes(header.file_bytes()),
+            bytes: Bytes(bytes),
             data: Pages(self.data_pages),
             zero: Pages(self.zero_pages),
         })
     }
 }
 
-/// A new file, past the page cache if the file system lets us: the pages are read by another host, not by this one.
-fn create(path: &Path) -> Result<File, StorageError> {
+/// A new file, past the page cache if the file system lets us: the pages are read by another host, not by this one. Whatever had the
+/// name is replaced, not written to: it may be a link to something else.
+pub(super) fn create(path: &Path) -> Result<File, StorageError> {
+    gone(fs::remove_file(path)).map_err(|source| StorageError::io("remove", path, source))?;
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
+    options.write(true).create_new(true).mode(0o600);
+    let nofollow = OFlags::NOFOLLOW.bits() as i32;
+    let direct = options.clone().custom_flags(libc::O_DIRECT | nofollow).open(path);
     let opened = match direct {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => options.open(path),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            gone(fs::remove_file(path)).map_err(|source| StorageError::io("remove", path, source))?;
+            options.custom_flags(nofollow).open(path)
+        }
         other => other,
     };
     opened.map_err(|source| StorageError::io("create", path, source))

@@ -5,7 +5,7 @@
 //! ([`SignedCommit`]). Which [`Side`] signs is part of what is signed, so that one's signature is not the other's.
 #![forbid(unsafe_code)]
 
-use super::audit::Signatures;
+use super::{Identity, Name, audit::Signatures};
 use data_encoding::HEXLOWER;
 use dunlin_core::message::{Mode, SessionId, VmId};
 use ring::{
@@ -14,7 +14,7 @@ use ring::{
 };
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// Begins every signed text, so that no signature for another purpose fits.
 const CONTEXT: &[u8] = b"dunlin commit record v1\0";
@@ -34,6 +34,9 @@ pub enum CommitError {
     /// The certificate cannot be read.
     #[error("The signer's certificate cannot be read")]
     Certificate,
+    /// There is none.
+    #[error("The other side has not signed what is handed over")]
+    Unsigned,
     /// The signature does not fit.
     #[error("The signature does not fit what is handed over")]
     Signature,
@@ -214,6 +217,56 @@ impl Signer {
             Key::Ed25519(key) => key.sign(&message).as_ref().to_vec(),
         };
         Ok(Signature::new(&bytes, &self.certificate))
+    }
+}
+
+/// What hand-overs are signed with on a connection, and checked by: this host's key, and the certificate that the other side has shown.
+#[derive(Clone, Debug)]
+pub struct Signing {
+    signer: Arc<Signer>,
+    own: Name,
+    peer: Name,
+    /// DER, as TLS has taken it.
+    certificate: Arc<[u8]>,
+}
+
+impl Signing {
+    /// For a connection between this host, which `signer` signs for, and the holder of `certificate`.
+    pub fn new(signer: Arc<Signer>, own: &Identity, peer: &Identity, certificate: &[u8]) -> Self {
+        Self {
+            signer,
+            own: own.name().clone(),
+            peer: peer.name().clone(),
+            certificate: certificate.into(),
+        }
+    }
+
+    /// Who hands over to whom, if this host is that side.
+    pub fn parties(&self, own: Side) -> Parties<'_> {
+        let (own_name, peer) = (Some(self.own.as_str()), Some(self.peer.as_str()));
+        match own {
+            Side::Source => Parties {
+                source: own_name,
+                target: peer,
+            },
+            Side::Target => Parties {
+                source: peer,
+                target: own_name,
+            },
+        }
+    }
+
+    /// This host's signature.
+    ///
+    /// # Errors
+    /// [`CommitError::Signing`].
+    pub fn sign(&self, record: &CommitRecord, side: Side) -> Result<Signature, CommitError> {
+        self.signer.sign(record, side)
+    }
+
+    /// A signature that came over the connection.
+    pub fn of_peer(&self, signature: &[u8]) -> Signature {
+        Signature::new(signature, &self.certificate)
     }
 }
 

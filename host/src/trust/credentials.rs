@@ -2,6 +2,7 @@
 
 use super::{
     Identity, TrustError,
+    commit::Signer,
     verify::{Authorities, Side},
 };
 use rustix::fs::fstat;
@@ -28,6 +29,8 @@ pub(super) const CERTIFICATE: &str = "cert.pem";
 pub(super) const KEY: &str = "key.pem";
 /// What the authorities have revoked; may be absent.
 pub(super) const REVOKED: &str = "crl.pem";
+/// What a key must be.
+const KEY_KIND: &str = "private key of a kind used here (ECDSA P-256 or Ed25519, in PKCS #8)";
 /// More than any sensible file has: a device or a wrong file must not fill memory.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -42,6 +45,7 @@ pub struct Files {
 #[derive(Debug)]
 pub struct Credentials {
     pub(super) own: Arc<SingleCertAndKey>,
+    pub(super) signer: Arc<Signer>,
     pub(super) authorities: Arc<Authorities>,
     pub(super) provider: Arc<CryptoProvider>,
     holder: Identity,
@@ -83,15 +87,23 @@ impl Files {
             .and_then(|_| authorities.judge(&chain[0], &chain[1..], now, Side::Server))
             .map_err(own)?;
         let key = self.directory.join(KEY);
-        let certified = CertifiedKey::from_der(chain, private_key(&key)?, &provider).map_err(|error| match error {
+        let secret = private_key(&key)?;
+        let signer = Signer::new(secret.secret_der(), &chain[0]);
+        let certified = CertifiedKey::from_der(chain, secret, &provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => TrustError::KeyMismatch { path: key.clone() },
             _ => TrustError::Content {
                 path: key.clone(),
-                what: "private key of a kind used here (ECDSA, Ed25519 or RSA)",
+                what: KEY_KIND,
             },
+        })?;
+        // Also what TLS would take: a host that cannot sign what is handed over could deny it.
+        let signer = signer.map_err(|_| TrustError::Content {
+            path: key,
+            what: KEY_KIND,
         })?;
         Ok(Credentials {
             own: Arc::new(certified.into()),
+            signer: Arc::new(signer),
             authorities,
             provider,
             holder,

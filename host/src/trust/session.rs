@@ -1,6 +1,6 @@
 //! What ties the connections of one migration together.
 
-use super::{Identity, exporter::Exporter};
+use super::{Identity, commit::Signing, exporter::Exporter};
 use dunlin_core::message::SessionId;
 use rustls::SupportedCipherSuite;
 use std::{
@@ -56,6 +56,8 @@ pub struct Trusted {
     pub peer: Identity,
     /// To which session the connection belongs.
     pub binding: Binding,
+    /// What hand-overs are signed with.
+    pub signing: Signing,
 }
 
 impl Trusted {

@@ -5,10 +5,11 @@
 //! session, of who proves and of the connection's own exporter; so it is worth nothing on another connection.
 
 use super::{
-    Binding, Credentials, Files, Name, Identity, Session, Sessions, TrustError, Trusted,
+    Binding, Credentials, Files, Name, Session, Sessions, TrustError, Trusted,
+    commit::Signing,
     exporter::Exporter,
     session::{PROOF_BYTES, Proof, Prover, is_same},
-    verify::Judge,
+    verify::{Judge, Shown},
 };
 use crate::channel::{
     ChannelError, Stream, Wait,
@@ -69,7 +70,9 @@ impl Visit {
     pub fn enter(&self, stream: Stream, wait: Wait<'_>) -> Result<Stream, ChannelError> {
         let name = stream.peer().to_owned();
         let credentials = self.files.load().map_err(|source| distrust(&name, source))?;
-        let (stream, exporter, peer) = credentials.connect(stream, &self.expected, wait)?;
+        let (stream, exporter, shown) = credentials.connect(stream, &self.expected, wait)?;
+        let signing = credentials.signing(&shown);
+        let peer = shown.peer;
         let untrusted = |source| distrust(&name, source);
         let suite = suite(&stream).ok_or_else(|| untrusted(TrustError::NoDunlin))?;
         let known = self.session();
@@ -103,7 +106,7 @@ impl Visit {
             TURNED_AWAY => return Err(untrusted(TrustError::TurnedAway)),
             _ => return Err(untrusted(TrustError::NoDunlin)),
         };
-        Ok(stream.trust(Trusted { peer, binding }))
+        Ok(stream.trust(Trusted { peer, binding, signing }))
     }
 }
 
@@ -123,7 +126,9 @@ impl Admission {
     pub fn admit(&self, stream: Stream, wait: Wait<'_>) -> Result<Stream, ChannelError> {
         let name = stream.peer().to_owned();
         let credentials = self.files.load().map_err(|source| distrust(&name, source))?;
-        let (stream, exporter, peer) = credentials.accept(stream, wait)?;
+        let (stream, exporter, shown) = credentials.accept(stream, wait)?;
+        let signing = credentials.signing(&shown);
+        let peer = shown.peer;
         let untrusted = |source| distrust(&name, source);
         let suite = suite(&stream).ok_or_else(|| untrusted(TrustError::NoDunlin))?;
         let mut opening = [0; OPENING_BYTES];
@@ -165,18 +170,23 @@ impl Admission {
             Binding::Unknown(_) => answer(UNKNOWN, &[0; PROOF_BYTES]),
         };
         stream.write_all(&answer, wait)?;
-        Ok(stream.trust(Trusted { peer, binding }))
+        Ok(stream.trust(Trusted { peer, binding, signing }))
     }
 }
 
 impl Credentials {
+    /// What hand-overs are signed with on a connection to whoever has shown that.
+    fn signing(&self, shown: &Shown) -> Signing {
+        Signing::new(Arc::clone(&self.signer), self.holder(), &shown.peer, &shown.certificate)
+    }
+
     /// The handshake of the side that connects.
     pub(super) fn connect(
         &self,
         stream: Stream,
         expected: &Name,
         wait: Wait<'_>,
-    ) -> Result<(Stream, Arc<Exporter>, Identity), ChannelError> {
+    ) -> Result<(Stream, Arc<Exporter>, Shown), ChannelError> {
         let name = stream.peer().to_owned();
         let judge = Arc::new(Judge::new(Arc::clone(&self.authorities), Some(expected.clone())));
         let exporter = Arc::new(Exporter::default());
@@ -194,7 +204,7 @@ impl Credentials {
     }
 
     /// The handshake of the side that is connected to.
-    pub(super) fn accept(&self, stream: Stream, wait: Wait<'_>) -> Result<(Stream, Arc<Exporter>, Identity), ChannelError> {
+    pub(super) fn accept(&self, stream: Stream, wait: Wait<'_>) -> Result<(Stream, Arc<Exporter>, Shown), ChannelError> {
         let name = stream.peer().to_owned();
         let judge = Arc::new(Judge::new(Arc::clone(&self.authorities), None));
         let exporter = Arc::new(Exporter::default());
@@ -215,11 +225,11 @@ fn shake(
     judge: Arc<Judge>,
     exporter: Arc<Exporter>,
     wait: Wait<'_>,
-) -> Result<(Stream, Arc<Exporter>, Identity), ChannelError> {
+) -> Result<(Stream, Arc<Exporter>, Shown), ChannelError> {
     let name = stream.peer().to_owned();
     let done = handshake(stream, role, wait);
     match (done, judge.verdict()) {
-        (Ok(stream), Some(Ok(peer))) => Ok((stream, exporter, peer)),
+        (Ok(stream), Some(Ok(shown))) => Ok((stream, exporter, shown)),
         // The verdict on a certificate says more than what TLS made of it.
         (_, Some(Err(error))) => Err(distrust(&name, error)),
         (Err(Failure::Channel(error)), _) => Err(error),

@@ -1,6 +1,6 @@
 //! Whether a certificate is good, and whose it is.
 
-use super::{Name, Identity, TrustError};
+use super::{Identity, Name, TrustError};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error as TlsError, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -63,13 +63,22 @@ impl Authorities {
     }
 }
 
+/// What the other end has shown, and an authority vouches for.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// Who it is.
+    pub(super) peer: Identity,
+    /// Its certificate (DER).
+    pub(super) certificate: Vec<u8>,
+}
+
 /// The judge of one handshake; remembers what it found.
 #[derive(Debug)]
 pub(super) struct Judge {
     authorities: Arc<Authorities>,
     /// Who must be at the other end; a client may be anybody.
     expected: Option<Name>,
-    verdict: Mutex<Option<Result<Identity, TrustError>>>,
+    verdict: Mutex<Option<Result<Shown, TrustError>>>,
 }
 
 impl Judge {
@@ -82,7 +91,7 @@ impl Judge {
     }
 
     /// What became of the peer's certificate; `None` if none came.
-    pub(super) fn verdict(&self) -> Option<Result<Identity, TrustError>> {
+    pub(super) fn verdict(&self) -> Option<Result<Shown, TrustError>> {
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -101,7 +110,10 @@ impl Judge {
                     expected: expected.clone(),
                     found: peer.names().map(Name::as_str).collect::<Vec<_>>().join(", "),
                 }),
-                _ => Ok(peer),
+                _ => Ok(Shown {
+                    peer,
+                    certificate: certificate.to_vec(),
+                }),
             });
         let answer = found.as_ref().map(|_| ()).map_err(TrustError::for_peer);
         *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);

@@ -1,49 +1,11 @@
-//! A round log as anybody may have written it: reading never panics, every rule can be told of what was read, and what was read
-//! is the same when it is written again.
+//! See the check.
 #![no_main]
 
+#[path = "../checks/rounds.rs"]
+mod check;
 // The one module, because the crate around it takes minutes to build for a fuzzer.
 #[path = "../../../host/src/replay/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "what the command shows is of no use here")]
 mod replay;
 
-use dunlin_core::switch::{RoundEnd, SwitchSetting};
-use dunlin_core::units::Pages;
-use libfuzzer_sys::fuzz_target;
-use replay::{HEADER, LogError, RoundLog, Trial, example_rules};
-
-/// Enough for what a fuzzer makes up, and as much as the command takes.
-const TOTAL: Pages = Pages(1 << 38);
-
-fuzz_target!(|input: &[u8]| {
-    check(input);
-    // Few would find the header.
-    check(&[HEADER.as_bytes(), b"\n", input].concat());
-});
-
-fn check(text: &[u8]) {
-    let Ok(log) = RoundLog::open(text, TOTAL) else { return };
-    let setting = SwitchSetting {
-        static_done_after: log.static_done_after(),
-        ..SwitchSetting::new(TOTAL)
-    };
-    let Ok(ends) = log.collect::<Result<Vec<_>, _>>() else {
-        return;
-    };
-    for rule in example_rules() {
-        let mut trial = Trial::new(rule, setting);
-        for end in &ends {
-            trial.on_round(end);
-        }
-    }
-    assert_eq!(rewritten(&ends).expect("numbers as they were read"), ends);
-}
-
-fn rewritten(ends: &[RoundEnd]) -> Result<Vec<RoundEnd>, LogError> {
-    let mut text = format!("{HEADER}\n");
-    for end in ends {
-        let duration_us = end.duration.as_micros();
-        text += &format!("{},{duration_us},{},{}\n", end.round, end.sent, end.dirty);
-    }
-    RoundLog::open(text.as_bytes(), TOTAL)?.collect()
-}
+libfuzzer_sys::fuzz_target!(|input: &[u8]| check::check(input));

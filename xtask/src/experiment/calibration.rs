@@ -291,7 +291,7 @@ fn merge(storage: &Path) -> anyhow::Result<f64> {
         id: VmId(1),
         regions: [region].into_iter().collect(),
     };
-    let directory = SessionDirectory::create(folder.path(), vm)?;
+    let directory = SessionDirectory::create(folder.path(), vm, None)?;
     let mut writer = SegmentWriter::create(&directory, Kind::Static, 0)?;
     let mut rest = run;
     while rest.count.0 > 0 {

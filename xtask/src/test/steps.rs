@@ -9,6 +9,7 @@ use dunlin_tests::capability::{self, BAREMETAL_TARGET};
 use super::tally::Tally;
 use crate::build;
 use crate::command::{cargo, cargo_of, describe, succeeds, succeeds_with_lines};
+use crate::fuzz;
 use crate::lab::{self, Outcome};
 
 /// What a step may want to know.
@@ -68,7 +69,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "fuzz",
         purpose: "a short run of every fuzz target",
-        run: fuzz,
+        run: fuzz_all,
     },
     Step {
         name: "lab",
@@ -82,10 +83,6 @@ const CORE_FEATURES: [&str; 4] = ["wire", "workload", "tracefile", "defmt"];
 /// Features that touch no other, so that each is built alone.
 const CORE_FEATURES_ALONE: [&str; 1] = ["record"];
 
-/// The fuzz targets are a workspace of their own.
-const FUZZ_FOLDER: &str = "tests/fuzz";
-const FUZZ_MANIFEST: &str = "tests/fuzz/Cargo.toml";
-
 /// Seconds for each fuzz target: enough to find what a change breaks coarsely.
 const FUZZ_SECONDS: u32 = 20;
 
@@ -94,7 +91,7 @@ fn format(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     run(
         tally,
         "format of the fuzz targets",
-        &mut cargo(&["fmt", "--manifest-path", FUZZ_MANIFEST, "--check"]),
+        &mut cargo(&["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]),
     )
 }
 
@@ -203,24 +200,12 @@ fn tests(context: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fuzz(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+fn fuzz_all(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     if is_skipped(tally, "fuzz", Capability::Fuzz) {
         return Ok(());
     }
-    let list = cargo_of("+nightly", &["fuzz", "list", "--fuzz-dir", FUZZ_FOLDER]).output()?;
-    ensure!(
-        list.status.success(),
-        "cargo-fuzz lists no targets: {}",
-        String::from_utf8_lossy(&list.stderr)
-    );
-    let targets = String::from_utf8(list.stdout).context("target names are text")?;
-    ensure!(targets.lines().next().is_some(), "{FUZZ_FOLDER} has no targets");
-    for target in targets.lines() {
-        let seconds = format!("-max_total_time={FUZZ_SECONDS}");
-        let mut command = cargo_of(
-            "+nightly",
-            &["fuzz", "run", "--fuzz-dir", FUZZ_FOLDER, target, "--", &seconds],
-        );
+    for target in fuzz::targets()? {
+        let mut command = fuzz::command(&target, &[&format!("-max_total_time={FUZZ_SECONDS}")])?;
         println!("> {}", describe(&command));
         // A fuzzer tells much of no interest unless it found something.
         let output = command.output()?;

@@ -3,7 +3,8 @@
 use super::static_copy::AfterStatic;
 use super::{Source, Step};
 use crate::message::{
-    AbortReason, Message, Mode, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, TargetReport, TargetStanding, Violation,
+    AbortReason, Message, Mode, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SIGNATURE_BYTES_MAX, TargetReport, TargetStanding,
+    Violation,
 };
 use crate::migrate::regions::remove_outside;
 use crate::migrate::source_types::SourceOutcome;
@@ -34,13 +35,17 @@ impl Source<'_> {
             (Message::StaticMerged, step) if in_rounds(step) => self.static_merged(now),
             (Message::StaticFailed, step) if in_rounds(step) => self.static_failed_there(now),
             (Message::Ready, Step::AwaitReady { .. }) => self.step = Step::RecordGivenUp,
+            (Message::Signed { signature }, _) if signature.len() <= SIGNATURE_BYTES_MAX => {}
             (Message::Abort(_), _) if self.peer_running => self.violation(now, Violation::UnexpectedMessage),
             (Message::Abort(reason), _) => self.aborted_there(*reason),
             (Message::Running, Step::AwaitRunning { .. }) => {
                 self.running(now);
                 self.step = self.after_running(now);
             }
-            (Message::Complete(report), _) if self.peer_running => self.complete(now, report),
+            // Who says what it lacks does not lack nothing.
+            (Message::Complete(report), step) if self.peer_running && !matches!(step, Step::AwaitMissing { .. }) => {
+                self.complete(now, report);
+            }
             (Message::Resumed(standing), Step::AwaitResumed { .. }) => self.resumed(now, *standing),
             (Message::Missing { first_word, words }, Step::AwaitMissing { found }) => {
                 match self.missing(*first_word, words) {

@@ -1,7 +1,7 @@
 //! What a target makes of the source's messages and pages.
 
 use super::{Outstanding, Step, Target, Via};
-use crate::message::{AbortReason, Message, Mode, STATE_BYTES_MAX, Violation, run_in_regions, total_pages};
+use crate::message::{AbortReason, Message, Mode, SIGNATURE_BYTES_MAX, STATE_BYTES_MAX, Violation, run_in_regions, total_pages};
 use crate::migrate::regions::remove_outside;
 use crate::pageset::{PageSetError, Run};
 use crate::units::{Gfn, Pages};
@@ -17,13 +17,17 @@ impl Target<'_> {
             self.done();
         }
         match (message, self.step) {
-            (Message::RoundStart { round, pages }, Step::AwaitPages) => {
-                self.round = *round;
-                self.round_pages = *pages;
+            (Message::RoundStart { round, pages }, Step::AwaitPages) if !self.in_round => {
+                self.round_start(*round, *pages)
             }
-            (Message::RoundEnd { round }, Step::AwaitPages) if *round == self.round => self.step = Step::RoundReached,
-            (Message::FinalSet { first_word, words }, Step::AwaitPages) => self.final_set(*first_word, words),
-            (Message::State { offset, bytes }, Step::AwaitPages) => self.state(*offset, bytes.len()),
+            (Message::RoundEnd { round }, Step::AwaitPages) if self.in_round && *round == self.round => {
+                self.in_round = false;
+                self.step = Step::RoundReached;
+            }
+            (Message::FinalSet { first_word, words }, Step::AwaitPages) if !self.in_round => {
+                self.final_set(*first_word, words);
+            }
+            (Message::State { offset, bytes }, Step::AwaitPages) if !self.in_round => self.state(*offset, bytes.len()),
             (
                 Message::HandOver {
                     mode,
@@ -31,8 +35,9 @@ impl Target<'_> {
                     final_dirty,
                 },
                 Step::AwaitPages,
-            ) => self.hand_over(*mode, *state_bytes, *final_dirty),
+            ) if !self.in_round => self.hand_over(*mode, *state_bytes, *final_dirty),
             (Message::Commit, Step::AwaitCommit) => self.step = Step::RecordTaken,
+            (Message::Signed { signature }, _) if signature.len() <= SIGNATURE_BYTES_MAX => {}
             (Message::Abort(reason), _) if !self.committed() => {
                 self.link = false;
                 self.fail(match reason {
@@ -40,11 +45,18 @@ impl Target<'_> {
                     _ => AbortReason::Peer,
                 });
             }
-            (Message::Hashes { first, bytes }, _) if self.running => self.hashes(*first, bytes),
-            (Message::HashesEnd, _) if self.running => self.hashes_ended = true,
+            (Message::Hashes { first, bytes }, _) if self.hears_hashes() => self.hashes(*first, bytes),
+            (Message::HashesEnd, _) if self.hears_hashes() => self.hashes_ended = true,
             (Message::Bye, Step::AwaitBye) => self.step = self.completed(),
             _ => self.violation(Violation::UnexpectedMessage),
         }
+    }
+
+    fn round_start(&mut self, round: u32, pages: Pages) {
+        if self.round.checked_add(1) != Some(round) || pages > total_pages(&self.config.regions) {
+            return self.violation(Violation::Round);
+        }
+        (self.round, self.round_pages, self.in_round) = (round, pages, true);
     }
 
     fn state(&mut self, offset: u32, length: usize) {
@@ -117,10 +129,15 @@ impl Target<'_> {
         Ok(())
     }
 
+    /// Once for each connection, by a source that said it would.
+    fn hears_hashes(&self) -> bool {
+        self.running && self.config.verify && !self.hashes_ended
+    }
+
     fn hashes(&mut self, first: Gfn, bytes: &[u8]) {
         let count = bytes.len() as u64 / 8;
         let whole = bytes.len().is_multiple_of(8) && run_in_regions(&self.config.regions, first, count);
-        if !whole || first < self.hashed_to || self.hashes_ended {
+        if !whole || first < self.hashed_to {
             return self.violation(Violation::Hashes);
         }
         self.hashed_to = Gfn(first.0 + count);

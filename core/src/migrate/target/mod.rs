@@ -72,6 +72,8 @@ pub struct Target<'w> {
     running: bool,
     round: u32,
     round_pages: Pages,
+    /// It began, and has not ended.
+    in_round: bool,
     state_received: u32,
     handover: Option<Mode>,
     hashed_to: Gfn,
@@ -141,6 +143,7 @@ impl<'w> Target<'w> {
             running: false,
             round: 0,
             round_pages: Pages::ZERO,
+            in_round: false,
             state_received: 0,
             handover: None,
             hashed_to: Gfn::ZERO,

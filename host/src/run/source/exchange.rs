@@ -20,7 +20,7 @@ const TOUCH_EVERY: Duration = Duration::from_secs(300);
 pub(super) fn exchange(shared: &SharedSource<'_>, folder: &Folder, over: &AtomicBool) {
     let (mut last, mut troubled, mut touched) = (None::<Instant>, false, Instant::now());
     // The target sees in time whether both mean the same directory.
-    if let Err(error) = folder.directory() {
+    if let Err(error) = folder.make() {
         shared.warn(format!(
             "the storage directory is of no use now, which is tried again when it is needed: {}",
             crate::run::chain(&error)
@@ -62,8 +62,12 @@ fn talk(shared: &SharedSource<'_>, folder: &Folder) -> Result<(), StorageError> 
             SourceState::RunsHere
         })
     })?;
-    if let Some(TargetState { standing, report }) = folder.directory()?.read_state()? {
+    if let Some(said) = folder.directory()?.read_state::<TargetState>()? {
+        let TargetState { standing, report, .. } = said;
         shared.feed(SourceEvent::TargetState { standing, report });
+        if said.unreadable {
+            shared.feed(SourceEvent::PbDataFailed);
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dunlin_core::message::{Message, SessionId, TargetStanding, Violation, VmId};
+use dunlin_core::message::{Message, SIGNATURE_BYTES_MAX, SessionId, TargetStanding, Violation, VmId};
 use dunlin_core::migrate::{FaultAnswer, Source, SourceEvent};
 use dunlin_core::units::Gfn;
 use dunlin_core::wire::FrameKind;
@@ -17,6 +17,7 @@ use crate::memory::GuestMemory;
 use crate::push_order::PAGES_MAX;
 use crate::run::Clock;
 use crate::trust::Visit;
+use crate::trust::commit::Signing;
 
 /// How often a listening thread looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
@@ -36,6 +37,8 @@ pub(super) struct SharedSource<'w> {
     trouble: Mutex<Option<String>>,
     /// What went otherwise than it should, and did no harm.
     warnings: Mutex<Vec<String>>,
+    /// The target's signature of what is handed over, and what it can be checked by.
+    signed: Mutex<Option<(Vec<u8>, Signing)>>,
 }
 
 impl<'w> SharedSource<'w> {
@@ -47,6 +50,7 @@ impl<'w> SharedSource<'w> {
             clock,
             trouble: Mutex::new(None),
             warnings: Mutex::default(),
+            signed: Mutex::default(),
         }
     }
 
@@ -82,6 +86,20 @@ impl<'w> SharedSource<'w> {
             self.changed.notify_all();
         }
         current
+    }
+
+    fn keep_signature(&self, stream: &Stream, message: &Message<'_>) {
+        if let (Message::Signed { signature }, Some(trusted)) = (message, stream.trusted())
+            && signature.len() <= SIGNATURE_BYTES_MAX
+        {
+            let signed = Some((signature.to_vec(), trusted.signing.clone()));
+            *self.signed.lock().unwrap_or_else(PoisonError::into_inner) = signed;
+        }
+    }
+
+    /// What the target signed last.
+    pub(super) fn take_signature(&self) -> Option<(Vec<u8>, Signing)> {
+        self.signed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Says it here, and in the report.
@@ -191,11 +209,15 @@ fn hear(shared: &SharedSource<'_>, receiver: &mut FrameReceiver, generation: u64
     let Some(header) = receiver.header(LOOK)? else {
         return Ok(true);
     };
-    let is_proved = is_proved(receiver.stream());
+    let stream = Arc::clone(receiver.stream());
+    let is_proved = is_proved(&stream);
     Ok(match header.kind {
         FrameKind::Heartbeat => shared.feed_of(generation, SourceEvent::Heard),
         FrameKind::Control => match receiver.message(&header)? {
             message if is_proved || says_nothing_is_known(&message) => {
+                if is_proved && shared.generation() == generation {
+                    shared.keep_signature(&stream, &message);
+                }
                 shared.feed_of(generation, SourceEvent::Message(&message))
             }
             _ => shared.feed_of(generation, SourceEvent::Violation(Violation::UnexpectedMessage)),

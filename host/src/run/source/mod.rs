@@ -9,6 +9,7 @@ mod link;
 mod pb_writer;
 mod sampling;
 mod segments;
+mod signing;
 mod static_writer;
 mod worker;
 
@@ -42,7 +43,9 @@ use crate::memory::GuestMemory;
 use crate::push_order;
 use crate::run::Clock;
 use crate::run::clock::nanos;
+use crate::run::notary::Notary;
 use crate::storage::Vm;
+use crate::trust::commit::Signing;
 use crate::trust::{Files, Name, Visit};
 use exchange::{exchange, leave};
 use folder::Folder;
@@ -245,7 +248,7 @@ pub struct SourceResult {
 }
 
 /// Writes hand-over records; does nothing without a state directory.
-pub trait SourceRecorder: Send {
+pub trait SourceRecorder: Notary {
     /// Makes the record durable.
     ///
     /// # Errors
@@ -258,8 +261,8 @@ pub trait SourceRecorder: Send {
     /// As for [`record`](Self::record); the guest is not paused then.
     fn begin_hand_over(&mut self, session: SessionId) -> Result<(), Box<dyn std::error::Error>>;
 
-    /// Keeps what is handed over, for the record of it: how, and the state of vCPUs and devices.
-    fn keep(&mut self, session: SessionId, mode: Mode, state: &[u8]);
+    /// Keeps what is handed over, for the record of it: how, and the state of vCPUs and devices; in plain nobody signs it.
+    fn keep(&mut self, session: SessionId, mode: Mode, state: &[u8], signing: Option<&Signing>);
 }
 
 /// One attempt.

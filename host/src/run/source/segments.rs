@@ -164,7 +164,7 @@ mod tests {
             id: VmId(9),
             regions: crate::run::vm::regions(memory.layout()),
         };
-        let directory = SessionDirectory::create(root.path(), vm).unwrap();
+        let directory = SessionDirectory::create(root.path(), vm, None).unwrap();
         let mut runs = (0..RUNS).map(|index| run(2 * index, 1));
         let (bucket, job) = (TokenBucket::new(None), Job::default());
         let pages = (&memory, || runs.next());

@@ -199,8 +199,10 @@ impl Worker<'_, '_, '_, '_> {
     }
 
     fn send(&mut self, message: SourceMessage) -> Result<(), FrameError> {
-        if let SourceMessage::RoundStart { .. } = message {
-            self.ahead.0 = None;
+        match message {
+            SourceMessage::RoundStart { .. } => self.ahead.0 = None,
+            SourceMessage::Commit => self.send_signature()?,
+            _ => {}
         }
         let plain = message.message(self.shared.lock().config());
         match plain {
@@ -266,6 +268,10 @@ impl Worker<'_, '_, '_, '_> {
         self.hang_up();
         let (stream, sender) = open_migration(self.link, &self.run.handle.cancel)?;
         self.migration = Some(sender);
+        if let Some(folder) = self.folder {
+            let session = self.link.visit.as_ref().and_then(|visit| visit.session());
+            folder.connected(session.as_deref().map(crate::run::seal_key));
+        }
         let (shared, patience) = (self.shared, self.link.patience);
         self.listener = Some(self.scope.spawn(move || listen(shared, stream, patience, generation)));
         Ok(())
@@ -514,7 +520,11 @@ impl Worker<'_, '_, '_, '_> {
         if record == SourceRecord::Running {
             self.take_back_word();
         }
-        match self.run.recorder.record(record, self.link.session) {
+        let signed = match record {
+            SourceRecord::GivenUp => self.sign_hand_over(),
+            SourceRecord::Running | SourceRecord::MovedAway => Ok(()),
+        };
+        match signed.and_then(|()| self.run.recorder.record(record, self.link.session)) {
             Ok(()) => self.shared.feed(SourceEvent::Done),
             Err(error) => {
                 self.shared.note(error.as_ref());
@@ -565,7 +575,9 @@ impl Worker<'_, '_, '_, '_> {
             }
         }
         let state = std::mem::take(&mut self.state);
-        self.run.recorder.keep(self.link.session, mode, &state);
+        let signing = self.migration.as_ref().and_then(|sender| sender.stream().trusted());
+        let signing = signing.map(|trusted| &trusted.signing);
+        self.run.recorder.keep(self.link.session, mode, &state, signing);
         let mut sent = Ok(());
         for (index, bytes) in state.chunks(CHUNK_BYTES_MAX).enumerate() {
             sent = sent.and_then(|()| {

@@ -71,12 +71,14 @@ fn talk(shared: &SharedTarget<'_>, directory: &SessionDirectory) -> Result<(), S
         (Some(TargetStanding::Complete), Some(report)) => directory.write_state(TargetState {
             standing: TargetStanding::Complete,
             report,
+            unreadable: false,
         })?,
         // It is measured in a moment.
         (Some(TargetStanding::Complete) | None, _) => {}
         (Some(standing), _) => directory.write_state(TargetState {
             standing,
             report: Default::default(),
+            unreadable: shared.unreadable.load(Ordering::Acquire),
         })?,
     }
     if let Some(state) = directory.read_state::<SourceState>()? {

@@ -1,7 +1,8 @@
 //! The target's connections: what a new connection wants, and who sends on the present ones.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use crate::channel::{
     ByteCounts, Cancel, ChannelError, FrameError, FrameReceiver, FrameSender, Listener, Stream, TokenBucket, Wait,
     first_message,
 };
+use crate::trust::commit::Signing;
 use crate::trust::{Admission, TrustError, Trusted};
 
 /// How long a new connection may take to say who it is.
@@ -21,8 +23,19 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(3);
 /// Longest wait for the source to close its side in the end.
 const CLOSING: Duration = Duration::from_millis(150);
-/// Most connections that have not yet said what they want: each costs a thread and its buffers.
+/// Most connections that have not yet said what they want: each costs a thread and its buffers. With one more the one that was
+/// silent for longest is closed: who has something to say says it at once.
 const UNDECIDED_MAX: usize = 32;
+/// Most threads for new connections, those included that are closed and have yet to notice, or wait to be answered.
+const THREADS_MAX: usize = UNDECIDED_MAX + 8;
+/// Most connections that have said what they want and wait to be answered.
+pub(in crate::run) const WISHES_MAX: usize = 8;
+/// How often one that waits for that looks whether there is room.
+const ROOM: Duration = Duration::from_millis(5);
+/// Most closed connections whose last answer is still waited for to arrive.
+const LINGERING_MAX: usize = 8;
+/// For how long.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a new connection wants.
 #[derive(Debug)]
@@ -101,8 +114,7 @@ impl OwnedHello {
 }
 
 impl Link {
-    fn new(stream: Stream) -> Self {
-        let stream = Arc::new(stream);
+    fn new(stream: Arc<Stream>) -> Self {
         let sender = FrameSender::new(
             Arc::clone(&stream),
             TokenBucket::new(None),
@@ -131,41 +143,154 @@ impl Link {
     pub fn say(&mut self, message: &Message<'_>) -> Result<(), FrameError> {
         self.sender.message(message, Wait::within(SEND, &Cancel::new()))
     }
+
+    /// Lets the other side close when it has read what was said: closing first could take that along. Nobody waits for it meanwhile.
+    pub(in crate::run) fn linger(mut self) {
+        static LINGERING: AtomicUsize = AtomicUsize::new(0);
+        if LINGERING.fetch_add(1, Ordering::AcqRel) < LINGERING_MAX {
+            std::thread::spawn(move || {
+                // Whatever it says, it has heard.
+                let _ = self.receiver.header(LINGER);
+                LINGERING.fetch_sub(1, Ordering::AcqRel);
+            });
+        } else {
+            LINGERING.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Connections that have not said yet what they want, the oldest first.
+#[derive(Default)]
+struct Undecided {
+    waiting: Mutex<VecDeque<Arc<Caller>>>,
+    threads: AtomicUsize,
+}
+
+/// One of them.
+struct Caller {
+    /// The bare connection, whatever is wrapped around it meanwhile.
+    handle: Stream,
+    /// It has begun to say something.
+    spoke: AtomicBool,
+}
+
+impl Caller {
+    fn peer(&self) -> &str {
+        self.handle.peer()
+    }
+
+    fn is_silent(&self) -> bool {
+        let now = Cancel::new();
+        !self.spoke.load(Ordering::Acquire) && self.handle.wait_readable(Wait::within(Duration::ZERO, &now)).is_err()
+    }
+}
+
+impl Undecided {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Caller>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one more; the one that must go for it, if one must: who has something to say has said it when it is heard, so that the others
+    /// go first.
+    fn add(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
+        let mut waiting = self.lock();
+        waiting.push_back(Arc::clone(caller));
+        if waiting.len() <= UNDECIDED_MAX {
+            return None;
+        }
+        // This one has had no time to speak.
+        let silent = waiting.iter().take(UNDECIDED_MAX).position(|caller| caller.is_silent());
+        let gone = waiting.remove(silent.unwrap_or(0))?;
+        gone.handle.shutdown();
+        Some(gone)
+    }
+
+    /// It is none of them any more; false if it had to go before.
+    fn remove(&self, caller: &Arc<Caller>) -> bool {
+        let mut waiting = self.lock();
+        let at = waiting.iter().position(|other| Arc::ptr_eq(other, caller));
+        at.is_some_and(|at| waiting.remove(at).is_some())
+    }
+}
+
+/// A connection that was not taken.
+#[derive(Debug)]
+pub(in crate::run) struct Rejected {
+    /// Why, for people.
+    pub(in crate::run) line: String,
+    /// Where it came from, if that is for who is there, or who is not.
+    pub(in crate::run) distrusted: Option<String>,
+}
+
+impl Rejected {
+    fn new(line: String) -> Self {
+        Self { line, distrusted: None }
+    }
+
+    fn because(error: &FrameError, peer: &str) -> Self {
+        let distrusted = matches!(error, FrameError::Channel(ChannelError::Trust { .. }));
+        Self {
+            line: format!("refused a connection: {}", crate::run::chain(error)),
+            distrusted: distrusted.then(|| peer.to_owned()),
+        }
+    }
 }
 
 /// Accepts connections until `cancel` is raised and hands on what they want. What is no Dunlin, or says nothing, is
-/// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, further ones are closed.
+/// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, of more the one that was silent for longest is closed.
+/// While all threads are taken nobody is accepted: the system lets a few wait.
 pub(in crate::run) fn accept(
     listener: &Listener,
     admission: Option<&Admission>,
     cancel: &Cancel,
-    to: &Sender<Incoming>,
-    log: &(dyn Fn(String) + Sync),
+    to: &SyncSender<Incoming>,
+    log: &(dyn Fn(Rejected) + Sync),
 ) {
-    let undecided = AtomicUsize::new(0);
+    let undecided = Undecided::default();
     std::thread::scope(|scope| {
         loop {
             match listener.accept(Wait::forever(cancel)) {
-                Ok(stream) if undecided.load(Ordering::Acquire) >= UNDECIDED_MAX => {
-                    let peer = stream.peer();
-                    log(format!(
-                        "refused a connection: {peer} is one too many while {UNDECIDED_MAX} others have not said what they want"
-                    ));
-                }
                 Ok(stream) => {
+                    while undecided.threads.load(Ordering::Acquire) >= THREADS_MAX {
+                        if !Wait::forever(cancel).sleep(ROOM) {
+                            return;
+                        }
+                    }
+                    let handle = match stream.try_clone() {
+                        Ok(handle) => handle,
+                        Err(error) => {
+                            log(Rejected::because(&error.into(), stream.peer()));
+                            continue;
+                        }
+                    };
+                    let caller = Arc::new(Caller {
+                        handle,
+                        spoke: AtomicBool::new(false),
+                    });
+                    undecided.threads.fetch_add(1, Ordering::AcqRel);
+                    if let Some(gone) = undecided.add(&caller) {
+                        let peer = gone.peer();
+                        log(Rejected::new(format!(
+                            "refused a connection: {peer} was silent for longest while {UNDECIDED_MAX} others have not said what they want"
+                        )));
+                    }
                     let (to, undecided) = (to.clone(), &undecided);
-                    undecided.fetch_add(1, Ordering::AcqRel);
                     scope.spawn(move || {
-                        let introduced = introduce(stream, admission, &to);
-                        undecided.fetch_sub(1, Ordering::AcqRel);
-                        if let Err(error) = introduced {
-                            log(format!("refused a connection: {}", crate::run::chain(&error)));
+                        let introduced = introduce(stream, admission, &caller);
+                        let was_closed = !undecided.remove(&caller) && introduced.is_err();
+                        let handed_on = introduced.and_then(|incoming| hand_on(incoming, &to, cancel, caller.peer()));
+                        undecided.threads.fetch_sub(1, Ordering::AcqRel);
+                        if let Err(error) = handed_on
+                            && !was_closed
+                        {
+                            log(Rejected::because(&error, caller.peer()));
                         }
                     });
                 }
                 Err(ChannelError::Cancelled) => return,
                 Err(error) => {
-                    log(format!("could not accept a connection: {}", crate::run::chain(&error)));
+                    let why = crate::run::chain(&error);
+                    log(Rejected::new(format!("could not accept a connection: {why}")));
                     if !Wait::forever(cancel).sleep(Duration::from_millis(100)) {
                         return;
                     }
@@ -175,20 +300,46 @@ pub(in crate::run) fn accept(
     });
 }
 
-fn introduce(stream: Stream, admission: Option<&Admission>, to: &Sender<Incoming>) -> Result<(), FrameError> {
+/// Waits until there is room for one that wants something, as long as it may take to say so.
+fn hand_on(mut incoming: Incoming, to: &SyncSender<Incoming>, cancel: &Cancel, peer: &str) -> Result<(), FrameError> {
+    let began = Instant::now();
+    loop {
+        incoming = match to.try_send(incoming) {
+            Err(TrySendError::Full(incoming)) => incoming,
+            // Nobody takes connections any more: the process is about to end.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => return Ok(()),
+        };
+        if began.elapsed() >= FIRST_MESSAGE {
+            return Err(ChannelError::TimedOut {
+                peer: format!("this side, which has others to answer before {peer}"),
+                after: FIRST_MESSAGE,
+            }
+            .into());
+        }
+        if !Wait::forever(cancel).sleep(ROOM) {
+            return Ok(());
+        }
+    }
+}
+
+fn introduce(stream: Stream, admission: Option<&Admission>, caller: &Caller) -> Result<Incoming, FrameError> {
     let never = Cancel::new();
-    let stream = match admission {
-        Some(admission) => admission.admit(stream, Wait::within(INTRODUCTION, &never))?,
-        None => stream,
+    // Whoever connects speaks first, by TLS as well.
+    let heard = stream.wait_readable(Wait::within(FIRST_MESSAGE, &never));
+    caller.spoke.store(heard.is_ok(), Ordering::Release);
+    let stream = match (admission, &heard) {
+        (Some(admission), Ok(())) => admission.admit(stream, Wait::within(INTRODUCTION, &never))?,
+        _ => stream,
     };
-    let mut link = Link::new(stream);
+    let mut link = Link::new(Arc::new(stream));
     enum Wish {
         Hello(Box<OwnedHello>),
         Attach(SessionId),
         Resume(SessionId, VmId, bool),
         Nonsense,
     }
-    let wish = match first_message(&mut link.receiver, FIRST_MESSAGE) {
+    let first = heard.map_err(FrameError::from);
+    let wish = match first.and_then(|()| first_message(&mut link.receiver, FIRST_MESSAGE)) {
         Ok(Message::Hello(hello)) => Wish::Hello(Box::new(OwnedHello::new(&hello))),
         Ok(Message::Attach { session }) => Wish::Attach(session),
         Ok(Message::Resume { session, vm, given_up }) => Wish::Resume(session, vm, given_up),
@@ -215,7 +366,7 @@ fn introduce(stream: Stream, admission: Option<&Admission>, to: &Sender<Incoming
         }
         .into());
     }
-    let incoming = match wish {
+    Ok(match wish {
         Wish::Hello(hello) => Incoming::Hello(link, hello),
         Wish::Attach(session) => Incoming::Attach(link, session),
         Wish::Resume(session, vm, given_up) => Incoming::Resume {
@@ -228,10 +379,7 @@ fn introduce(stream: Stream, admission: Option<&Admission>, to: &Sender<Incoming
             let error = FrameError::unexpected(link.receiver.stream().peer());
             return link.say(&Message::Refused(Refusal::NotHello)).and(Err(error));
         }
-    };
-    // Nobody takes connections any more: the process is about to end.
-    let _ = to.send(incoming);
-    Ok(())
+    })
 }
 
 /// The sending half of the migration channel, while there is one.
@@ -264,6 +412,12 @@ impl Mouth {
         // A source that never stops sending is not waited for either.
         while began.elapsed() < CLOSING && matches!(stream.read_some(&mut rest, wait), Ok(more) if more > 0) {}
         stream.shutdown();
+    }
+
+    /// What hand-overs are signed with on the present connection, if on any.
+    pub(super) fn signing(&self) -> Option<Signing> {
+        let sender = self.lock();
+        Some(sender.as_ref()?.stream().trusted()?.signing.clone())
     }
 
     pub(super) fn say(&self, message: &Message<'_>) -> Result<(), FrameError> {

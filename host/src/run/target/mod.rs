@@ -6,6 +6,7 @@ mod merge;
 mod pb_reader;
 mod populator;
 mod postcopy;
+mod signing;
 mod static_reader;
 mod worker;
 
@@ -23,7 +24,7 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use dunlin_core::message::{
-    CHUNK_BYTES_MAX, Capabilities, Message, Mode, STATE_BYTES_MAX, SessionId, TargetReport, Violation, VmId, end_gfn,
+    CHUNK_BYTES_MAX, Capabilities, Message, Mode, SIGNATURE_BYTES_MAX, STATE_BYTES_MAX, SessionId, TargetReport, Violation, VmId, end_gfn,
 };
 use dunlin_core::migrate::{
     Phase, Resolution, Target, TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome, TargetRecord,
@@ -33,12 +34,14 @@ use dunlin_core::units::{BytesPerSec, Gfn, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::wire::{FrameHeader, FrameKind};
 use twox_hash::XxHash3_64;
 
-use crate::channel::{FrameError, FrameReceiver, TokenBucket};
+use crate::channel::{FrameError, FrameReceiver, Stream, TokenBucket};
 use crate::guest::{AnyGuest, Guest, GuestConfig, GuestError, GuestKind, Tracking};
 use crate::memory::{FaultOrigin, GuestMemory, MemoryError, Userfaultfd, UserfaultfdError};
 use crate::run::Clock;
 use crate::run::clock::nanos;
-use crate::storage::{SessionDirectory, Vm};
+use crate::run::notary::Notary;
+use crate::storage::{SealKey, SessionDirectory, Vm};
+use crate::trust::commit::Signing;
 use crate::trust::{Peer, Session, Trusted};
 use link::{Incoming, Link, Mouth, OwnedHello};
 use postcopy::{FaultServer, Latencies};
@@ -125,7 +128,7 @@ impl TargetHandle {
 }
 
 /// Writes hand-over records; does nothing without a state directory.
-pub trait TargetRecorder: Send {
+pub trait TargetRecorder: Notary {
     /// Makes the record durable.
     ///
     /// # Errors
@@ -133,7 +136,7 @@ pub trait TargetRecorder: Send {
     fn record(&mut self, record: TargetRecord, session: SessionId, vm: VmId) -> Result<(), Box<dyn std::error::Error>>;
 
     /// Says that the VM is about to be handed over, before this side is ready to take it, and keeps what is handed over for the
-    /// record of it: how, and the state of vCPUs and devices.
+    /// record of it: how, and the state of vCPUs and devices; in plain nobody signs it.
     ///
     /// # Errors
     /// As for [`record`](Self::record); this side does not become ready then.
@@ -142,6 +145,7 @@ pub trait TargetRecorder: Send {
         session: SessionId,
         mode: Mode,
         state: &[u8],
+        signing: Option<&Signing>,
     ) -> Result<(), Box<dyn std::error::Error>>;
 }
 
@@ -165,6 +169,8 @@ pub struct TargetRun<'a> {
     pub peer: Peer,
     /// Pages are taken no faster until the VM runs here.
     pub bandwidth: Option<BytesPerSec>,
+    /// What both ends of the session seal with what is written there; in plain nothing is, and only what is plain is read.
+    pub seal: Option<SealKey>,
     /// Where records go.
     pub recorder: &'a mut dyn TargetRecorder,
     /// How others reach it.
@@ -193,11 +199,15 @@ pub(super) struct SharedTarget<'w> {
     clock: Clock,
     /// Hash of every page as installed, if the source will ask.
     hashes: Vec<AtomicU64>,
+    /// Of a page of zeros.
+    zero_hash: u64,
     trouble: Mutex<Option<String>>,
     /// What was measured, once the VM is complete here.
     report: Mutex<Option<TargetReport>>,
     /// The fault channel after the last fault.
     fault_link: Mutex<Option<Link>>,
+    /// Something in the storage directory is not what it should be, so that what it was to bring must come otherwise.
+    unreadable: AtomicBool,
 }
 
 impl<'w> SharedTarget<'w> {
@@ -220,6 +230,14 @@ impl<'w> SharedTarget<'w> {
     pub(super) fn keep_hash(&self, gfn: Gfn, page: &[u8]) {
         if let Some(hash) = self.hashes.get(gfn.0 as usize) {
             hash.store(XxHash3_64::oneshot(page), Ordering::Relaxed);
+        }
+    }
+
+    /// The same for pages of zeros, without looking at them: a run of these costs its sender nothing, however long.
+    pub(super) fn keep_zero_hashes(&self, run: Run) {
+        let (first, end) = (run.first.0 as usize, run.end().0 as usize);
+        for hash in self.hashes.get(first..end.min(self.hashes.len())).into_iter().flatten() {
+            hash.store(self.zero_hash, Ordering::Relaxed);
         }
     }
 
@@ -257,9 +275,11 @@ impl TargetRun<'_> {
             target: Mutex::new(target),
             clock,
             hashes: (0..hashed).map(|_| AtomicU64::new(zero)).collect(),
+            zero_hash: zero,
             trouble: Mutex::new(None),
             report: Mutex::new(None),
             fault_link: Mutex::new(None),
+            unreadable: AtomicBool::new(false),
         };
         let (mouth, over, uffd, latencies) = (
             Mouth::default(),
@@ -276,7 +296,7 @@ impl TargetRun<'_> {
                 id: hello.vm,
                 regions: hello.regions.clone(),
             };
-            SessionDirectory::open(storage, vm)
+            SessionDirectory::open(storage, vm, self.seal.clone())
         });
         // Held for the whole attempt: connections may all be lost, and others join then.
         let source = self.link.trusted().and_then(Trusted::session).cloned();
@@ -319,6 +339,8 @@ impl TargetRun<'_> {
                 uffd: &uffd,
                 state: Vec::new(),
                 wanted_hashes: Vec::new(),
+                signature: None,
+                commit: None,
                 fault_links,
                 fault_channels: Some(fault_channels),
                 latencies: &latencies,

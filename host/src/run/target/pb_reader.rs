@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use dunlin_core::migrate::TargetEvent;
 use dunlin_core::pageset::Run;
-use dunlin_core::units::{Gfn, PAGE_SIZE, Pages};
+use dunlin_core::units::{Gfn, Pages};
 
 use super::postcopy::Latencies;
 use super::{AbortOnPanic, SharedTarget, fatal};
@@ -19,7 +19,7 @@ use crate::storage::{Content, Kind, SegmentReader, SessionDirectory, StorageErro
 /// How often a segment that is not there yet is looked for.
 const LOOK: Duration = Duration::from_millis(5);
 /// Pause before a segment that cannot be read is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = if cfg!(test) { LOOK } else { Duration::from_secs(1) };
 
 /// Pages that vCPUs wait for, since when.
 pub(super) type Asked = Mutex<HashMap<Gfn, Instant>>;
@@ -68,8 +68,9 @@ impl<'s> PbReader<'s> {
                 let mut work = Work {
                     reading,
                     stop,
-                    spans: Vec::new(),
+                    segments: Vec::new(),
                     last: false,
+                    said: false,
                 };
                 work.run();
             })
@@ -93,65 +94,124 @@ impl<'s> PbReader<'s> {
 struct Work<'e, 'w> {
     reading: Reading<'e, 'w>,
     stop: Arc<AtomicBool>,
-    /// Where the pages of each segment lie that is there, in their order.
-    spans: Vec<Range<Gfn>>,
+    /// Those that are there, in their order.
+    segments: Vec<Segment>,
     /// The last of them is the last of all.
     last: bool,
+    /// That something cannot be read was said.
+    said: bool,
+}
+
+/// A segment that is there.
+struct Segment {
+    /// Where its pages lie; unknown if its header cannot be read.
+    span: Option<Range<Gfn>>,
+    state: State,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    /// Not all of it was looked at.
+    Unread,
+    /// All that is missing was taken from it.
+    Read,
+    /// Something of it was not what it should be at that time.
+    Bad(Instant),
 }
 
 impl Work<'_, '_> {
     fn run(&mut self) {
-        let mut said = false;
         let mut next = 0;
         while !self.is_stopped() {
-            match self.read(next) {
-                Ok(true) => next += 1,
-                Ok(false) if self.last && next == self.spans.len() => return,
-                Ok(false) => std::thread::sleep(LOOK),
-                // The guest waits for these pages and what is in its memory is no longer known.
-                Err(error @ ReadError::Install(_)) => fatal(&error),
-                Err(ReadError::Storage(error)) => {
-                    if !std::mem::replace(&mut said, true) {
-                        eprintln!(
-                            "dunlin: the pages that are missing cannot be read from the storage directory, they are tried again every second: {}",
-                            crate::run::chain(&error)
-                        );
-                    }
-                    self.sleep(AGAIN);
+            if let Err(error) = self.discover().and_then(|()| self.serve_asked()) {
+                self.trouble(error);
+                self.sleep(AGAIN);
+            } else if next < self.segments.len() {
+                // One that is bad must not keep the others from being read.
+                if let Err(error) = self.read(next) {
+                    self.trouble(error);
                 }
+                next += 1;
+            } else if self.last && self.segments.iter().all(|segment| matches!(segment.state, State::Read)) {
+                return;
+            } else {
+                std::thread::sleep(LOOK);
+                let due = self.segments.iter().position(|segment| segment.state.is_due());
+                next = due.unwrap_or(next);
             }
         }
     }
 
-    /// Installs what a segment has that is missing, and before each of its runs what vCPUs wait for, wherever it is. False if the
-    /// segment is not there.
-    fn read(&mut self, sequence: usize) -> Result<bool, ReadError> {
-        self.discover()?;
-        self.serve_asked()?;
-        if sequence >= self.spans.len() {
-            return Ok(false);
-        }
-        let Some(mut segment) = self.open(sequence)? else {
-            return Ok(false);
+    /// Says it once. What is missing is then asked for over the network as well.
+    fn trouble(&mut self, error: ReadError) {
+        let error = match error {
+            // The guest waits for these pages and what is in its memory is no longer known.
+            ReadError::Install(_) => fatal(&error),
+            ReadError::Storage(error) => error,
         };
+        self.reading.shared.unreadable.store(true, Ordering::Release);
+        if !std::mem::replace(&mut self.said, true) {
+            eprintln!(
+                "dunlin: the pages that are missing cannot all be read from the storage directory, which is tried again every second, and the \
+                 source is asked for them: {}",
+                crate::run::chain(&error)
+            );
+        }
+    }
+
+    /// Installs what a segment has that is missing, and before each of its runs what vCPUs wait for, wherever it is. What is wrong with
+    /// one of its runs is no reason to use those before it less.
+    fn read(&mut self, sequence: usize) -> Result<(), ReadError> {
+        if !matches!(self.segments[sequence].state, State::Unread) && !self.segments[sequence].state.is_due() {
+            return Ok(());
+        }
+        let taken = self.take(sequence);
+        self.segments[sequence].state = match taken {
+            Ok(()) if self.is_stopped() => State::Unread,
+            Ok(()) => State::Read,
+            Err(_) => State::Bad(Instant::now()),
+        };
+        taken
+    }
+
+    fn take(&mut self, sequence: usize) -> Result<(), ReadError> {
+        let Some(mut segment) = self.open(sequence)? else {
+            // Whoever removed it may write it again.
+            return Err(StorageError::Elsewhere(self.reading.directory.path().into()).into());
+        };
+        self.segments[sequence].span = Some(segment.span());
+        self.last |= segment.header().last;
         segment.each_run(|run, content| {
             if self.is_stopped() {
                 return Ok(());
             }
             self.serve_asked()?;
             self.put(run, content)
-        })?;
-        Ok(true)
+        })
     }
 
     /// Takes note of segments that have come.
-    fn discover(&mut self) -> Result<(), StorageError> {
+    fn discover(&mut self) -> Result<(), ReadError> {
         while !self.last && !self.is_stopped() {
-            let Some(segment) = self.open(self.spans.len())? else {
-                return Ok(());
+            let found = match self.open(self.segments.len()) {
+                Ok(None) => return Ok(()),
+                Ok(Some(segment)) => {
+                    self.last = segment.header().last;
+                    Segment {
+                        span: Some(segment.span()),
+                        state: State::Unread,
+                    }
+                }
+                Err(error) if error.is_content() => {
+                    self.trouble(error.into());
+                    Segment {
+                        span: None,
+                        state: State::Bad(Instant::now()),
+                    }
+                }
+                Err(error) => return Err(error.into()),
             };
-            self.spans.push(segment.span());
-            self.last = segment.header().last;
+            self.segments.push(found);
         }
         Ok(())
     }
@@ -161,7 +221,7 @@ impl Work<'_, '_> {
         SegmentReader::open(&self.reading.directory, Kind::PbData, sequence)
     }
 
-    /// Pages that vCPUs wait for come first, as far as their segments are there.
+    /// Pages that vCPUs wait for come first, as far as their segments are there and can be read.
     fn serve_asked(&self) -> Result<(), ReadError> {
         let asked: Vec<Gfn> = {
             let asked = self.reading.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,14 +234,23 @@ impl Work<'_, '_> {
         };
         for gfn in asked {
             // The segments ascend: only one can have it.
-            let at = self.spans.partition_point(|span| span.end <= gfn);
-            if !self.spans.get(at).is_some_and(|span| span.contains(&gfn)) {
+            let holds = |segment: &Segment| segment.span.as_ref().is_some_and(|span| span.contains(&gfn));
+            let Some(at) = self.segments.iter().position(holds) else {
+                continue;
+            };
+            if matches!(self.segments[at].state, State::Bad(_)) {
                 continue;
             }
-            if let Some(mut segment) = self.open(at)?
-                && let Some(content) = segment.page(gfn)?
-            {
-                self.put(Run::new(gfn, Pages(1)), content)?;
+            let found = self.open(at).and_then(|segment| {
+                let Some(mut segment) = segment else { return Ok(Ok(())) };
+                let content = segment.page(gfn)?;
+                Ok(content.map_or(Ok(()), |content| self.put(Run::new(gfn, Pages(1)), content)))
+            });
+            match found {
+                Ok(put) => put?,
+                // That is found out, and said, when the segment is read as a whole.
+                Err(error) if error.is_content() => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -201,9 +270,7 @@ impl Work<'_, '_> {
             part.count = part.count.min(Pages(run.end().0 - part.first.0));
             match content {
                 Content::Zero => {
-                    for gfn in part.first.0..part.end().0 {
-                        shared.keep_hash(Gfn(gfn), &[0; PAGE_SIZE as usize]);
-                    }
+                    shared.keep_zero_hashes(part);
                     uffd.zero(part)?;
                 }
                 Content::Data(bytes) => {
@@ -240,6 +307,13 @@ impl Work<'_, '_> {
 
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+}
+
+impl State {
+    /// It was bad, and is looked at again.
+    fn is_due(self) -> bool {
+        matches!(self, Self::Bad(since) if since.elapsed() >= AGAIN)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, SyncSender};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use dunlin_core::pageset::Run;
@@ -14,7 +14,7 @@ const REMEMBERED: usize = 64;
 
 /// A thread that populates what was announced.
 pub(super) struct Populator<'s> {
-    runs: Option<Sender<Run>>,
+    runs: Option<SyncSender<Run>>,
     thread: Option<ScopedJoinHandle<'s, ()>>,
     told: VecDeque<Run>,
 }
@@ -30,7 +30,8 @@ impl<'s> Populator<'s> {
 
     /// Starts the thread; `huge` if the memory will never be watched by userfaultfd.
     pub(super) fn start(&mut self, scope: &'s Scope<'s, '_>, memory: Arc<GuestMemory>, huge: bool) {
-        let (runs, announced) = mpsc::channel();
+        // A source that announces faster than memory comes into being gains nothing by it, and must not fill ours with its words.
+        let (runs, announced) = mpsc::sync_channel(REMEMBERED);
         self.runs = Some(runs);
         self.thread = Some(scope.spawn(move || {
             for run in announced {
@@ -44,10 +45,10 @@ impl<'s> Populator<'s> {
         }));
     }
 
-    /// Data for this run comes soon.
+    /// Data for this run comes soon. With many announced before it, it comes into being when the data arrives.
     pub(super) fn tell(&mut self, run: Run) {
         if let Some(runs) = &self.runs
-            && runs.send(run).is_ok()
+            && runs.try_send(run).is_ok()
         {
             if self.told.len() == REMEMBERED {
                 self.told.pop_front();

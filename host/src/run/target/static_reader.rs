@@ -196,7 +196,7 @@ mod tests {
             id: VmId(9),
             regions: crate::run::vm::regions(memory.layout()),
         };
-        let directory = SessionDirectory::create(root.path(), vm).unwrap();
+        let directory = SessionDirectory::create(root.path(), vm, None).unwrap();
         for _ in 0..3 {
             assert!(!matches!(poll(&shared), TargetAction::Wait { .. }));
             shared.feed(TargetEvent::Done);
@@ -237,7 +237,7 @@ mod tests {
         fn read(&self, meanwhile: impl FnOnce()) {
             std::thread::scope(|scope| {
                 let merge = Arc::new(Merge::new(self.memory.end_gfn()));
-                let directory = SessionDirectory::open(self.root.path(), self.directory.vm().clone());
+                let directory = SessionDirectory::open(self.root.path(), self.directory.vm().clone(), None);
                 let reader = StaticReader::start(scope, directory, Arc::clone(&self.memory), merge, &self.shared);
                 let _ended = Ended(reader);
                 meanwhile();

@@ -35,6 +35,10 @@ pub(super) struct Worker<'s, 'e, 'a, 'w> {
     pub(super) uffd: &'e Mutex<Option<Arc<Userfaultfd>>>,
     pub(super) state: Vec<u8>,
     pub(super) wanted_hashes: Vec<u64>,
+    /// What the source has signed last.
+    pub(super) signature: Option<Vec<u8>>,
+    /// That the source has given the VM up on a connection by TLS: its signature, and what it is checked by.
+    pub(super) commit: Option<(Option<Vec<u8>>, Signing)>,
     pub(super) fault_links: SyncSender<Link>,
     pub(super) fault_channels: Option<Receiver<Link>>,
     pub(super) latencies: &'e Latencies,
@@ -227,7 +231,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             FrameKind::Heartbeat => self.shared.feed(TargetEvent::Heard),
             FrameKind::Control => {
                 let message = receiver.message(header)?;
-                self.keep(&message);
+                self.keep(&message, receiver.stream());
                 self.shared.feed(TargetEvent::Message(&message));
             }
             FrameKind::PageRequest => return Err(FrameError::unexpected(receiver.stream().peer())),
@@ -286,7 +290,9 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 return Ok(());
             }
         }
-        if !self.shared.hashes.is_empty() {
+        if header.kind == FrameKind::Zero {
+            self.shared.keep_zero_hashes(run);
+        } else if !self.shared.hashes.is_empty() {
             for gfn in run.first.0..run.end().0 {
                 self.shared.hashes[gfn as usize].store(memory.hash_page(Gfn(gfn))?, Ordering::Relaxed);
             }
@@ -316,9 +322,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 uffd.copy(run.first, pages)
             }
             FrameKind::Zero => {
-                for gfn in run.first.0..run.end().0 {
-                    self.shared.keep_hash(Gfn(gfn), &[0; PAGE_SIZE as usize]);
-                }
+                self.shared.keep_zero_hashes(run);
                 uffd.zero(run)
             }
             _ => return Ok(()),
@@ -332,8 +336,15 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     }
 
     /// Keeps the bytes of state and hashes; the machine says whether they fit.
-    fn keep(&mut self, message: &Message<'_>) {
+    fn keep(&mut self, message: &Message<'_>, stream: &Stream) {
         match message {
+            Message::Signed { signature } if signature.len() <= SIGNATURE_BYTES_MAX => {
+                self.signature = Some(signature.to_vec());
+            }
+            Message::Commit => {
+                let signing = stream.trusted().map(|trusted| trusted.signing.clone());
+                self.commit = signing.map(|signing| (self.signature.take(), signing));
+            }
             Message::State { offset, bytes } => {
                 let fits = self.state.len() + bytes.len() <= STATE_BYTES_MAX as usize;
                 if *offset as usize == self.state.len() && fits {
@@ -362,7 +373,12 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
                 if record == TargetRecord::Complete {
                     self.measure();
                 }
-                let recorded = self.recorder.record(record, self.hello.session(), self.hello.vm());
+                let signed = match record {
+                    TargetRecord::Taken => self.countersign(),
+                    _ => Ok(()),
+                };
+                let recorded =
+                    signed.and_then(|()| self.recorder.record(record, self.hello.session(), self.hello.vm()));
                 self.event(recorded.map_err(|error| crate::run::chain(error.as_ref())))
             }
             TargetAction::PrepareMissing => {
@@ -415,8 +431,12 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
     }
 
     fn send(&mut self, message: TargetMessage) -> TargetEvent<'static> {
+        let signed = match message {
+            TargetMessage::Ready => self.send_signature(),
+            _ => Ok(()),
+        };
         let message = message.message(&self.report());
-        self.said(self.mouth.say(&message))
+        self.said(signed.and_then(|()| self.mouth.say(&message)))
     }
 
     fn said(&self, said: Result<(), FrameError>) -> TargetEvent<'static> {
@@ -502,7 +522,10 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
 
     fn begin_hand_over(&mut self) -> Result<(), String> {
         let mode = self.shared.lock().mode().unwrap_or(Mode::StopCopy);
-        let begun = self.recorder.begin_hand_over(self.hello.session(), mode, &self.state);
+        let signing = self.mouth.signing();
+        let begun = self
+            .recorder
+            .begin_hand_over(self.hello.session(), mode, &self.state, signing.as_ref());
         begun.map_err(|error| crate::run::chain(error.as_ref()))
     }
 

@@ -16,6 +16,7 @@ const FRAME: &str = "a frame that cannot be decoded";
 const OUTSIDE: &str = "a page outside the VM's memory";
 const UNEXPECTED: &str = "a message that does not belong to this phase";
 const STATE: &str = "vCPU state larger than announced, or not contiguous";
+const ROUND: &str = "a round out of order";
 const BITMAP: &str = "a malformed piece of a bitmap";
 
 /// Says hello and waits for the answer.
@@ -27,6 +28,11 @@ fn begin(peer: &mut Peer) -> anyhow::Result<()> {
 fn begin_and_say(peer: &mut Peer, message: &Message<'_>) -> anyhow::Result<()> {
     begin(peer)?;
     peer.say(message)
+}
+
+fn begin_round(peer: &mut Peer, round: u32, pages: u64) -> anyhow::Result<()> {
+    let pages = Pages(pages);
+    peer.say(&Message::RoundStart { round, pages })
 }
 
 /// All of memory, as zeros.
@@ -145,7 +151,7 @@ fn bad_frames_end_the_attempt_by_name() {
     run(&FRAMES);
 }
 
-const MESSAGES: [Case; 18] = [
+const MESSAGES: [Case; 22] = [
     case("hello again", UNEXPECTED, UNEXPECTED, |peer| {
         begin(peer)?;
         peer.say(&Message::Hello(hello(&config().encode())))
@@ -161,6 +167,26 @@ const MESSAGES: [Case; 18] = [
     }),
     case("end of another round", UNEXPECTED, UNEXPECTED, |peer| {
         begin_and_say(peer, &Message::RoundEnd { round: 5 })
+    }),
+    case("a round that goes back", ROUND, ROUND, |peer| {
+        begin(peer)?;
+        begin_round(peer, 1, 0)?;
+        peer.say(&Message::RoundEnd { round: 1 })?;
+        begin_round(peer, 1, 0)
+    }),
+    case("a round within a round", UNEXPECTED, UNEXPECTED, |peer| {
+        begin(peer)?;
+        begin_round(peer, 1, 0)?;
+        begin_round(peer, 2, 0)
+    }),
+    case("a round of more pages than there are", ROUND, ROUND, |peer| {
+        begin(peer)?;
+        begin_round(peer, 1, u64::MAX)
+    }),
+    case("hand-over within a round", UNEXPECTED, UNEXPECTED, |peer| {
+        begin_and_fill(peer)?;
+        begin_round(peer, 1, 0)?;
+        peer.say(&hand_over(Mode::StopCopy, 0, 0))
     }),
     case("hashes before the end", UNEXPECTED, UNEXPECTED, |peer| {
         let bytes = &[0; 64];

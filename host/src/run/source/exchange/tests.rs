@@ -35,6 +35,7 @@ impl Scene {
             root,
             shared: SharedSource::new(source, Clock::start()),
         };
+        scene.folder.connected(None);
         scene.act();
         let protocol = PROTOCOL_VERSION;
         scene.hear(&Message::Welcome { protocol });
@@ -72,12 +73,18 @@ impl Scene {
 
     /// The folder as the target has it.
     fn directory(&self) -> SessionDirectory {
-        SessionDirectory::open(self.root.path(), vm())
+        SessionDirectory::open(self.root.path(), vm(), None)
     }
 
     fn target_says(&self, standing: TargetStanding) {
         let report = TargetReport::default();
-        self.directory().write_state(TargetState { standing, report }).unwrap();
+        let unreadable = false;
+        let state = TargetState {
+            standing,
+            report,
+            unreadable,
+        };
+        self.directory().write_state(state).unwrap();
     }
 
     fn said(&self) -> Option<SourceState> {

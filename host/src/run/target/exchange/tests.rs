@@ -34,7 +34,7 @@ impl Scene {
             id: VmId(9),
             regions: crate::run::vm::regions(memory.layout()),
         };
-        let directory = SessionDirectory::create(root.path(), vm).unwrap();
+        let directory = SessionDirectory::create(root.path(), vm, None).unwrap();
         let scene = Self {
             _root: root,
             directory,
@@ -140,7 +140,14 @@ fn a_whole_guest_is_told_with_what_was_measured() {
     *scene.shared.report.lock().unwrap() = Some(report);
     scene.talk();
     let standing = TargetStanding::Complete;
-    assert_eq!(scene.said(), Some(TargetState { standing, report }));
+    assert_eq!(
+        scene.said(),
+        Some(TargetState {
+            standing,
+            report,
+            unreadable: false
+        })
+    );
 }
 
 /// Ended or not, nothing is written while the link is believed in; at the end of one that is lost, the last word is.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use dunlin_core::message::{PROTOCOL_VERSION, SessionId, VmId};
@@ -41,9 +42,11 @@ pub(in super::super) fn shared_with(memory: &GuestMemory, verify: bool) -> Share
         target: Mutex::new(Target::new(config, set(), set(), Nanos::ZERO).unwrap()),
         clock: Clock::start(),
         hashes: (0..memory.end_gfn().0).map(|_| AtomicU64::new(0)).collect(),
+        zero_hash: XxHash3_64::oneshot(&[0; PAGE]),
         trouble: Mutex::new(None),
         report: Mutex::new(None),
         fault_link: Mutex::new(None),
+        unreadable: AtomicBool::new(false),
     }
 }
 

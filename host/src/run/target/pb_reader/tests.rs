@@ -1,5 +1,9 @@
 //! Missing pages from segments of a small guest.
 
+use std::path::PathBuf;
+
+use dunlin_core::units::PAGE_SIZE;
+
 use super::super::exchange::tests::Scene;
 use super::*;
 use crate::memory::tests::{memory, noise, run};
@@ -58,9 +62,27 @@ impl Story {
                 latencies: &self.latencies,
             },
             stop: Arc::default(),
-            spans: Vec::new(),
+            segments: Vec::new(),
             last: false,
+            said: false,
         }
+    }
+
+    /// The file of a segment with one bit changed; what it was before.
+    fn spoil(&self, sequence: u32, at: usize) -> Vec<u8> {
+        let path = self.path(sequence);
+        let whole = std::fs::read(&path).unwrap();
+        let mut spoilt = whole.clone();
+        spoilt[at] ^= 1;
+        std::fs::write(&path, spoilt).unwrap();
+        whole
+    }
+
+    fn path(&self, sequence: u32) -> PathBuf {
+        self.scene
+            .directory
+            .path()
+            .join(format!("pbdata-{sequence:06}.segment"))
     }
 
     fn missing(&self) -> Vec<u64> {
@@ -92,11 +114,14 @@ fn what_is_missing_is_installed_and_no_more() {
     story.write(0, &[run(0, 3)], false);
     story.write(1, &[run(8, 1), run(9, 1), run(10, 2)], true);
     let mut work = story.work();
-    assert!(work.read(0).unwrap());
+    work.discover().unwrap();
+    assert!(work.segments.len() == 2 && work.last);
+    work.read(0).unwrap();
     assert_eq!(story.missing(), [8, 9, 10, 11]);
-    assert!(work.read(1).unwrap());
+    work.read(1).unwrap();
     assert_eq!(story.missing(), [0; 0]);
-    assert!(!work.read(2).unwrap() && work.last);
+    // It is over.
+    work.run();
     for pages in [run(0, 1), run(2, 1), run(8, 4)] {
         story.expect_same(pages);
     }
@@ -132,21 +157,59 @@ fn what_a_vcpu_waits_for_comes_first() {
 fn a_segment_that_cannot_be_read_is_tried_again() {
     let story = Story::new();
     story.write(0, &[run(0, 3)], false);
-    let path = story.scene.directory.path().join("pbdata-000000.segment");
-    let whole = std::fs::read(&path).unwrap();
-    let mut damaged = whole.clone();
-    damaged[5000] ^= 1;
-    std::fs::write(&path, damaged).unwrap();
+    let whole = story.spoil(0, 5000);
     let mut work = story.work();
+    work.discover().unwrap();
     assert!(matches!(
         work.read(0),
         Err(ReadError::Storage(StorageError::Damaged { .. }))
     ));
     assert_eq!(story.missing().len(), 7, "something of it was used");
-    std::fs::write(&path, whole).unwrap();
-    assert!(work.read(0).unwrap());
-    assert!(!work.read(1).unwrap() && !work.last);
+    std::fs::write(story.path(0), whole).unwrap();
+    wait_for(|| work.segments[0].state.is_due());
+    work.read(0).unwrap();
+    assert_eq!(story.missing(), [8, 9, 10, 11]);
     story.write(1, &[run(8, 4)], true);
-    assert!(work.read(1).unwrap());
+    work.run();
     assert_eq!(story.missing(), [0; 0]);
+}
+
+/// Whatever is wrong with one, be it only known by its place: the others are read, and the source hears that it is asked.
+#[test]
+fn a_segment_that_is_of_no_use_does_not_stand_in_the_way() {
+    for at in [5000, 100] {
+        let story = Story::new();
+        story.write(0, &[run(0, 3)], false);
+        story.write(1, &[run(8, 4)], true);
+        let whole = story.spoil(0, at);
+        let shared = &story.scene.shared;
+        assert!(!shared.unreadable.load(Ordering::Acquire));
+        std::thread::scope(|scope| {
+            let mut work = story.work();
+            let _ended = Ended(Arc::clone(&work.stop));
+            scope.spawn(move || work.run());
+            wait_for(|| story.missing() == [0, 1, 2]);
+            wait_for(|| shared.unreadable.load(Ordering::Acquire));
+            std::fs::write(story.path(0), &whole).unwrap();
+            wait_for(|| story.missing().is_empty());
+        });
+        story.expect_same(run(0, 3));
+    }
+}
+
+/// Ends the thread also if a test fails beside it.
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn wait_for(seen: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !seen() {
+        assert!(Instant::now() < until, "it never happens");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -1,0 +1,310 @@
+//! Whole migrations within this process whose storage is sealed, also such that somebody meddles with.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use dunlin_core::message::{Mode, SessionId, VmId};
+use dunlin_core::migrate::{SourceOutcome, SourceRecord, TargetOutcome, TargetRecord, agree_on_version};
+use dunlin_core::strategy::Strategy;
+use dunlin_core::units::{Bytes, BytesPerSec};
+
+use super::notary::Notary;
+use super::source::{SourceHandle, SourceOptions, SourceRecorder, SourceResult, SourceRun};
+use super::target::link::{Incoming, WISHES_MAX, accept};
+use super::target::{TargetHandle, TargetRecorder, TargetRun};
+use crate::channel::{Address, Cancel, FaultProxy, Listener};
+use crate::guest::{AnyGuest, Fill, Guest as _, GuestConfig, GuestKind, Tracking};
+use crate::storage::SealKey;
+use crate::trust::commit::{Side, Signing};
+use crate::trust::{Admission, Files, Peer, Trusted, pki};
+
+const MEMORY: Bytes = Bytes(4 << 20);
+const PAGES: u64 = 1024;
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct NoRecords;
+
+impl Notary for NoRecords {
+    fn sign(&mut self, _: Side, _: &Signing) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+        Ok(vec![1])
+    }
+
+    fn countersign(&mut self, _: Side, _: &Signing, signed: Option<&[u8]>) -> Result<(), Box<dyn std::error::Error>> {
+        assert_eq!(signed, Some(&[1][..]));
+        Ok(())
+    }
+}
+
+impl SourceRecorder for NoRecords {
+    fn record(&mut self, _: SourceRecord, _: SessionId) -> Result<(), Box<dyn std::error::Error>> {
+        Ok(())
+    }
+
+    fn begin_hand_over(&mut self, _: SessionId) -> Result<(), Box<dyn std::error::Error>> {
+        Ok(())
+    }
+
+    fn keep(&mut self, _: SessionId, _: Mode, _: &[u8], _: Option<&Signing>) {}
+}
+
+impl TargetRecorder for NoRecords {
+    fn record(&mut self, _: TargetRecord, _: SessionId, _: VmId) -> Result<(), Box<dyn std::error::Error>> {
+        Ok(())
+    }
+
+    fn begin_hand_over(
+        &mut self,
+        _: SessionId,
+        _: Mode,
+        _: &[u8],
+        _: Option<&Signing>,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        Ok(())
+    }
+}
+
+/// Ends the waiting for connections, also if a test fails beside it.
+struct Raise<'a>(&'a Cancel);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.raise();
+    }
+}
+
+/// One migration, and who has which key.
+struct Case {
+    strategy: &'static str,
+    bandwidth: Option<u64>,
+    /// The source connects by TLS, and seals.
+    secured: bool,
+    target: Key,
+}
+
+/// What the target opens with.
+#[derive(Clone, Copy)]
+enum Key {
+    OfTheSession,
+    Another,
+    Nothing,
+}
+
+/// Credentials of two hosts of one authority.
+fn hosts() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    pki::init(folder.path()).unwrap();
+    for host in ["a", "b"] {
+        pki::issue(folder.path(), &host.parse().unwrap(), 1).unwrap();
+    }
+    folder
+}
+
+fn config() -> GuestConfig {
+    GuestConfig {
+        name: "sealed".into(),
+        kind: GuestKind::Thread,
+        memory: MEMORY,
+        vcpus: 1,
+        workload: "uniform,rate=2000".into(),
+        seed: 7,
+        steps: Some(4000),
+        fill: Fill::Random,
+        irqchip: false,
+    }
+}
+
+/// What the guest's memory is when nobody has moved it.
+fn undisturbed() -> String {
+    let guest = AnyGuest::create(config()).unwrap();
+    guest.resume().unwrap();
+    ended(&guest)
+}
+
+/// Its memory once it has halted.
+fn ended(guest: &AnyGuest) -> String {
+    let until = Instant::now() + PATIENCE;
+    while !guest.progress().all_halted() {
+        assert!(Instant::now() < until, "it never halts");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    guest.memory().blake3().unwrap().to_hex().to_string()
+}
+
+/// Carries it out, over a network that `meddle` has in its hand, beside the storage directory. The guest must be whole at the target in
+/// the end.
+fn migrate(case: Case, meddle: impl FnOnce(&Path, &FaultProxy) + Send) -> SourceResult {
+    let root = tempfile::tempdir().unwrap();
+    let any: Address = "127.0.0.1:0".parse().unwrap();
+    let listener = Listener::bind(&any).unwrap();
+    let proxy = FaultProxy::start(&any, listener.address(), Vec::new()).unwrap();
+    let guest = AnyGuest::create(config()).unwrap();
+    guest.resume().unwrap();
+    let hosts = hosts();
+    let files = |host: &str| Files::new(hosts.path().join(host));
+    let admission = case.secured.then(|| Admission::new(files("b")));
+    let options = SourceOptions {
+        to: proxy.address().clone(),
+        tls: case.secured.then(|| (files("a"), "b".parse().unwrap())),
+        strategy: Strategy::parse(case.strategy).unwrap(),
+        goal: None,
+        bandwidth: case.bandwidth.map(BytesPerSec),
+        storage: Some(root.path().into()),
+        storage_bandwidth: None,
+        push_order: Vec::new(),
+        record_order: None,
+        downtime: Duration::from_millis(300),
+        max_rounds: 5,
+        min_round: Duration::from_millis(50),
+        learning: None,
+        network_timeout: Duration::from_secs(20),
+        hint_timeout: Duration::ZERO,
+        verify: true,
+        checksum: true,
+    };
+    let (cancel, (to, incoming)) = (Cancel::new(), mpsc::sync_channel(WISHES_MAX));
+    let (source, target) = std::thread::scope(|scope| {
+        let _ended = Raise(&cancel);
+        scope.spawn(|| {
+            accept(&listener, admission.as_ref(), &cancel, &to, &|rejected| {
+                eprintln!("{}", rejected.line)
+            });
+        });
+        scope.spawn(|| meddle(root.path(), &proxy));
+        let sending = scope.spawn(|| {
+            let run = SourceRun {
+                guest: &guest,
+                vm: VmId(9),
+                session: SessionId(11),
+                options: &options,
+                recorder: &mut NoRecords,
+                handle: &SourceHandle::default(),
+                progress: &mut |_| {},
+            };
+            run.run().unwrap()
+        });
+        let Ok(Incoming::Hello(link, hello)) = incoming.recv_timeout(PATIENCE) else {
+            panic!("nobody asks");
+        };
+        let session = link.trusted().and_then(Trusted::session).cloned();
+        let seal = match case.target {
+            Key::OfTheSession => session.as_deref().map(super::seal_key),
+            Key::Another => Some(SealKey::new([2; 32])),
+            Key::Nothing => None,
+        };
+        let run = TargetRun {
+            protocol: agree_on_version(&hello.get()).unwrap(),
+            hello,
+            link,
+            incoming: &incoming,
+            populate: false,
+            tracking: Tracking::Bitmap,
+            storage: Some(root.path().into()),
+            seal,
+            peer: Peer::new(true, None),
+            bandwidth: None,
+            recorder: &mut NoRecords,
+            handle: &TargetHandle::default(),
+            running: &|_: &Arc<AnyGuest>| {},
+        };
+        let target = run.run();
+        (sending.join().unwrap(), target)
+    });
+    assert_eq!(source.outcome, SourceOutcome::Completed, "{:?}", source.trouble);
+    assert!(matches!(target.outcome, TargetOutcome::Completed { .. }));
+    let verified = source.target.and_then(|report| report.verified);
+    // Without a network nobody can compare.
+    assert!(verified.is_none_or(|verified| verified == (PAGES, 0)), "{verified:?}");
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "something is left");
+    assert_eq!(ended(&target.guest.expect("it runs there")), undisturbed());
+    source
+}
+
+/// Waits until the session's folder has this file, and the file all that it will have.
+fn appears(storage: &Path, name: &str) -> PathBuf {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let folders = std::fs::read_dir(storage).unwrap().flatten();
+        if let Some(found) = folders
+            .map(|folder| folder.path().join(name))
+            .find(|path| path.exists())
+        {
+            return found;
+        }
+        assert!(Instant::now() < until, "{name} never appears");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_static_copy_comes_sealed() {
+    for (secured, version) in [(true, 2), (false, 1)] {
+        let case = Case {
+            strategy: "par-migrate",
+            bandwidth: Some(8_000_000),
+            secured,
+            target: Key::OfTheSession,
+        };
+        let result = migrate(case, |storage, _| {
+            let mut start = [0; 8];
+            let path = appears(storage, "static-000000.segment");
+            // It may be removed already; then another run sees it.
+            if let Ok(mut file) = std::fs::File::open(path) {
+                std::io::Read::read_exact(&mut file, &mut start).unwrap();
+                assert_eq!(start[7], version);
+            }
+        });
+        assert!(result.storage_bytes > MEMORY.0 / 4, "{}", result.storage_bytes);
+        assert!(result.warnings.is_empty(), "{:?}", result.warnings);
+    }
+}
+
+/// Whatever the directory has that is not this session's, the pages come over the network.
+#[test]
+fn a_static_copy_of_another_secret_is_none() {
+    for (secured, target) in [(true, Key::Another), (true, Key::Nothing), (false, Key::Another)] {
+        let case = Case {
+            strategy: "par-migrate",
+            bandwidth: None,
+            secured,
+            target,
+        };
+        let result = migrate(case, |_, _| {});
+        assert!(
+            result.warnings.iter().any(|warning| warning.contains("did not merge")),
+            "{:?}",
+            result.warnings
+        );
+    }
+}
+
+/// What is missing when the network goes comes from the directory, and what somebody has altered there over a network that is back.
+#[test]
+fn missing_pages_come_sealed_and_altered_ones_over_the_network() {
+    for altered in [false, true] {
+        let case = Case {
+            strategy: "postcopy,cut=pbdata",
+            // Most of it is left when everything is written to the directory.
+            bandwidth: Some(1_000_000),
+            secured: true,
+            target: Key::OfTheSession,
+        };
+        let result = migrate(case, |storage, proxy| {
+            let path = appears(storage, "pbdata-000000.segment");
+            if altered {
+                let mut bytes = std::fs::read(&path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                std::fs::write(&path, bytes).unwrap();
+            } else {
+                proxy.refuse(true);
+            }
+            proxy.cut();
+        });
+        assert_eq!(result.mode, Some(Mode::PostCopy));
+        let report = result.target.expect("it reported");
+        assert!(report.stored > 0, "{report:?}");
+    }
+}
