@@ -230,8 +230,9 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
         match header.kind {
             FrameKind::Heartbeat => self.shared.feed(TargetEvent::Heard),
             FrameKind::Control => {
+                let stream = Arc::clone(receiver.stream());
                 let message = receiver.message(header)?;
-                self.keep(&message, receiver.stream());
+                self.keep(&message, &stream);
                 self.shared.feed(TargetEvent::Message(&message));
             }
             FrameKind::PageRequest => return Err(FrameError::unexpected(receiver.stream().peer())),
