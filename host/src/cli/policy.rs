@@ -5,7 +5,7 @@ use crate::{
     report::bytes,
     trust::{
         Peer,
-        policy::{Direction, Policy, Request, Verdict},
+        policy::{Allowance, DEFAULT_FILE, Direction, Policy, Request, Verdict},
     },
 };
 use dunlin_core::units::Bytes;
@@ -26,6 +26,43 @@ enum Command {
     ///
     /// Exit code 0: the policy is fine, and allows what was asked; 1: it refuses that; 2: it is broken, and refuses everything.
     Check(CheckArgs),
+    /// Let another host send guests here, take guests from here, or both, and say so in the policy of this host.
+    ///
+    /// A rule is added behind those there are; the first that fits decides. A policy that is not there is made, with a rule by which
+    /// processes of this host may do what they may without one. It counts from the next migration on.
+    Allow(AllowArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct AllowArgs {
+    /// The other host, as its certificate names it; one * at the beginning or the end stands for anything; anyone for plain connections,
+    /// too
+    #[arg(value_name = "PEER")]
+    peer: String,
+
+    /// Only guests of this name; one * as above
+    #[arg(long, value_name = "NAME")]
+    guest: Option<String>,
+
+    /// Only guests that come to this host, or only those that leave it
+    #[arg(long, value_enum)]
+    direction: Option<Way>,
+
+    /// Only guests with no more memory
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+
+    /// No more than N at once
+    #[arg(long, value_name = "N")]
+    migrations: Option<u32>,
+
+    /// No faster than that
+    #[arg(long, value_name = "RATE")]
+    bandwidth: Option<String>,
+
+    /// The policy
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    policy: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -80,8 +117,42 @@ struct Document {
 
 impl Args {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        let Command::Check(args) = self.command;
-        args.run()
+        match self.command {
+            Command::Check(args) => args.run(),
+            Command::Allow(args) => args.run(),
+        }
+    }
+}
+
+impl AllowArgs {
+    fn run(self) -> Result<ExitCode, CliError> {
+        let allowance = Allowance {
+            peer: &self.peer,
+            guest: self.guest.as_deref(),
+            direction: self.direction.map(Way::direction),
+            memory: self.memory.as_deref(),
+            migrations: self.migrations,
+            bandwidth: self.bandwidth.as_deref(),
+        };
+        let policy = allowance
+            .add_to(&self.policy)
+            .map_err(|error| CliError::Node(error.into()))?;
+        let rules = policy.rules().map_or(0, <[_]>::len);
+        output::result(&format!(
+            "rule {rules} of {}:\n{}",
+            self.policy.display(),
+            allowance.text()
+        ))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Way {
+    const fn direction(self) -> Direction {
+        match self {
+            Self::In => Direction::In,
+            Self::Out => Direction::Out,
+        }
     }
 }
 
@@ -95,10 +166,7 @@ impl CheckArgs {
         });
         let verdict = match (&peer, &self.guest, self.direction) {
             (Some(peer), Some(guest), Some(direction)) => Some(policy.decide(&Request {
-                direction: match direction {
-                    Way::In => Direction::In,
-                    Way::Out => Direction::Out,
-                },
+                direction: direction.direction(),
                 peer,
                 guest,
                 memory: self.memory,

@@ -30,10 +30,12 @@
 //! Without a file only peers of this host may. A file that is broken refuses everything.
 #![forbid(unsafe_code)]
 
+mod add;
 mod count;
 mod decide;
 mod file;
 
+pub use add::Allowance;
 pub use count::{CountError, Turn};
 pub use decide::{Limits, Pattern, PatternError, PeerPattern, Request, Rule, Verdict};
 
@@ -94,6 +96,15 @@ pub enum PolicyError {
     /// It was named, but is not there.
     #[error("there is no policy {}: write one, or correct --policy", .0.display())]
     Missing(PathBuf),
+
+    /// It cannot be changed.
+    #[error("cannot write the policy {}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
 
     /// Whatever the system refuses.
     #[error("cannot read the policy {}", .path.display())]
