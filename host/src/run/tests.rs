@@ -1,4 +1,4 @@
-//! Whole migrations within this process whose storage is sealed, also such that somebody meddles with.
+//! Whole migrations within this process whose storage is sealed and whose hand-over is signed, also such that somebody meddles with.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use dunlin_core::units::{Bytes, BytesPerSec};
 use super::notary::Notary;
 use super::source::{SourceHandle, SourceOptions, SourceRecorder, SourceResult, SourceRun};
 use super::target::link::{Incoming, WISHES_MAX, accept};
-use super::target::{TargetHandle, TargetRecorder, TargetRun};
+use super::target::{TargetHandle, TargetRecorder, TargetResult, TargetRun};
 use crate::channel::{Address, Cancel, FaultProxy, Listener};
 use crate::guest::{AnyGuest, Fill, Guest as _, GuestConfig, GuestKind, Tracking};
 use crate::storage::SealKey;
@@ -25,20 +25,23 @@ const PAGES: u64 = 1024;
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-struct NoRecords;
+/// Keeps nothing, and signs with these bytes, whatever is signed.
+struct Records(&'static [u8]);
 
-impl Notary for NoRecords {
+/// What is taken for a good signature.
+const GOOD: &[u8] = &[1];
+
+impl Notary for Records {
     fn sign(&mut self, _: Side, _: &Signing) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-        Ok(vec![1])
+        Ok(self.0.to_vec())
     }
 
     fn countersign(&mut self, _: Side, _: &Signing, signed: Option<&[u8]>) -> Result<(), Box<dyn std::error::Error>> {
-        assert_eq!(signed, Some(&[1][..]));
-        Ok(())
+        if signed == Some(GOOD) { Ok(()) } else { Err("no good signature".into()) }
     }
 }
 
-impl SourceRecorder for NoRecords {
+impl SourceRecorder for Records {
     fn record(&mut self, _: SourceRecord, _: SessionId) -> Result<(), Box<dyn std::error::Error>> {
         Ok(())
     }
@@ -50,7 +53,7 @@ impl SourceRecorder for NoRecords {
     fn keep(&mut self, _: SessionId, _: Mode, _: &[u8], _: Option<&Signing>) {}
 }
 
-impl TargetRecorder for NoRecords {
+impl TargetRecorder for Records {
     fn record(&mut self, _: TargetRecord, _: SessionId, _: VmId) -> Result<(), Box<dyn std::error::Error>> {
         Ok(())
     }
@@ -82,6 +85,21 @@ struct Case {
     /// The source connects by TLS, and seals.
     secured: bool,
     target: Key,
+    /// By what the source and the target sign.
+    signed: [&'static [u8]; 2],
+}
+
+impl Case {
+    /// With everything right, by TLS.
+    const fn right(strategy: &'static str) -> Self {
+        Self {
+            strategy,
+            bandwidth: None,
+            secured: true,
+            target: Key::OfTheSession,
+            signed: [GOOD, GOOD],
+        }
+    }
 }
 
 /// What the target opens with.
@@ -133,9 +151,15 @@ fn ended(guest: &AnyGuest) -> String {
     guest.memory().blake3().unwrap().to_hex().to_string()
 }
 
-/// Carries it out, over a network that `meddle` has in its hand, beside the storage directory. The guest must be whole at the target in
-/// the end.
-fn migrate(case: Case, meddle: impl FnOnce(&Path, &FaultProxy) + Send) -> SourceResult {
+/// How it ended on both sides, and the guest of the source.
+struct End {
+    source: SourceResult,
+    target: TargetResult,
+    guest: AnyGuest,
+}
+
+/// Carries it out, over a network that `meddle` has in its hand, beside the storage directory.
+fn attempt(case: Case, meddle: impl FnOnce(&Path, &FaultProxy) + Send) -> End {
     let root = tempfile::tempdir().unwrap();
     let any: Address = "127.0.0.1:0".parse().unwrap();
     let listener = Listener::bind(&any).unwrap();
@@ -179,7 +203,7 @@ fn migrate(case: Case, meddle: impl FnOnce(&Path, &FaultProxy) + Send) -> Source
                 vm: VmId(9),
                 session: SessionId(11),
                 options: &options,
-                recorder: &mut NoRecords,
+                recorder: &mut Records(case.signed[0]),
                 handle: &SourceHandle::default(),
                 progress: &mut |_| {},
             };
@@ -205,19 +229,25 @@ fn migrate(case: Case, meddle: impl FnOnce(&Path, &FaultProxy) + Send) -> Source
             seal,
             peer: Peer::new(true, None),
             bandwidth: None,
-            recorder: &mut NoRecords,
+            recorder: &mut Records(case.signed[1]),
             handle: &TargetHandle::default(),
             running: &|_: &Arc<AnyGuest>| {},
         };
         let target = run.run();
         (sending.join().unwrap(), target)
     });
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "something is left");
+    End { source, target, guest }
+}
+
+/// The same; the guest must be whole at the target in the end.
+fn migrate(case: Case, meddle: impl FnOnce(&Path, &FaultProxy) + Send) -> SourceResult {
+    let End { source, target, .. } = attempt(case, meddle);
     assert_eq!(source.outcome, SourceOutcome::Completed, "{:?}", source.trouble);
     assert!(matches!(target.outcome, TargetOutcome::Completed { .. }));
     let verified = source.target.and_then(|report| report.verified);
     // Without a network nobody can compare.
     assert!(verified.is_none_or(|verified| verified == (PAGES, 0)), "{verified:?}");
-    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "something is left");
     assert_eq!(ended(&target.guest.expect("it runs there")), undisturbed());
     source
 }
@@ -242,10 +272,9 @@ fn appears(storage: &Path, name: &str) -> PathBuf {
 fn a_static_copy_comes_sealed() {
     for (secured, version) in [(true, 2), (false, 1)] {
         let case = Case {
-            strategy: "par-migrate",
             bandwidth: Some(8_000_000),
             secured,
-            target: Key::OfTheSession,
+            ..Case::right("par-migrate")
         };
         let result = migrate(case, |storage, _| {
             let mut start = [0; 8];
@@ -266,10 +295,9 @@ fn a_static_copy_comes_sealed() {
 fn a_static_copy_of_another_secret_is_none() {
     for (secured, target) in [(true, Key::Another), (true, Key::Nothing), (false, Key::Another)] {
         let case = Case {
-            strategy: "par-migrate",
-            bandwidth: None,
             secured,
             target,
+            ..Case::right("par-migrate")
         };
         let result = migrate(case, |_, _| {});
         assert!(
@@ -285,11 +313,9 @@ fn a_static_copy_of_another_secret_is_none() {
 fn missing_pages_come_sealed_and_altered_ones_over_the_network() {
     for altered in [false, true] {
         let case = Case {
-            strategy: "postcopy,cut=pbdata",
             // Most of it is left when everything is written to the directory.
             bandwidth: Some(1_000_000),
-            secured: true,
-            target: Key::OfTheSession,
+            ..Case::right("postcopy,cut=pbdata")
         };
         let result = migrate(case, |storage, proxy| {
             let path = appears(storage, "pbdata-000000.segment");
@@ -306,5 +332,27 @@ fn missing_pages_come_sealed_and_altered_ones_over_the_network() {
         assert_eq!(result.mode, Some(Mode::PostCopy));
         let report = result.target.expect("it reported");
         assert!(report.stored > 0, "{report:?}");
+    }
+}
+
+/// Neither side goes on without the signature of the other: the source does not give the guest up, and takes it back from a target that
+/// does not take it.
+#[test]
+fn a_hand_over_that_one_side_does_not_sign_is_none() {
+    for strategy in ["precopy", "postcopy"] {
+        for signed in [[GOOD, &[2][..]], [&[2][..], GOOD], [GOOD, &[]], [&[], GOOD]] {
+            let case = Case {
+                signed,
+                ..Case::right(strategy)
+            };
+            let End { source, target, guest } = attempt(case, |_, _| {});
+            let is_aborted = matches!(source.outcome, SourceOutcome::Aborted { .. });
+            assert!(is_aborted, "{strategy} {signed:?}: {:?}", source.outcome);
+            let trouble = [source.trouble, target.trouble].into_iter().flatten();
+            let trouble: Vec<String> = trouble.collect();
+            assert!(trouble.iter().any(|words| words.contains("no good signature")), "{trouble:?}");
+            assert!(target.guest.is_none(), "{strategy} {signed:?}: it runs there, too");
+            assert_eq!(ended(&guest), undisturbed());
+        }
     }
 }

@@ -1,6 +1,0 @@
-//! Migrations between hosts that know each other by certificates, and what becomes of everybody else.
-
-mod hosts;
-mod moves;
-mod refused;
-mod strangers;
