@@ -23,6 +23,7 @@ mod scale;
 mod sealed;
 mod sim;
 mod switch;
+mod tls;
 mod tracefile;
 mod tracer;
 mod tracking;
@@ -117,6 +118,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "sealed",
         run: sealed::run,
+    },
+    Group {
+        name: "tls",
+        run: tls::run,
     },
     Group {
         name: "blackout",

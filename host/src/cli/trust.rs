@@ -16,7 +16,7 @@ pub(super) struct TrustArgs {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 
-    /// Let migrations use this folder later, as --storage or for --record-order: the process confines itself to the folders it was told
+    /// Let migrations use this folder later, as --storage, --tls-dir or for --record-order: the process confines itself to the folders it was told
     /// of, the folder of temporary files, /mnt, /media and /srv. May be given several times
     #[arg(long, value_name = "DIR")]
     allow: Vec<PathBuf>,

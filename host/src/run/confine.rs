@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::options::{GuestOptions, ReceiveOptions, TrustOptions};
 use crate::channel::Address;
+use crate::trust::default_directory;
 use crate::trust::policy::DEFAULT_FILE;
 use crate::trust::sandbox::{Duty, Folders, SandboxError, enter, hide_memory};
 
@@ -13,6 +14,8 @@ pub(super) fn confine_guest(options: &GuestOptions) -> Result<(), SandboxError> 
     folders.write_file(&options.control);
     options.dump_ram.iter().for_each(|file| folders.write_file(file));
     options.state.iter().for_each(|folder| folders.write(folder));
+    // What `dunlin migrate` names if nobody says otherwise; others are for --allow.
+    default_directory().iter().for_each(|folder| folders.read(folder));
     confine(&options.trust, Duty::Source, &folders)
 }
 
@@ -24,6 +27,8 @@ pub(super) fn confine_receiver(options: &ReceiveOptions) -> Result<(), SandboxEr
         folders.write_file(path);
     }
     options.dump_ram.iter().for_each(|file| folders.write_file(file));
+    // Read anew for each connection.
+    options.tls_dir.iter().for_each(|folder| folders.read(folder));
     for folder in options.state.iter().chain(&options.storage) {
         folders.write(folder);
     }

@@ -25,7 +25,7 @@ const HEADER_BYTES: usize = dunlin_core::wire::HEADER_BYTES;
 
 pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
     let bare = || Ok(pinned(bare_fault_times)??.median());
-    let dunlin = || pinned(|| Ok(number(&drain(&setting.dunlin)?, "/postcopy/p50_ns")? / 1e9))?;
+    let dunlin = || pinned(|| Ok(number(&drain(&setting.dunlin, &[], &[])?, "/postcopy/p50_ns")? / 1e9))?;
     let results = interleave(REPETITIONS, vec![Arm::new("bare", bare), Arm::new("dunlin", dunlin)])?;
     let (bare, dunlin) = (results.of("bare"), results.of("dunlin"));
     let beside = format!("all on one CPU, median of {} medians", bare.len());
@@ -49,11 +49,12 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<Vec<Figure>> {
 
 /// The report of the post-copy of a guest that touches all its memory as fast as it can. Replies do not wait for the rate
 /// limit but count against it, so a low limit keeps the push away as long as there are faults.
-pub(crate) fn drain(dunlin: &Dunlin) -> anyhow::Result<Value> {
+pub(crate) fn drain(dunlin: &Dunlin, receiver: &[&str], migration: &[&str]) -> anyhow::Result<Value> {
     let guest = GuestOptions::new(dunlin.kind, "seq")
         .memory("16MiB")
         .with(["--fill", "random"]);
-    let report = dunlin.migrate(&guest, &[], "postcopy", &["--bandwidth", "4MB/s"])?;
+    let migration = [&["--bandwidth", "4MB/s"], migration].concat();
+    let report = dunlin.migrate(&guest, receiver, "postcopy", &migration)?;
     let faults = number(&report, "/postcopy/faults")?;
     ensure!(
         faults >= 1000.0,

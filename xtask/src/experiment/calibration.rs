@@ -87,7 +87,7 @@ impl Calibration {
         let latency_us = round_trip()? / 2.0 * 1e6;
         let idle = blackout::measure(&dunlin, MEMORY, HANDOVERS)?;
         let of_idle = |value: fn(&blackout::Stop) -> f64| median_of(idle.iter().map(value).collect());
-        let switch = (0..REPETITIONS).map(|_| number(&fault::drain(&dunlin)?, "/downtime_us"));
+        let switch = (0..REPETITIONS).map(|_| number(&fault::drain(&dunlin, &[], &[])?, "/downtime_us"));
         let switch_us = median_of(switch.collect::<anyhow::Result<_>>()?)?;
         let step_ns = steps(&dunlin)?;
         let rewritten = rewritten(&dunlin)?;

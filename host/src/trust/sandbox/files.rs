@@ -85,12 +85,25 @@ impl Folders {
         if self.written.iter().any(|folder| path.starts_with(folder)) {
             return Ok(());
         }
+        Err(self.refuse(path))
+    }
+
+    fn allows_reading(&self, path: &Path) -> Result<(), NotAllowed> {
+        let path = real(path);
+        let read = self.written.iter().chain(&self.read).map(PathBuf::as_path);
+        if read.chain(SYSTEM.map(Path::new)).any(|folder| path.starts_with(folder)) {
+            return Ok(());
+        }
+        Err(self.refuse(path))
+    }
+
+    fn refuse(&self, path: PathBuf) -> NotAllowed {
         let shown: Vec<_> = self.written.iter().map(|folder| folder.display().to_string()).collect();
-        Err(NotAllowed {
+        NotAllowed {
             folder: path.clone(),
             path,
             allowed: shown.join(", "),
-        })
+        }
     }
 
     /// Whether this process may write in the folder at `path`; one that is not confined may do what its user may.
@@ -101,7 +114,15 @@ impl Folders {
         ALLOWED.get().map_or(Ok(()), |allowed| allowed.allows(path))
     }
 
-    /// The same for the folder that a file is in.
+    /// Whether it may read there.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn check_reading(path: &Path) -> Result<(), NotAllowed> {
+        ALLOWED.get().map_or(Ok(()), |allowed| allowed.allows_reading(path))
+    }
+
+    /// The same as [`check`](Self::check) for the folder that a file is in.
     ///
     /// # Errors
     /// [`NotAllowed`].
@@ -207,6 +228,10 @@ mod tests {
         std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
         folders.allows(&storage).unwrap();
         folders.allows(dir.path()).unwrap();
+        for read in [storage.as_path(), Path::new("/etc/dunlin"), Path::new("/usr")] {
+            folders.allows_reading(read).unwrap();
+        }
+        assert!(folders.allows_reading(Path::new("/opt")).is_err());
         for other in [Path::new("/etc"), &dir.path().join("link"), &dir.path().join("..")] {
             let error = folders.allows(other).unwrap_err().to_string();
             assert!(error.contains("--allow"), "{error}");
