@@ -6,13 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dunlin::trace::text;
-use dunlin::{qemu, replay, storage};
+use dunlin::{qemu, replay, storage, trust};
 use dunlin_tests::process::workspace_root;
 
 #[path = "../../fuzz/checks/agent.rs"]
 mod agent;
 #[path = "../../fuzz/checks/frames.rs"]
 mod frames;
+#[path = "../../fuzz/checks/policy.rs"]
+mod policy;
 #[path = "../../fuzz/checks/qmp.rs"]
 mod qmp;
 #[path = "../../fuzz/checks/rounds.rs"]
@@ -31,9 +33,10 @@ const SEED_BYTES_MAX: usize = 2048;
 /// A target, its check, and the seeds it begins with.
 type Target = (&'static str, fn(&[u8]), fn() -> seeds::Seeds);
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 8] = [
     ("agent", agent::check, seeds::agent),
     ("frames", frames::check, seeds::frames),
+    ("policy", policy::check, seeds::policy),
     ("qmp", qmp::check, seeds::qmp),
     ("rounds", rounds::check, seeds::rounds),
     ("storage", stored::check, seeds::storage),

@@ -49,6 +49,21 @@ fn append<M: serde::Serialize>(line: &mut Vec<u8>, message: &M) {
     }
 }
 
+pub(crate) fn policy() -> Seeds {
+    named([
+        (
+            "all-there-is",
+            "count-in = \"/run/dunlin\"\n\n[[rule]]\nverdict = \"allow\"\npeer = \"spiffe://example.org/host/*\"\nguest = \"web-*\"\ndirection = \"in\"\n\
+             memory = \"8GiB\"\nmigrations = 2\nbandwidth = \"200MB/s\"\n\n[[rule]]\nverdict = \"deny\"\npeer = \"anyone\"\n",
+        ),
+        ("local", "[[rule]]\nverdict = \"allow\"\npeer = \"local\"\n"),
+        ("nothing", "# no rule\n"),
+        ("wrong-value", "[[rule]]\nverdict = \"allow\"\npeer = \"a*b*\"\nmemory = \"much\"\n"),
+        ("wrong-key", "[[rule]]\nverdict = \"allow\"\npear = 3\n"),
+        ("torn", "[[rule]]\nverdict = \"al"),
+    ])
+}
+
 pub(crate) fn frames() -> Seeds {
     let session = SessionId(7);
     let region = Region {
