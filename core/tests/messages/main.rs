@@ -5,8 +5,8 @@ mod source;
 mod target;
 
 use dunlin_core::message::{
-    AbortReason, Capabilities, Hello, Message, Mode, Refusal, Region, Regions, SIGNATURE_BYTES_MAX, SessionId, TargetReport, TargetStanding,
-    VmId,
+    AbortReason, Capabilities, Hello, Message, Mode, Refusal, Region, Regions, SIGNATURE_BYTES_MAX, SessionId,
+    TargetReport, TargetStanding, VmId,
 };
 use dunlin_core::units::{Gfn, Nanos, Pages};
 
@@ -165,7 +165,12 @@ fn messages() -> Vec<(&'static str, Message<'static>)> {
         ("StaticMerged", Message::StaticMerged),
         ("StaticFailed", Message::StaticFailed),
         ("Signed", Message::Signed { signature: &[7; 72] }),
-        ("Signed, too long", Message::Signed { signature: &[7; SIGNATURE_BYTES_MAX + 1] }),
+        (
+            "Signed, too long",
+            Message::Signed {
+                signature: &[7; SIGNATURE_BYTES_MAX + 1],
+            },
+        ),
     ]
 }
 

@@ -180,7 +180,10 @@ impl Node {
         }
         let folders = request.storage.iter().map(|storage| Folders::check(storage));
         let files = request.record_order.iter().chain(&request.push_order);
-        let read = request.tls_dir.iter().map(|directory| Folders::check_reading(directory));
+        let read = request
+            .tls_dir
+            .iter()
+            .map(|directory| Folders::check_reading(directory));
         for checked in folders.chain(files.map(|file| Folders::check_file(file))).chain(read) {
             checked.map_err(|error| ControlError::refused(error.to_string()))?;
         }

@@ -76,7 +76,9 @@ pub fn run_receive(options: ReceiveOptions) -> Result<ExitCode, NodeError> {
     let (to, incoming) = mpsc::sync_channel(WISHES_MAX);
     let code = std::thread::scope(|scope| {
         scope.spawn(|| {
-            accept(&listener, admission.as_ref(), &cancel, &to, &|rejected| reject(&node, rejected));
+            accept(&listener, admission.as_ref(), &cancel, &to, &|rejected| {
+                reject(&node, rejected)
+            });
         });
         let mut receiving = Receiving {
             options,

@@ -38,7 +38,11 @@ impl Notary for Records {
     }
 
     fn countersign(&mut self, _: Side, _: &Signing, signed: Option<&[u8]>) -> Result<(), Box<dyn std::error::Error>> {
-        if signed == Some(GOOD) { Ok(()) } else { Err("no good signature".into()) }
+        if signed == Some(GOOD) {
+            Ok(())
+        } else {
+            Err("no good signature".into())
+        }
     }
 }
 
@@ -362,7 +366,10 @@ fn a_hand_over_that_one_side_does_not_sign_is_none() {
         assert!(is_aborted, "{strategy} {signed:?}: {:?}", source.outcome);
         let trouble = [source.trouble, target.trouble].into_iter().flatten();
         let trouble: Vec<String> = trouble.collect();
-        assert!(trouble.iter().any(|words| words.contains("no good signature")), "{trouble:?}");
+        assert!(
+            trouble.iter().any(|words| words.contains("no good signature")),
+            "{trouble:?}"
+        );
         assert!(target.guest.is_none(), "{strategy} {signed:?}: it runs there, too");
         assert_eq!(ended(&guest), undisturbed);
     }

@@ -87,7 +87,12 @@ impl Trusted {
 
 impl Session {
     /// The session whose first connection this is.
-    pub(super) fn begin(id: SessionId, peer: Identity, exporter: &Exporter, suite: SupportedCipherSuite) -> Option<Self> {
+    pub(super) fn begin(
+        id: SessionId,
+        peer: Identity,
+        exporter: &Exporter,
+        suite: SupportedCipherSuite,
+    ) -> Option<Self> {
         let secret = exporter.export(suite, SESSION_LABEL, &id.0.to_le_bytes())?;
         Some(Self { id, peer, secret })
     }

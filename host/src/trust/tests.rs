@@ -1,7 +1,7 @@
 //! Real handshakes between two ends, good ones and each bad one.
 
 use super::{
-    Binding, Files, Admission, Name, TrustError, Visit,
+    Admission, Binding, Files, Name, TrustError, Visit,
     credentials::{AUTHORITY, CERTIFICATE, KEY, REVOKED},
     pki,
 };

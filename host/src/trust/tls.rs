@@ -204,7 +204,11 @@ impl Credentials {
     }
 
     /// The handshake of the side that is connected to.
-    pub(super) fn accept(&self, stream: Stream, wait: Wait<'_>) -> Result<(Stream, Arc<Exporter>, Shown), ChannelError> {
+    pub(super) fn accept(
+        &self,
+        stream: Stream,
+        wait: Wait<'_>,
+    ) -> Result<(Stream, Arc<Exporter>, Shown), ChannelError> {
         let name = stream.peer().to_owned();
         let judge = Arc::new(Judge::new(Arc::clone(&self.authorities), None));
         let exporter = Arc::new(Exporter::default());

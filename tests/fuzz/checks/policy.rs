@@ -16,7 +16,10 @@ pub(crate) fn check(input: &[u8]) {
     let path = Path::new("policy.toml");
     match Policy::parse(path, text) {
         Ok(policy) => {
-            assert_eq!(Ok(&policy), Policy::parse(path, text).as_ref().map_err(ToString::to_string));
+            assert_eq!(
+                Ok(&policy),
+                Policy::parse(path, text).as_ref().map_err(ToString::to_string)
+            );
             ask(&policy);
         }
         Err(PolicyError::Broken { line, column, .. }) => {
@@ -47,9 +50,16 @@ fn ask(policy: &Policy) {
                 };
                 let (small, large) = (ask(0), ask(u64::MAX));
                 drop(small.to_string());
-                assert!(small.is_allowed() || !large.is_allowed(), "more memory, and more is allowed");
+                assert!(
+                    small.is_allowed() || !large.is_allowed(),
+                    "more memory, and more is allowed"
+                );
                 if let Some(rule) = small.rule() {
-                    assert!(policy.rules().is_some_and(|rules| (1..=rules.len()).contains(&rule.number)));
+                    assert!(
+                        policy
+                            .rules()
+                            .is_some_and(|rules| (1..=rules.len()).contains(&rule.number))
+                    );
                 }
             }
         }

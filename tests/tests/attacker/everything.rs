@@ -59,7 +59,11 @@ impl Collector<'_> {
         let mut seen = HashSet::new();
         for file in fs::read_dir(&self.into)? {
             let bytes = fs::read(file?.path())?;
-            seen.extend(bytes.windows(NEEDLE_BYTES).filter_map(|window| filled.get(window).copied()));
+            seen.extend(
+                bytes
+                    .windows(NEEDLE_BYTES)
+                    .filter_map(|window| filled.get(window).copied()),
+            );
         }
         Ok(seen.len())
     }
@@ -70,7 +74,8 @@ fn moves(options: &GuestOptions, strategy: &str, secured: bool) -> anyhow::Resul
     let hosts = Hosts::new()?;
     let scene = &hosts.scene;
     let states = [scene.subfolder("source-state")?, scene.subfolder("target-state")?];
-    let rule = |peer: &str| format!("[[rule]]\nverdict = \"allow\"\npeer = {peer:?}\nguest = \"source\"\nmigrations = 1\n");
+    let rule =
+        |peer: &str| format!("[[rule]]\nverdict = \"allow\"\npeer = {peer:?}\nguest = \"source\"\nmigrations = 2\n");
     let peers = if secured { [TARGET, SOURCE] } else { ["local", "local"] };
     let policies = [
         scene.file("source.toml", &rule(peers[0]))?,
@@ -83,7 +88,16 @@ fn moves(options: &GuestOptions, strategy: &str, secured: bool) -> anyhow::Resul
         .clone()
         .with(["--state", &states[0], "--policy", &policies[0], "--allow", &storage]);
     let mut source = hosts.guest(&guest)?;
-    let rest = ["--state", &states[1], "--policy", &policies[1], "--storage", &storage, "--dump-ram", dump];
+    let rest = [
+        "--state",
+        &states[1],
+        "--policy",
+        &policies[1],
+        "--storage",
+        &storage,
+        "--dump-ram",
+        dump,
+    ];
     let mut target = if secured {
         hosts.target(&rest)?
     } else {
@@ -137,7 +151,10 @@ fn expect_signed(audited: &Value, records: &[Value], peer: &str, secured: bool) 
         ([Value::Null, Value::Null], 0)
     };
     let about = &commit["commit"];
-    ensure!([&about["source"], &about["target"]] == [&parties[0], &parties[1]], "{about}");
+    ensure!(
+        [&about["source"], &about["target"]] == [&parties[0], &parties[1]],
+        "{about}"
+    );
     let signatures = &audited["signatures"];
     ensure!(
         signatures["good"] == good && signatures["bad"] == 0 && signatures["missing"] == 2 - good,

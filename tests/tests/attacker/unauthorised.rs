@@ -32,9 +32,14 @@ impl Stage {
             scene.file("source.toml", source_policy)?,
             scene.file("target.toml", target_policy)?,
         ];
-        let options = GuestOptions::new(Kind::Thread, "idle")
-            .memory("8MiB")
-            .with(["--fill", "random", "--state", &states[0], "--policy", &policies[0]]);
+        let options = GuestOptions::new(Kind::Thread, "idle").memory("8MiB").with([
+            "--fill",
+            "random",
+            "--state",
+            &states[0],
+            "--policy",
+            &policies[0],
+        ]);
         Ok(Self {
             source: hosts.guest(&options)?,
             target: hosts.target(&["--state", &states[1], "--policy", &policies[1]])?,
@@ -98,7 +103,9 @@ fn a_rule_on_either_side_lets_it_move() -> anyhow::Result<()> {
     let scene = &stage.hosts.scene;
     for (policy, peer) in stage.policies.iter().zip([TARGET, SOURCE]) {
         fs::remove_file(policy)?;
-        let added = scene.dunlin(["policy", "allow", peer, "--policy", policy])?.wait(PATIENCE)?;
+        let added = scene
+            .dunlin(["policy", "allow", peer, "--policy", policy])?
+            .wait(PATIENCE)?;
         ensure!(added.code == Some(0), "{added}");
     }
     let finished = stage.migrate()?;
@@ -128,7 +135,9 @@ fn a_stranger_is_on_record() -> anyhow::Result<()> {
     ensure!(
         refusal["event"] == "offer"
             && refusal["decision"] == "refused"
-            && refusal["reason"].as_str().is_some_and(|reason| reason.contains("authority")),
+            && refusal["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("authority")),
         "{refusal}"
     );
     Ok(())

@@ -58,7 +58,10 @@ pub(crate) fn policy() -> Seeds {
         ),
         ("local", "[[rule]]\nverdict = \"allow\"\npeer = \"local\"\n"),
         ("nothing", "# no rule\n"),
-        ("wrong-value", "[[rule]]\nverdict = \"allow\"\npeer = \"a*b*\"\nmemory = \"much\"\n"),
+        (
+            "wrong-value",
+            "[[rule]]\nverdict = \"allow\"\npeer = \"a*b*\"\nmemory = \"much\"\n",
+        ),
         ("wrong-key", "[[rule]]\nverdict = \"allow\"\npear = 3\n"),
         ("torn", "[[rule]]\nverdict = \"al"),
     ])

@@ -98,7 +98,12 @@ fn throughput(setting: &Setting, credentials: &Credentials) -> anyhow::Result<Ve
     let mut figures: Vec<Figure> = figures.into_iter().flatten().collect();
     figures.push(share(&results, "plain", "in plain", 0.5));
     if openssl.is_some() {
-        figures.push(share(&results, "openssl", &format!("of OpenSSL's tools, {CIPHER}"), 0.9));
+        figures.push(share(
+            &results,
+            "openssl",
+            &format!("of OpenSSL's tools, {CIPHER}"),
+            0.9,
+        ));
     }
     Ok(figures)
 }
@@ -171,12 +176,23 @@ impl OpenSsl {
         }
         let folder = tempfile::Builder::new().prefix("dunlin-").tempdir_in(IN_MEMORY)?;
         let mut bulk = File::create(folder.path().join("bulk"))?;
-        let block: Vec<u8> = (0..1_u32 << 20).map(|index| (index.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+        let block: Vec<u8> = (0..1_u32 << 20)
+            .map(|index| (index.wrapping_mul(0x9e37_79b9) >> 24) as u8)
+            .collect();
         for _ in 0..BYTES >> 20 {
             bulk.write_all(&block)?;
         }
         let mut server = Command::new("openssl")
-            .args(["s_server", "-accept", "127.0.0.1:0", "-WWW", "-tls1_3", "-ciphersuites", CIPHER, "-cert"])
+            .args([
+                "s_server",
+                "-accept",
+                "127.0.0.1:0",
+                "-WWW",
+                "-tls1_3",
+                "-ciphersuites",
+                CIPHER,
+                "-cert",
+            ])
             .arg(credentials.join("cert.pem"))
             .arg("-key")
             .arg(credentials.join("key.pem"))
@@ -202,7 +218,15 @@ impl OpenSsl {
 
     fn client(&self, output: Stdio) -> anyhow::Result<Child> {
         let mut client = Command::new("openssl")
-            .args(["s_client", "-connect", &self.address, "-tls1_3", "-ciphersuites", CIPHER, "-quiet"])
+            .args([
+                "s_client",
+                "-connect",
+                &self.address,
+                "-tls1_3",
+                "-ciphersuites",
+                CIPHER,
+                "-quiet",
+            ])
             .stdin(Stdio::piped())
             .stdout(output)
             .stderr(Stdio::null())

@@ -3,8 +3,8 @@
 use super::static_copy::AfterStatic;
 use super::{Source, Step};
 use crate::message::{
-    AbortReason, Message, Mode, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SIGNATURE_BYTES_MAX, TargetReport, TargetStanding,
-    Violation,
+    AbortReason, Message, Mode, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SIGNATURE_BYTES_MAX, TargetReport,
+    TargetStanding, Violation,
 };
 use crate::migrate::regions::remove_outside;
 use crate::migrate::source_types::SourceOutcome;

@@ -1,7 +1,9 @@
 //! What a target makes of the source's messages and pages.
 
 use super::{Outstanding, Step, Target, Via};
-use crate::message::{AbortReason, Message, Mode, SIGNATURE_BYTES_MAX, STATE_BYTES_MAX, Violation, run_in_regions, total_pages};
+use crate::message::{
+    AbortReason, Message, Mode, SIGNATURE_BYTES_MAX, STATE_BYTES_MAX, Violation, run_in_regions, total_pages,
+};
 use crate::migrate::regions::remove_outside;
 use crate::pageset::{PageSetError, Run};
 use crate::units::{Gfn, Pages};

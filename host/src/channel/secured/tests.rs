@@ -6,7 +6,7 @@ use crate::{
         Listener, Stream, TokenBucket, Wait, connect,
     },
     memory::{GuestMemory, MemoryLayout},
-    trust::{Files, Admission, Name, TrustError, Visit, pki},
+    trust::{Admission, Files, Name, TrustError, Visit, pki},
 };
 use dunlin_core::{
     message::SessionId,

@@ -138,6 +138,10 @@ impl<'w> SharedSource<'w> {
     pub(super) fn failed(&self, generation: u64, error: &FrameError) {
         if self.generation() == generation && !error.is_cancelled() {
             self.note(error);
+            if let FrameError::Channel(ChannelError::Trust { .. }) = error {
+                // Also where a new connection mends it.
+                self.warn_once(crate::run::chain(error));
+            }
         }
         self.feed_of(generation, event_of(error));
     }

@@ -10,7 +10,9 @@ impl Worker<'_, '_, '_, '_> {
             return Ok(());
         }
         let (signature, signing) = self.shared.take_signature().ok_or(CommitError::Unsigned)?;
-        self.run.recorder.countersign(Side::Target, &signing, Some(&signature))?;
+        self.run
+            .recorder
+            .countersign(Side::Target, &signing, Some(&signature))?;
         self.run.recorder.sign(Side::Source, &signing).map(drop)
     }
 
@@ -23,9 +25,10 @@ impl Worker<'_, '_, '_, '_> {
         }) else {
             return Ok(());
         };
-        let signature = self.run.recorder.sign(Side::Source, &signing).map_err(|error| {
-            stream.error("sign what is handed over to", std::io::Error::other(error.to_string()))
-        })?;
+        let signature =
+            self.run.recorder.sign(Side::Source, &signing).map_err(|error| {
+                stream.error("sign what is handed over to", std::io::Error::other(error.to_string()))
+            })?;
         self.message(&Message::Signed { signature: &signature })
     }
 }

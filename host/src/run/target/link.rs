@@ -24,8 +24,10 @@ const SEND: Duration = Duration::from_secs(3);
 /// Longest wait for the source to close its side in the end.
 const CLOSING: Duration = Duration::from_millis(150);
 /// Most connections that have not yet said what they want: each costs a thread and its buffers. With one more the one that was
-/// silent for longest is closed: who has something to say says it at once.
+/// silent for longest is closed, or does not come to an end: who has something to say says it at once.
 const UNDECIDED_MAX: usize = 32;
+/// Nobody is closed for others so soon after the first word.
+const BEGINNING: Duration = Duration::from_secs(1);
 /// Most threads for new connections, those included that are closed and have yet to notice, or wait to be answered.
 const THREADS_MAX: usize = UNDECIDED_MAX + 8;
 /// Most connections that have said what they want and wait to be answered.
@@ -172,6 +174,7 @@ struct Caller {
     handle: Stream,
     /// It has begun to say something.
     spoke: AtomicBool,
+    since: Instant,
 }
 
 impl Caller {
@@ -190,17 +193,24 @@ impl Undecided {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one more; the one that must go for it, if one must: who has something to say has said it when it is heard, so that the others
-    /// go first.
+    /// Takes one more; the one that must go for it, if one must.
     fn add(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
+        let gone = self.is_full().then(|| self.make_room()).flatten();
+        self.lock().push_back(Arc::clone(caller));
+        gone
+    }
+
+    fn is_full(&self) -> bool {
+        self.lock().len() >= UNDECIDED_MAX
+    }
+
+    /// Closes one: who has something to say has said it when it is heard, so that the silent go first, and then who does not come to an
+    /// end. Nobody goes who has just begun to speak: it will soon be known what that one wants.
+    fn make_room(&self) -> Option<Arc<Caller>> {
         let mut waiting = self.lock();
-        waiting.push_back(Arc::clone(caller));
-        if waiting.len() <= UNDECIDED_MAX {
-            return None;
-        }
-        // This one has had no time to speak.
-        let silent = waiting.iter().take(UNDECIDED_MAX).position(|caller| caller.is_silent());
-        let gone = waiting.remove(silent.unwrap_or(0))?;
+        let silent = waiting.iter().position(|caller| caller.is_silent());
+        let slow = waiting.iter().position(|caller| caller.since.elapsed() >= BEGINNING);
+        let gone = waiting.remove(silent.or(slow)?)?;
         gone.handle.shutdown();
         Some(gone)
     }
@@ -237,7 +247,7 @@ impl Rejected {
 }
 
 /// Accepts connections until `cancel` is raised and hands on what they want. What is no Dunlin, or says nothing, is
-/// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, of more the one that was silent for longest is closed.
+/// refused by name and forgotten; at most `UNDECIDED_MAX` may be undecided at a time, of more the one that took longest is closed.
 /// While all threads are taken nobody is accepted: the system lets a few wait.
 pub(in crate::run) fn accept(
     listener: &Listener,
@@ -251,7 +261,18 @@ pub(in crate::run) fn accept(
         loop {
             match listener.accept(Wait::forever(cancel)) {
                 Ok(stream) => {
+                    let refuse = |gone: &Caller| {
+                        let peer = gone.peer();
+                        log(Rejected::new(format!(
+                            "refused a connection: {peer} took longest to say what it wants while {UNDECIDED_MAX} others have not said it either"
+                        )));
+                    };
                     while undecided.threads.load(Ordering::Acquire) >= THREADS_MAX {
+                        if undecided.is_full()
+                            && let Some(gone) = undecided.make_room()
+                        {
+                            refuse(&gone);
+                        }
                         if !Wait::forever(cancel).sleep(ROOM) {
                             return;
                         }
@@ -266,13 +287,11 @@ pub(in crate::run) fn accept(
                     let caller = Arc::new(Caller {
                         handle,
                         spoke: AtomicBool::new(false),
+                        since: Instant::now(),
                     });
                     undecided.threads.fetch_add(1, Ordering::AcqRel);
                     if let Some(gone) = undecided.add(&caller) {
-                        let peer = gone.peer();
-                        log(Rejected::new(format!(
-                            "refused a connection: {peer} was silent for longest while {UNDECIDED_MAX} others have not said what they want"
-                        )));
+                        refuse(&gone);
                     }
                     let (to, undecided) = (to.clone(), &undecided);
                     scope.spawn(move || {

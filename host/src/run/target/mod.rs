@@ -24,7 +24,8 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use dunlin_core::message::{
-    CHUNK_BYTES_MAX, Capabilities, Message, Mode, SIGNATURE_BYTES_MAX, STATE_BYTES_MAX, SessionId, TargetReport, Violation, VmId, end_gfn,
+    CHUNK_BYTES_MAX, Capabilities, Message, Mode, SIGNATURE_BYTES_MAX, STATE_BYTES_MAX, SessionId, TargetReport,
+    Violation, VmId, end_gfn,
 };
 use dunlin_core::migrate::{
     Phase, Resolution, Target, TargetAction, TargetConfig, TargetEvent, TargetMessage, TargetOutcome, TargetRecord,
@@ -34,7 +35,7 @@ use dunlin_core::units::{BytesPerSec, Gfn, Nanos, PAGE_SIZE, Pages};
 use dunlin_core::wire::{FrameHeader, FrameKind};
 use twox_hash::XxHash3_64;
 
-use crate::channel::{FrameError, FrameReceiver, Stream, TokenBucket};
+use crate::channel::{ChannelError, FrameError, FrameReceiver, Stream, TokenBucket};
 use crate::guest::{AnyGuest, Guest, GuestConfig, GuestError, GuestKind, Tracking};
 use crate::memory::{FaultOrigin, GuestMemory, MemoryError, Userfaultfd, UserfaultfdError};
 use crate::run::Clock;
@@ -225,6 +226,16 @@ impl<'w> SharedTarget<'w> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(text);
+    }
+
+    /// What was altered on the way is said, also where a new connection mends it.
+    pub(super) fn say_if_distrusted(&self, error: &FrameError) {
+        if let FrameError::Channel(ChannelError::Trust { .. }) = error {
+            eprintln!(
+                "dunlin: a connection of the migration was given up: {}",
+                crate::run::chain(error)
+            );
+        }
     }
 
     pub(super) fn keep_hash(&self, gfn: Gfn, page: &[u8]) {

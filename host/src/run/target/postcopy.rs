@@ -137,6 +137,7 @@ impl FaultServer<'_, '_> {
 
     fn lost(&self, watch: &mut Watch, error: &FrameError) {
         watch.close();
+        self.shared.say_if_distrusted(error);
         self.shared.note(error);
         self.shared.lock().on(self.shared.now(), TargetEvent::LinkLost);
     }

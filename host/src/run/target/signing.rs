@@ -1,7 +1,6 @@
 //! What is handed over is signed by both sides: by this one when it is ready to take it, by the source when it has given it up.
 
 use super::*;
-use crate::channel::ChannelError;
 use crate::trust::commit::Side;
 
 impl Worker<'_, '_, '_, '_> {
@@ -10,11 +9,14 @@ impl Worker<'_, '_, '_, '_> {
         let Some(signing) = self.mouth.signing() else {
             return Ok(());
         };
-        let signature = self.recorder.sign(Side::Target, &signing).map_err(|error| ChannelError::Io {
-            action: "sign what is handed over to",
-            peer: "the source".to_owned(),
-            source: std::io::Error::other(error.to_string()),
-        })?;
+        let signature = self
+            .recorder
+            .sign(Side::Target, &signing)
+            .map_err(|error| ChannelError::Io {
+                action: "sign what is handed over to",
+                peer: "the source".to_owned(),
+                source: std::io::Error::other(error.to_string()),
+            })?;
         self.mouth.say(&Message::Signed { signature: &signature })
     }
 

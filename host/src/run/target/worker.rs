@@ -216,6 +216,7 @@ impl<'s, 'e, 'w> Worker<'s, 'e, '_, 'w> {
             FrameError::Memory(_) => TargetEvent::Violation(Violation::PageOutside),
         };
         let link_is_gone = event == TargetEvent::LinkLost;
+        self.shared.say_if_distrusted(error);
         self.shared.feed(event);
         // What is wrong with the content can still be said; the connection itself is of no more use.
         if !link_is_gone && self.shared.lock().phase() == Phase::Aborted {

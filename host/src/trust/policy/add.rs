@@ -136,7 +136,10 @@ mod tests {
         let policy = only_web.add_to(&path).unwrap();
         assert_eq!(policy, Policy::load(Some(&path)).unwrap());
         assert_eq!(policy.rules().unwrap().len(), 3);
-        assert!(allows(&policy, &Peer::new(true, None), "db", Direction::Out), "this host's own");
+        assert!(
+            allows(&policy, &Peer::new(true, None), "db", Direction::Out),
+            "this host's own"
+        );
         assert!(allows(&policy, &a, "db", Direction::In));
         assert!(allows(&policy, &b, "web-1", Direction::In));
         assert!(!allows(&policy, &b, "web-1", Direction::Out));
@@ -154,7 +157,10 @@ mod tests {
         assert!(matches!(strange.add_to(&path), Err(PolicyError::Broken { .. })));
         assert!(!path.exists());
         fs::write(&path, "[[rule]]\npeer = 3\n").unwrap();
-        assert!(matches!(NOTHING.add_to(&path), Err(PolicyError::Broken { line: 2, .. })));
+        assert!(matches!(
+            NOTHING.add_to(&path),
+            Err(PolicyError::Broken { line: 2, .. })
+        ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "[[rule]]\npeer = 3\n");
     }
 
