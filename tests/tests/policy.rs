@@ -244,6 +244,7 @@ fn strangers_from_other_hosts_need_a_rule() -> anyhow::Result<()> {
         "--json",
         "--policy",
         &local,
+        "--insecure",
     ];
     let mut strict = dunlin_tests::process::Dunlin::start_program("ip".as_ref(), scene.folder(), words)?;
     let listening = strict.wait_for_schema("dunlin.receive.v1", PATIENCE)?["listening"]

@@ -149,7 +149,10 @@ impl Watched {
             }
             None => Box::new(Served::new(session.answer())?),
         };
-        Ok(Watching::Session { session, source })
+        Ok(Watching::Session {
+            session: Box::new(session),
+            source,
+        })
     }
 
     /// The programs that are to look into the kernel, if any. Where nothing else was asked for and they are not let in, it is said why.
@@ -174,7 +177,7 @@ impl Watched {
 pub(super) enum Watching {
     /// One of ours.
     Session {
-        session: RecordingSession,
+        session: Box<RecordingSession>,
         source: Box<dyn RecordingSource>,
     },
     /// Somebody else's.

@@ -58,7 +58,6 @@ impl Node {
             uid: Some(caller.uid),
             strategy: Some(request.strategy.clone()),
             memory: Some(memory.0),
-            ..Attempt::default()
         });
         let name = lock(&self.name).clone();
         let allowed = self.guard.ask(Direction::Out, &peer, &name, memory).map_err(|denied| {

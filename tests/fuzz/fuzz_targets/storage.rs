@@ -10,7 +10,11 @@ mod block;
 #[path = "../stubs/memory.rs"]
 mod memory;
 #[path = "../../../host/src/storage/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "what a migration needs besides is of no use here")]
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "what a migration needs besides is of no use here"
+)]
 mod storage;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| check::check(input));

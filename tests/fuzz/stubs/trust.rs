@@ -1,7 +1,11 @@
 //! In the place of the network: who may be at the other end, as if it had been proved.
 
 #[path = "../../../host/src/trust/policy/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "migrations are not counted, and no file is changed")]
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "migrations are not counted, and no file is changed"
+)]
 pub mod policy;
 
 /// The other side.

@@ -264,7 +264,7 @@ pub(in crate::run) fn accept(
                     let refuse = |gone: &Caller| {
                         let peer = gone.peer();
                         log(Rejected::new(format!(
-                            "refused a connection: {peer} took longest to say what it wants while {UNDECIDED_MAX} others have not said it either"
+                            "refused a connection: {peer} has taken longest of {UNDECIDED_MAX} that have not said what they want"
                         )));
                     };
                     while undecided.threads.load(Ordering::Acquire) >= THREADS_MAX {
