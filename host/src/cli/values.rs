@@ -83,7 +83,7 @@ pub fn time(text: &str) -> Result<Micros, ValueError> {
         .map_err(|_| ValueError::Time)
 }
 
-/// As [`time`], but at least a millisecond.
+/// As [`time()`], but at least a millisecond.
 ///
 /// # Errors
 /// [`ValueError::Time`], [`ValueError::ShortTime`].

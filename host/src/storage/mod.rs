@@ -12,8 +12,8 @@
 //! | data | 4096 each | the pages of the data runs, in the order of the index |
 //! | index | 24 per run, padded with zeros to 4096 | first page (8), pages (4), 1 if all zeros (4), XXH3-64 of the data or 0 (8) |
 //!
-//! With a [`SealKey`] version is 2 and the parts are encrypted and authenticated where they are: the first block as [described
-//! there](seal), the data by runs, the index with its padding. A run in the index then takes 32 bytes, with the tag of its data (16)
+//! With a [`SealKey`] version is 2 and the parts are encrypted and authenticated where they are: the first block as
+//! `storage/seal.rs` describes it, the data by runs, the index with its padding. A run in the index then takes 32 bytes, with the tag of its data (16)
 //! instead of a hash. A migration that seals reads only what is sealed, and one that does not only what is plain.
 //!
 //! The folder also has `source.state` and `target.state`, written while no network joins the hosts; see [`State`].

@@ -4,8 +4,25 @@ use super::*;
 use crate::trust::commit::{CommitError, Side};
 
 impl Worker<'_, '_, '_, '_> {
+    pub(super) fn record(&mut self, record: SourceRecord) {
+        if record == SourceRecord::Running {
+            self.take_back_word();
+        }
+        let signed = match record {
+            SourceRecord::GivenUp => self.sign_hand_over(),
+            SourceRecord::Running | SourceRecord::MovedAway => Ok(()),
+        };
+        match signed.and_then(|()| self.run.recorder.record(record, self.link.session)) {
+            Ok(()) => self.shared.feed(SourceEvent::Done),
+            Err(error) => {
+                self.shared.note(error.as_ref());
+                self.shared.feed(SourceEvent::Failed);
+            }
+        }
+    }
+
     /// Nothing is given up to a target that has not signed what it takes; in plain nobody signs.
-    pub(super) fn sign_hand_over(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+    fn sign_hand_over(&mut self) -> Result<(), Box<dyn std::error::Error>> {
         if self.link.visit.is_none() {
             return Ok(());
         }

@@ -516,26 +516,9 @@ impl Worker<'_, '_, '_, '_> {
         self.shared.feed(SourceEvent::Done);
     }
 
-    fn record(&mut self, record: SourceRecord) {
-        if record == SourceRecord::Running {
-            self.take_back_word();
-        }
-        let signed = match record {
-            SourceRecord::GivenUp => self.sign_hand_over(),
-            SourceRecord::Running | SourceRecord::MovedAway => Ok(()),
-        };
-        match signed.and_then(|()| self.run.recorder.record(record, self.link.session)) {
-            Ok(()) => self.shared.feed(SourceEvent::Done),
-            Err(error) => {
-                self.shared.note(error.as_ref());
-                self.shared.feed(SourceEvent::Failed);
-            }
-        }
-    }
-
     /// Whoever decided that the VM runs here knows that the target does not run it: a directory that does not answer keeps it
     /// from running no longer than this.
-    fn take_back_word(&self) {
+    pub(super) fn take_back_word(&self) {
         let Some(folder) = self.folder else { return };
         let (done, taken_back) = std::sync::mpsc::channel();
         self.scope.spawn(move || {
