@@ -1,6 +1,10 @@
 //! Others who reach the target: with a good certificate, or with what they heard.
 
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -113,6 +117,60 @@ fn a_target_that_lost_its_memory_gets_no_pages() -> anyhow::Result<()> {
     ensure!(status["state"] == "post-copy-paused", "{status}");
     let status = hosts.scene.status(&again)?;
     ensure!(status["state"] == "waiting", "{status}");
+    Ok(())
+}
+
+/// Connections that never begin a handshake, and such that never end it, keep nobody out.
+#[test]
+fn half_open_handshakes_keep_nobody_out() -> anyhow::Result<()> {
+    /// More than a receiver hears at a time.
+    const HELD: usize = 100;
+    /// The beginning of a record, with a handshake message of which no more comes.
+    const BEGINNING: [u8; 11] = [22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3];
+    let hosts = Hosts::new()?;
+    let options = GuestOptions::new(Kind::best(), "idle")
+        .memory("8MiB")
+        .with(["--fill", "random"]);
+    let mut source = hosts.guest(&options)?;
+    let target = hosts.target(&[])?;
+    let (address, over) = (target.listening()?.to_owned(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let attacking = scope.spawn(|| -> anyhow::Result<()> {
+            let mut held = VecDeque::new();
+            for number in 0.. {
+                if over.load(Ordering::Acquire) {
+                    break;
+                }
+                let mut stream = TcpStream::connect(&address)?;
+                if number % 2 == 0 {
+                    // It may have been closed already.
+                    let _ = stream.write_all(&BEGINNING);
+                }
+                held.push_back(stream);
+                if held.len() > HELD {
+                    held.pop_front();
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Ok(())
+        });
+        let deadline = Instant::now() + PATIENCE;
+        let moved = loop {
+            if target.process.stderr().contains("refused a connection") {
+                let credentials = hosts.as_source(TARGET)?;
+                let arguments = words(&credentials, &["--verify"]);
+                break hosts.scene.migrate(&source, &target, "hybrid:1", &arguments);
+            }
+            if Instant::now() > deadline {
+                break Err(anyhow::anyhow!("nobody is refused"));
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        over.store(true, Ordering::Release);
+        attacking.join().expect("an attacker does not panic")?;
+        expect_verified(&moved?)
+    })?;
+    source.moved_away()?;
     Ok(())
 }
 
