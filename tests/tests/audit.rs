@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use dunlin::trust::pki;
 use dunlin_tests::process::{Dunlin, Finished};
 use dunlin_tests::relay::{Deed, Place, Random, Relay, Side, Trigger};
 use dunlin_tests::scene::{GuestOptions, Host, Kind, PATIENCE, Scene};
@@ -25,21 +26,42 @@ struct Stage {
     target: Host,
     source_state: String,
     target_state: String,
+    /// What a migration by TLS needs to know; nothing in plain.
+    credentials: Vec<String>,
     // Last: its folder holds the files of the others.
     scene: Scene,
 }
 
 impl Stage {
     fn new() -> anyhow::Result<Self> {
+        Self::with_tls(false)
+    }
+
+    /// By TLS both sides sign what is handed over.
+    fn with_tls(secured: bool) -> anyhow::Result<Self> {
         let scene = Scene::new()?;
+        let (mut credentials, mut receiver) = (Vec::new(), Vec::new());
+        if secured {
+            let authority = scene.folder().join("authority");
+            pki::init(&authority)?;
+            let [source, target] = ["host-a.test", "host-b.test"].map(|host| {
+                let made = pki::issue(&authority, &host.parse()?, 1)?;
+                anyhow::Ok(made.display().to_string())
+            });
+            credentials = vec!["--tls-dir".into(), source?, "--peer".into(), "host-b.test".into()];
+            receiver = vec!["--tls-dir".into(), target?];
+        }
+        receiver.push("--state".to_owned());
         let (source_state, target_state) = (scene.subfolder("source-state")?, scene.subfolder("target-state")?);
         let source = scene.guest("vm", &guest().with(["--state", &source_state]))?;
-        let target = scene.receiver("target", &["--state", &target_state])?;
+        receiver.push(target_state.clone());
+        let target = scene.receiver("target", &receiver.iter().map(String::as_str).collect::<Vec<_>>())?;
         Ok(Self {
             source,
             target,
             source_state,
             target_state,
+            credentials,
             scene,
         })
     }
@@ -222,12 +244,14 @@ fn killing_either_side_at_any_place_leaves_logs_that_say_what_the_records_say() 
 fn killing_either_side_at_any_time_leaves_logs_that_say_what_the_records_say() -> anyhow::Result<()> {
     let mut random = Random::new(11);
     for run in 0..24 {
-        let mut stage = Stage::new()?;
+        let mut stage = Stage::with_tls(run % 4 >= 2)?;
         let side = if run % 2 == 0 { Side::Source } else { Side::Target };
         // Most of it is over the hand-over: a fast link, and a guest that is moved at once.
         let moment = Duration::from_micros(random.next() % 60_000);
         let to = stage.target.listening()?.to_owned();
-        let arguments = ["--min-round", "1ms", "--network-timeout", "1s"];
+        let credentials = stage.credentials.iter().map(String::as_str);
+        let arguments = ["--min-round", "1ms", "--network-timeout", "1s"].into_iter();
+        let arguments: Vec<&str> = arguments.chain(credentials).collect();
         let mut migration = stage
             .scene
             .start_migration(&stage.source, &to, "hybrid:1", &arguments)?;
