@@ -78,7 +78,7 @@ impl Args {
                 let name = name.map_err(|error| CliError::Usage(error.to_string()))?;
                 let made = pki::issue(&directory, &name, days)?;
                 format!(
-                    "made {0}: {name}, for {days} days\nnext: copy it to that host as /etc/dunlin/tls, over a connection that nobody reads, or give it there with --tls-dir\n",
+                    "made {0}: {name}, for {days} days\nnext: copy the files in it into /etc/dunlin/tls on that host, over a connection that nobody reads, or into another directory for --tls-dir\n",
                     made.display()
                 )
             }

@@ -4,7 +4,7 @@ use super::{CliError, output, values};
 use crate::{
     report::bytes,
     trust::{
-        Peer,
+        Name, Peer,
         policy::{Allowance, DEFAULT_FILE, Direction, Policy, Request, Verdict},
     },
 };
@@ -126,8 +126,9 @@ impl Args {
 
 impl AllowArgs {
     fn run(self) -> Result<ExitCode, CliError> {
+        let peer = written(&self.peer)?;
         let allowance = Allowance {
-            peer: &self.peer,
+            peer: &peer,
             guest: self.guest.as_deref(),
             direction: self.direction.map(Way::direction),
             memory: self.memory.as_deref(),
@@ -143,8 +144,26 @@ impl AllowArgs {
             self.policy.display(),
             allowance.text()
         ))?;
+        let before: Vec<String> = policy.before_last().map(ToString::to_string).collect();
+        if !before.is_empty() {
+            output::message(&format!(
+                "note: {} before it may fit the same migrations, and then decides about them",
+                before.join(", ")
+            ));
+        }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The name of a peer as certificates have it; patterns and words stay as they are.
+fn written(peer: &str) -> Result<String, CliError> {
+    if peer.contains('*') || matches!(peer, "local" | "anyone") {
+        return Ok(peer.to_owned());
+    }
+    let name: Name = peer
+        .parse()
+        .map_err(|error| CliError::Usage(format!("no certificate has the name {peer:?}: {error}")))?;
+    Ok(name.as_str().to_owned())
 }
 
 impl Way {

@@ -14,7 +14,9 @@ pub(super) struct SecurityArgs {
     /// Use TLS, with this host's ca.pem, cert.pem, key.pem and perhaps crl.pem in this directory
     ///
     /// Without it, TLS is used wherever other hosts can connect, with the directory in DUNLIN_TLS_DIR, or else dunlin/tls in
-    /// XDG_CONFIG_HOME, ~/.config or /etc, whichever is there. `dunlin pki` makes such directories. The files are read again for each
+    /// XDG_CONFIG_HOME, ~/.config or /etc, whichever is there. The process that holds the guest reads it,
+    /// and knows only those directories that it would have chosen itself, below /etc and such that its --allow names. `dunlin pki` makes such
+    /// directories. The files are read again for each
     /// connection.
     #[arg(long, value_name = "DIR")]
     tls_dir: Option<PathBuf>,

@@ -55,7 +55,10 @@ pub fn audit_lines(report: &Report, compared: Option<usize>, disagreements: &[Di
         )));
     }
     match compared {
-        Some(both) if disagreements.is_empty() => {
+        Some(0) if disagreements.is_empty() => {
+            line(paint.warn("no hand-over record is of a guest in it: nothing was compared"));
+        }
+        Some(both) if disagreements.is_empty() && report.problem.is_none() => {
             line(format!(
                 "the hand-over records of {} guests say the same",
                 count(both as u64)

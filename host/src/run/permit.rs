@@ -64,7 +64,8 @@ impl Node {
             self.guard.refuse(&recorder, Role::Source, session, &denied);
             ControlError::refused(format!(
                 "this host's policy does not let VM {name:?} go to {} ({peer}): {}",
-                options.to, denied.reason
+                options.to,
+                denied.reason.trim_start_matches("refused: ")
             ))
         })?;
         recorder

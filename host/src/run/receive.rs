@@ -13,7 +13,7 @@ use dunlin_core::migrate::{Offer, Phase, TargetOutcome, agree_on_version, check}
 use dunlin_core::units::Bytes;
 use dunlin_core::workload::layout::MAX_VCPUS;
 
-use super::guard::{Allowed, Denied, Guard};
+use super::guard::{Allowed, Denied, Guard, peer_of};
 use super::node::{Holding, Node, lock};
 use super::options::ReceiveOptions;
 use super::recorder::{Attempt, Recorder};
@@ -210,7 +210,15 @@ impl Receiving<'_> {
                     }
                 }
                 Err(Refused { refusal, why }) => {
-                    eprintln!("dunlin: refused a VM: {}", why.reason);
+                    let name = GuestConfig::decode(hello.get().config).map(|config| config.name);
+                    let stream = link.receiver.stream();
+                    eprintln!(
+                        "dunlin: refused VM {:?} of {} at {}: {}",
+                        name.unwrap_or_default(),
+                        peer_of(stream),
+                        stream.peer(),
+                        why.reason.trim_start_matches("refused: ")
+                    );
                     // Whoever asked may be gone.
                     let _ = link.say(&Message::Refused(refusal));
                 }

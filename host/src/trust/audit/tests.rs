@@ -223,7 +223,7 @@ fn what_a_dead_process_did_not_say_is_said_by_the_next() {
     let expected = Disagreement {
         guest: "web".into(),
         recorded: Place::Here,
-        audited: Place::Elsewhere,
+        audited: Some(Place::Elsewhere),
     };
     assert_eq!(disagreements, [expected]);
 }

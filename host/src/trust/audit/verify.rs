@@ -7,6 +7,7 @@ use super::{
     record::{Event, Header, Place, Places, Record, TornLine},
 };
 use crate::journal::{self, HandOver, JournalError};
+use dunlin_core::message::SessionId;
 use serde::Serialize;
 use std::{fmt, fs::File, io::ErrorKind, path::Path};
 
@@ -320,21 +321,25 @@ pub struct Disagreement {
     pub guest: String,
     /// Where it is by its hand-over record.
     pub recorded: Place,
-    /// Where it is by the log.
-    pub audited: Place,
+    /// Where it is by the log, which may say nothing of it.
+    pub audited: Option<Place>,
 }
 
 impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "VM {:?} is {} by its hand-over record, but {} by the audit log",
-            self.guest, self.recorded, self.audited
-        )
+        let (guest, recorded) = (&self.guest, self.recorded);
+        write!(f, "VM {guest:?} is {recorded} by its hand-over record, but ")?;
+        match self.audited {
+            Some(audited) => write!(f, "{audited} by the audit log"),
+            None => f.write_str(
+                "the audit log says nothing of it: it is the log of another host, or its beginning or end is missing",
+            ),
+        }
     }
 }
 
-/// Compares the log at `path` with the hand-over records in `directory`: how many VMs are in both, and which disagree.
+/// Compares the log at `path` with the hand-over records in `directory`: how many VMs are in both, and which disagree. A record of
+/// a VM that was moved, and of which the log says nothing, is one that disagrees.
 ///
 /// # Errors
 /// [`AuditError`] and [`JournalError`] for what cannot be read.
@@ -356,11 +361,11 @@ pub fn against_journals(
     let (mut both, mut disagreements) = (0, Vec::new());
     for (guest, hand_over) in listed {
         let recorded = Place::of(hand_over.role, hand_over.phase);
-        let Some(audited) = places.get(hand_over.vm_id, hand_over.role) else {
-            continue;
-        };
-        both += 1;
-        if recorded.contradicts(audited) {
+        let audited = places.get(hand_over.vm_id, hand_over.role);
+        both += usize::from(audited.is_some());
+        // A process that dies as it begins may leave a record that no line speaks of yet.
+        let has_begun = hand_over.session != SessionId::default();
+        if audited.map_or(has_begun, |audited| recorded.contradicts(audited)) {
             disagreements.push(Disagreement {
                 guest,
                 recorded,

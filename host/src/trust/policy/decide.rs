@@ -59,6 +59,16 @@ impl Pattern {
         }
     }
 
+    /// Whether a text may fit both.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(text), pattern) | (pattern, Self::Exact(text)) => pattern.fits(text),
+            (Self::Prefix(one), Self::Prefix(another)) => one.starts_with(another) || another.starts_with(one),
+            (Self::Suffix(one), Self::Suffix(another)) => one.ends_with(another) || another.ends_with(one),
+            _ => true,
+        }
+    }
+
     /// Whether it fits.
     pub fn fits(&self, text: &str) -> bool {
         match self {
@@ -161,6 +171,22 @@ impl Rule {
             && self.peer.fits(request.peer)
     }
 
+    /// Whether a request may fit both.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let peers = match (&self.peer, &other.peer) {
+            (PeerPattern::Anyone, _) | (_, PeerPattern::Anyone) => true,
+            (PeerPattern::Identity(one), PeerPattern::Identity(another)) => one.overlaps(another),
+            // Who is of this host may have proved a name as well, which is of no interest here.
+            (PeerPattern::Local, PeerPattern::Local) => true,
+            (PeerPattern::Local, PeerPattern::Identity(_)) | (PeerPattern::Identity(_), PeerPattern::Local) => false,
+        };
+        let directions = match (self.direction, other.direction) {
+            (Some(one), Some(another)) => one == another,
+            _ => true,
+        };
+        peers && directions && self.guest.overlaps(&other.guest)
+    }
+
     /// By what its migrations are counted: the same for the same rule in every process, wherever it stands in the file.
     pub(super) fn key(&self) -> String {
         let direction = match self.direction {
@@ -235,10 +261,12 @@ impl fmt::Display for Verdict<'_> {
                     crate::report::bytes(most.0)
                 )
             }
-            Self::NoRule => f.write_str("refused: no rule of the policy fits"),
+            Self::NoRule => f.write_str(
+                "refused: no rule of the policy fits (`dunlin policy allow PEER` adds one; anyone is the peer of plain connections)",
+            ),
             Self::NoPolicy => write!(
                 f,
-                "refused: there is no policy, so only peers of this host may; write {}, or name one with --policy",
+                "refused: there is no policy, so only peers of this host may (`dunlin policy allow PEER` writes {}; --policy names another)",
                 super::DEFAULT_FILE
             ),
         }

@@ -156,6 +156,17 @@ impl Policy {
         self.rules.as_deref()
     }
 
+    /// The rules before the last one that may fit what that one fits.
+    pub fn before_last(&self) -> impl Iterator<Item = &Rule> {
+        let (last, before) = match self.rules() {
+            Some([before @ .., last]) => (Some(last), before),
+            _ => (None, &[][..]),
+        };
+        before
+            .iter()
+            .filter(move |rule| last.is_some_and(|last| rule.overlaps(last)))
+    }
+
     /// Decides about a request.
     pub fn decide(&self, request: &Request<'_>) -> Verdict<'_> {
         decide::decide(self.rules(), request)

@@ -85,7 +85,7 @@ impl Folders {
         if self.written.iter().any(|folder| path.starts_with(folder)) {
             return Ok(());
         }
-        Err(self.refuse(path))
+        Err(self.refuse(path, &[]))
     }
 
     fn allows_reading(&self, path: &Path) -> Result<(), NotAllowed> {
@@ -94,11 +94,18 @@ impl Folders {
         if read.chain(SYSTEM.map(Path::new)).any(|folder| path.starts_with(folder)) {
             return Ok(());
         }
-        Err(self.refuse(path))
+        Err(self.refuse(path, &["/etc"]))
     }
 
-    fn refuse(&self, path: PathBuf) -> NotAllowed {
-        let shown: Vec<_> = self.written.iter().map(|folder| folder.display().to_string()).collect();
+    fn refuse(&self, path: PathBuf, besides: &[&str]) -> NotAllowed {
+        let mut shown: Vec<&Path> = besides.iter().map(Path::new).collect();
+        for folder in &self.written {
+            let is_below = |other: &Path| folder.starts_with(other);
+            if !shown.iter().any(|other| is_below(other)) {
+                shown.push(folder);
+            }
+        }
+        let shown: Vec<_> = shown.iter().map(|folder| folder.display().to_string()).collect();
         NotAllowed {
             folder: path.clone(),
             path,
