@@ -94,7 +94,7 @@ fn help_and_version_are_results() {
     }
     let help = run(["--help"]).stdout;
     assert!(
-        help.contains("migrate") && !help.contains("audit "),
+        help.contains("migrate") && help.contains("audit "),
         "only what there is: {help}"
     );
 }
@@ -105,7 +105,7 @@ fn a_process_that_is_not_there_is_named() {
     for arguments in [
         "status",
         "cancel",
-        "migrate --to host:1 --strategy precopy",
+        "migrate --to 127.0.0.1:1 --strategy precopy",
         "resolve --give-up",
     ] {
         let mut words: Vec<_> = arguments.split_whitespace().collect();

@@ -119,7 +119,7 @@ impl Stage {
             "--control",
             &self.path,
             "--to",
-            "host:7",
+            "127.0.0.1:7",
             "--strategy",
             "precopy",
         ];

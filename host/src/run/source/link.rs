@@ -138,8 +138,10 @@ impl<'w> SharedSource<'w> {
     pub(super) fn failed(&self, generation: u64, error: &FrameError) {
         if self.generation() == generation && !error.is_cancelled() {
             self.note(error);
-            if let FrameError::Channel(ChannelError::Trust { .. }) = error {
-                // Also where a new connection mends it.
+            // What ends the attempt is told as its reason; this is mended by a new connection.
+            if let FrameError::Channel(ChannelError::Trust { .. }) = error
+                && self.lock().given_up()
+            {
                 self.warn_once(crate::run::chain(error));
             }
         }
