@@ -82,7 +82,10 @@ fn check_with(
                 _ if looks_ahead(strategy) => [&LINK[..], &PROFILE].concat(),
                 _ => LINK.to_vec(),
             };
-            let report = scene.migrate(&holder, &target, strategy, &[&link, more].concat())?;
+            let report = match scene.migrate(&holder, &target, strategy, &[&link, more].concat()) {
+                Err(error) if is_over(&error) => return Ok(Verdict::HaltedBefore),
+                report => report?,
+            };
             if !scene.status(&target).is_ok_and(|status| status["state"] == "running") {
                 return Ok(Verdict::HaltedBefore);
             }
@@ -95,6 +98,17 @@ fn check_with(
         expect_same_memory(options, &holder.final_report()?)?;
         Ok(Verdict::InTime)
     })
+}
+
+/// Whether a migration could not begin because the guest had halted, and its process has ended or is about to.
+fn is_over(error: &anyhow::Error) -> bool {
+    let words = format!("{error:#}");
+    [
+        "the VM has halted and its process is about to end",
+        "no process answers at",
+    ]
+    .iter()
+    .any(|over| words.contains(over))
 }
 
 /// Whether the guest is observed before it is moved.

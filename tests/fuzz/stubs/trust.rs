@@ -9,6 +9,7 @@
 pub mod policy;
 
 /// The other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     local: bool,
     identities: Vec<String>,
