@@ -82,9 +82,31 @@ pub fn build_agent() -> anyhow::Result<&'static Path> {
     built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
 }
 
+/// A `cargo` command, the one by which this program was started if it was.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    forget_package(&mut command);
+    command
+}
+
+/// Takes from a command's environment what cargo says there of the package whose program this is: build scripts that look at it (that of
+/// `ring` does) would run again each time another program builds, and everything that depends on them would be built anew.
+pub fn forget_package(command: &mut Command) {
+    let is_of_package = |name: &str| {
+        let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+        prefixes.iter().any(|prefix| name.starts_with(prefix))
+            || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&name)
+    };
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_of_package) {
+            command.env_remove(name);
+        }
+    }
+}
+
 /// A command that builds a program, for [`executable`].
 fn cargo_build(name: &str) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = cargo();
     command.args([
         "build",
         "--quiet",

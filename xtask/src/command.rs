@@ -4,11 +4,11 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
-use dunlin_tests::process::workspace_root;
+use dunlin_tests::process::{self, workspace_root};
 
 /// A `cargo` command in the workspace's root folder.
 pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = process::cargo();
     command.args(args).current_dir(workspace_root());
     command
 }
@@ -16,6 +16,7 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 /// A `cargo +toolchain` command: only rustup's proxy knows toolchains, not the `cargo` that runs this program.
 pub(crate) fn cargo_of(toolchain: &str, args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
+    process::forget_package(&mut command);
     command.arg(toolchain).args(args).current_dir(workspace_root());
     // What rustup set for the toolchain of this program.
     command
