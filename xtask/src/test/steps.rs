@@ -84,7 +84,7 @@ const CORE_FEATURES: [&str; 4] = ["wire", "workload", "tracefile", "defmt"];
 const CORE_FEATURES_ALONE: [&str; 1] = ["record"];
 
 /// Seconds for each fuzz target: enough to find what a change breaks coarsely.
-const FUZZ_SECONDS: u32 = 8;
+const FUZZ_SECONDS: u32 = 4;
 
 fn format(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     run(tally, "format", &mut cargo(&["fmt", "--all", "--check"]))?;
