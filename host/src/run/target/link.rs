@@ -23,10 +23,10 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(3);
 /// Longest wait for the source to close its side in the end.
 const CLOSING: Duration = Duration::from_millis(150);
-/// Most connections that have not yet said what they want: each costs a thread and its buffers. With one more the one that was
-/// silent for longest is closed, or does not come to an end: who has something to say says it at once.
+/// Most connections that have not yet said what they want: each costs a thread and its buffers. With one more a silent
+/// one is closed, or else one that does not come to an end: who has something to say says it at once.
 const UNDECIDED_MAX: usize = 32;
-/// Nobody is closed for others so soon after the first word.
+/// Whoever has begun to speak is not closed for others so soon after it came.
 const BEGINNING: Duration = Duration::from_secs(1);
 /// Most threads for new connections, those included that are closed and have yet to notice, or wait to be answered.
 const THREADS_MAX: usize = UNDECIDED_MAX + 8;
