@@ -10,6 +10,7 @@ mod connect;
 mod fault;
 mod frames;
 mod listener;
+mod outgoing;
 pub(crate) mod secured;
 mod shaping;
 mod socket;

@@ -22,7 +22,7 @@ use dunlin_core::wire::{
 };
 use twox_hash::XxHash3_64;
 
-use super::{Cancel, ChannelError, Stream, TokenBucket, Wait};
+use super::{Cancel, ChannelError, Stream, TokenBucket, Wait, outgoing::Outgoing};
 use crate::memory::{GuestMemory, MemoryError, Part, RunClass};
 
 /// Pages of one frame while the guest may write: what is hashed or encrypted is copied first, and the copy should stay in the cache.

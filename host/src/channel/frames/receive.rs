@@ -215,14 +215,21 @@ impl FrameReceiver {
     /// [`FrameError`].
     pub fn pages(&mut self, header: &FrameHeader) -> Result<&[u8], FrameError> {
         let length = header.count.min(RUN_PAGES_MAX) as usize * PAGE_SIZE as usize;
-        let mut payload = std::mem::take(&mut self.payload);
-        payload.resize(length, 0);
-        let filled = self.fill(&mut payload, HEADER_BYTES);
-        self.payload = payload;
-        filled?;
+        let pages = if self.end - self.start >= length {
+            self.received += length as u64;
+            self.start += length;
+            &self.ahead[self.start - length..self.start]
+        } else {
+            let mut payload = std::mem::take(&mut self.payload);
+            payload.resize(length, 0);
+            let filled = self.fill(&mut payload, HEADER_BYTES);
+            self.payload = payload;
+            filled?;
+            &self.payload
+        };
         match header.checksum {
-            Some(sum) if XxHash3_64::oneshot(&self.payload) != sum => Err(self.damaged(header)),
-            _ => Ok(&self.payload),
+            Some(sum) if XxHash3_64::oneshot(pages) != sum => Err(self.damaged(header)),
+            _ => Ok(pages),
         }
     }
 

@@ -17,7 +17,7 @@ pub struct FrameSender {
     sequence: u32,
     /// For encoding messages.
     message: Vec<u8>,
-    collected: Vec<u8>,
+    collected: Outgoing,
     pieces: Vec<(Run, RunClass)>,
 }
 
@@ -30,7 +30,7 @@ impl FrameSender {
             counts,
             sequence: 0,
             message: vec![0; CONTROL_PAYLOAD_MAX],
-            collected: Vec::new(),
+            collected: Outgoing::default(),
             pieces: Vec::new(),
         }
     }
@@ -74,7 +74,7 @@ impl FrameSender {
             let count = (run.end().0 - first.0).min(u64::from(ZERO_RUN_PAGES_MAX));
             let header = self.header(kind, Run::new(first, Pages(count)), None, round);
             self.bucket.charge(HEADER_BYTES as u64);
-            self.collected.extend_from_slice(&header);
+            self.collected.extend(&header);
             self.leave_if_due(wait)?;
             self.counts.pages.fetch_add(HEADER_BYTES as u64, Ordering::Relaxed);
             first = Gfn(first.0 + count);
@@ -248,19 +248,19 @@ impl FrameSender {
         checksum: Checksum,
         wait: Wait<'_>,
     ) -> Result<(), FrameError> {
-        let (start, bytes) = (self.collected.len(), run.count.bytes().0 as usize);
-        self.collected.resize(start + HEADER_BYTES + bytes, 0);
-        let body = &mut self.collected[start + HEADER_BYTES..];
+        let bytes = run.count.bytes().0 as usize;
+        let body = &mut self.collected.room(HEADER_BYTES + bytes)[HEADER_BYTES..HEADER_BYTES + bytes];
         memory.copy_run(run, body)?;
         let sum = (checksum != Checksum::None).then(|| XxHash3_64::oneshot(body));
         let header = self.header(FrameKind::Pages, run, sum, round);
-        self.collected[start..start + HEADER_BYTES].copy_from_slice(&header);
+        self.collected.room(HEADER_BYTES)[..HEADER_BYTES].copy_from_slice(&header);
+        self.collected.add(HEADER_BYTES + bytes);
         self.leave_if_due(wait)
     }
 
     /// Lets collected frames leave when they are enough. A shaped sender never holds anything back: its pieces are timed.
     fn leave_if_due(&mut self, wait: Wait<'_>) -> Result<(), FrameError> {
-        if self.collected.len() >= COLLECTED_BYTES || self.bucket.rate().is_some() {
+        if self.collected.filled().len() >= COLLECTED_BYTES || self.bucket.rate().is_some() {
             return self.flush(wait);
         }
         Ok(())
@@ -272,10 +272,10 @@ impl FrameSender {
     /// [`FrameError::Channel`]; an unknown part was sent then.
     pub fn flush(&mut self, wait: Wait<'_>) -> Result<(), FrameError> {
         if !self.collected.is_empty() {
-            let overhead = self.stream.overhead(self.collected.len());
+            let overhead = self.stream.overhead(self.collected.filled().len());
             self.bucket.charge(overhead);
             self.counts.control.fetch_add(overhead, Ordering::Relaxed);
-            self.stream.write_all(&self.collected, wait)?;
+            self.stream.write_all(self.collected.filled(), wait)?;
             self.collected.clear();
         }
         Ok(())
@@ -317,7 +317,7 @@ impl FrameSender {
 
     fn control(&mut self, bytes: &[u8], wait: Wait<'_>) -> Result<(), FrameError> {
         self.bucket.charge(bytes.len() as u64);
-        self.collected.extend_from_slice(bytes);
+        self.collected.extend(bytes);
         self.flush(wait)?;
         self.counts.control.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())

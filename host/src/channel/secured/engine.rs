@@ -1,6 +1,7 @@
 //! rustls without buffers of its own, for either side.
 
-use super::{Outgoing, RECORD_BYTES, RECORD_OVERHEAD};
+use super::{RECORD_BYTES, RECORD_OVERHEAD};
+use crate::channel::outgoing::Outgoing;
 use rustls::{
     CommonState, Error,
     client::UnbufferedClientConnection,
@@ -145,10 +146,10 @@ fn write<D>(
                 Written::Data(bytes) => traffic.encrypt(bytes, room),
                 Written::Goodbye => traffic.queue_close_notify(room),
             };
-            outgoing.end += written.map_err(|error| match error {
+            outgoing.add(written.map_err(|error| match error {
                 EncryptError::InsufficientSize(_) => Error::General("a record is longer than it can be".to_owned()),
                 EncryptError::EncryptExhausted => Error::EncryptError,
-            })?;
+            })?);
             Ok(Progress::MayWrite)
         }
         other => common(other, outgoing),
@@ -166,7 +167,7 @@ fn common<D>(state: ConnectionState<'_, '_, D>, outgoing: &mut Outgoing) -> Resu
                     Err(EncodeError::AlreadyEncoded) => return Err(Error::General("encoded twice".to_owned())),
                 }
             };
-            outgoing.end += encoded;
+            outgoing.add(encoded);
             Progress::Wrote
         }
         // It goes out behind what was encoded before, and in front of all that is encoded later.

@@ -1,7 +1,7 @@
 //! From a bare socket to a secured one.
 
-use super::{Engine, Outgoing, Progress, READ_BYTES, Secured};
-use crate::channel::{Cancel, ChannelError, Stream, Wait, socket::Socket};
+use super::{Engine, Progress, READ_BYTES, Secured};
+use crate::channel::{Cancel, ChannelError, Stream, Wait, outgoing::Outgoing, socket::Socket};
 use rustls::{
     ClientConfig, ServerConfig,
     client::UnbufferedClientConnection,

@@ -12,7 +12,7 @@ mod tests;
 
 pub(crate) use handshake::{Failure, Role, handshake};
 
-use super::{ChannelError, Wait, socket::Socket};
+use super::{ChannelError, Wait, outgoing::Outgoing, socket::Socket};
 use crate::trust::TrustError;
 use engine::{Engine, Progress};
 use rustix::net::RecvFlags;
@@ -70,39 +70,6 @@ struct Writing {
     sending: Outgoing,
     /// A write was given up in the middle: whoever wrote it does not know what of it was sent.
     is_broken: bool,
-}
-
-/// A buffer that is filled at one end and emptied at the other.
-#[derive(Default)]
-struct Outgoing {
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-impl Outgoing {
-    fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    fn filled(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
-    }
-
-    /// Room for `bytes` more behind what is there; the bytes hold anything.
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
-        if self.is_empty() {
-            (self.start, self.end) = (0, 0);
-        }
-        if self.bytes.len() < self.end + bytes {
-            self.bytes.resize(self.end + bytes, 0);
-        }
-        &mut self.bytes[self.end..]
-    }
-
-    fn sent(&mut self, bytes: usize) {
-        self.start += bytes;
-    }
 }
 
 impl Reading {
