@@ -82,6 +82,20 @@ pub fn build_agent() -> anyhow::Result<&'static Path> {
     built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
 }
 
+/// Whether something comes true within a time.
+pub fn comes_true(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if is_so() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A `cargo` command, the one by which this program was started if it was.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -242,6 +256,16 @@ impl Dunlin {
         fs::read(&self.stderr)
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
+    }
+
+    /// Waits until it has written `words` to stderr.
+    pub fn wait_for_words(&self, words: &str, limit: Duration) -> anyhow::Result<()> {
+        ensure!(
+            comes_true(limit, || self.stderr().contains(words)),
+            "{self} said nothing of `{words}` within {limit:?}:\n{}",
+            self.stderr()
+        );
+        Ok(())
     }
 
     /// The next line of stdout as JSON.

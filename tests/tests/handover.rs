@@ -306,15 +306,9 @@ fn left_alone_in_post_copy(kill_source: bool) -> anyhow::Result<(Scene, Host, Du
 fn receiver_whose_source_died_in_post_copy_says_what_it_waits_for() -> anyhow::Result<()> {
     let (_scene, mut target, _) = left_alone_in_post_copy(true)?;
     target.process.signal(Signal::TERM)?;
-    let deadline = Instant::now() + PATIENCE;
-    while !target.process.stderr().contains("interrupt again to end it now") {
-        ensure!(
-            Instant::now() < deadline,
-            "nothing is said: {}",
-            target.process.stderr()
-        );
-        thread::sleep(Duration::from_millis(5));
-    }
+    target
+        .process
+        .wait_for_words("interrupt again to end it now", PATIENCE)?;
     ensure!(
         target.process.is_running(),
         "the guest was not to end at the first signal"

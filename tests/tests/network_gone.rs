@@ -114,7 +114,9 @@ fn room_that_comes_late_is_used() -> anyhow::Result<()> {
     let storage = SmallFolder::new(12 << 20)?;
     without_a_network("postcopy,cut=pbdata", storage.path(), |scene, source, _, _| {
         scene.poll_status(source, |status| status["state"] == "post-copy-paused")?;
-        wait_for_log(source, "depends on the network for now")?;
+        source
+            .process
+            .wait_for_words("depends on the network for now", PATIENCE)?;
         storage.grow(64 << 20)
     })
 }
@@ -134,7 +136,9 @@ fn a_full_directory_leaves_the_network() -> anyhow::Result<()> {
         let arguments = [&SLOW[..], &["--storage", &path, "--verify"]].concat();
         let mut migration = scene.start_migration(&source, &to, "postcopy,cut=pbdata", &arguments)?;
         scene.poll_status(&mut target, |status| status["state"] == "post-copy")?;
-        wait_for_log(&mut source, "depends on the network for now")?;
+        source
+            .process
+            .wait_for_words("depends on the network for now", PATIENCE)?;
         network.cut()?;
         let paused = scene.poll_status(&mut target, |status| status["state"] == "post-copy-paused")?;
         ensure!(paused["missing_pages"].as_u64() > Some(0), "{paused}");
@@ -168,13 +172,4 @@ fn a_source_that_dies_is_not_needed_any_more() -> anyhow::Result<()> {
         expect_same_memory(options, &target.final_report()?)?;
         Ok(Verdict::InTime)
     })
-}
-
-fn wait_for_log(host: &mut Host, text: &str) -> anyhow::Result<()> {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while !host.process.stderr().contains(text) {
-        ensure!(std::time::Instant::now() < deadline, "never said: {text}");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    Ok(())
 }

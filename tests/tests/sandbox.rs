@@ -89,9 +89,8 @@ fn guest_memory_is_left_out_of_dumps() -> anyhow::Result<()> {
 #[test]
 fn folders_that_nobody_named_are_refused_by_name() -> anyhow::Result<()> {
     let scene = Scene::new()?;
-    // Outside the folder of temporary files, and writable for whoever runs this.
-    let target = dunlin_tests::process::target_folder()?;
-    let elsewhere = tempfile::Builder::new().prefix("storage-").tempdir_in(target)?;
+    // Outside the folder of temporary files, wherever the checkout is, and writable for whoever runs this.
+    let elsewhere = tempfile::Builder::new().prefix("dunlin-").tempdir_in("/var/tmp")?;
     let elsewhere = elsewhere.path().display().to_string();
     let source = scene.guest("vm", &guest())?;
     let receiver = scene.receiver("target", &["--storage", &elsewhere])?;

@@ -15,6 +15,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use dunlin_tests::process::{self, workspace_root};
+use tempfile::TempDir;
 
 use crate::command::{cargo, succeeds_with_lines};
 use toolchain::{Toolchain, output, target_dir};
@@ -59,6 +60,8 @@ pub(crate) struct Prebuilt {
     examine: fn(&[u8]) -> anyhow::Result<()>,
     /// A test program of `dunlin` and a filter for its tests, to run with what cannot be compared.
     test: [&'static str; 2],
+    /// The variable that makes them take another file than the committed one, if they can; else they are built anew with it.
+    variable: Option<&'static str>,
 }
 
 /// All of them.
@@ -141,8 +144,21 @@ fn examine(prebuilt: &Prebuilt, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs tests with what another toolchain has built, in a copy of the checkout, so that nothing here is changed.
+/// Runs tests with what another toolchain has built.
 fn test(prebuilt: &Prebuilt, built: &Path) -> anyhow::Result<()> {
+    let [program, filter] = prebuilt.test;
+    let Some(variable) = prebuilt.variable else {
+        let copy = copied(prebuilt, built)?;
+        let mut tests = cargo(&["test", "--package", "dunlin", "--test", program, "--locked", filter]);
+        return passes(tests.current_dir(copy.path()).env("CARGO_TARGET_DIR", target_dir()));
+    };
+    // No `--package`: the same features as in a build of all default members, so that nothing is compiled twice.
+    let mut tests = cargo(&["test", "--test", program, "--locked", filter]);
+    passes(tests.env(variable, built))
+}
+
+/// A copy of the checkout with what another toolchain has built, so that nothing here is changed.
+fn copied(prebuilt: &Prebuilt, built: &Path) -> anyhow::Result<TempDir> {
     let root = workspace_root();
     let copy = tempfile::tempdir().context("cannot make a folder for a copy of the checkout")?;
     let files = output(Command::new("git").current_dir(root).args([
@@ -163,11 +179,13 @@ fn test(prebuilt: &Prebuilt, built: &Path) -> anyhow::Result<()> {
         fs::copy(root.join(file), &target).with_context(|| format!("cannot copy {}", file.display()))?;
     }
     fs::copy(built, copy.path().join(prebuilt.folder).join(prebuilt.file))?;
-    let [program, filter] = prebuilt.test;
-    let mut tests = cargo(&["test", "--package", "dunlin", "--test", program, "--locked", filter]);
-    tests.current_dir(copy.path()).env("CARGO_TARGET_DIR", target_dir());
+    Ok(copy)
+}
+
+/// That there are tests, and none fails.
+fn passes(tests: &mut Command) -> anyhow::Result<()> {
     let mut passed = 0;
-    let succeeded = succeeds_with_lines(&mut tests, |line| {
+    let succeeded = succeeds_with_lines(tests, |line| {
         let count = line
             .strip_prefix("test result: ok. ")
             .and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());

@@ -14,6 +14,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -105,9 +106,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Runs all tests, telling on stdout how it goes, for a caller that counts.
-pub(crate) fn run_all() -> anyhow::Result<Report> {
-    Lab::prepare(None)?.run(false, &Progress::new(true))
+/// Begins to run all tests, telling on stdout how it goes, for a caller that counts and does something else meanwhile.
+pub(crate) fn begin() -> anyhow::Result<JoinHandle<anyhow::Result<Report>>> {
+    let lab = Lab::prepare(None)?;
+    Ok(thread::spawn(|| lab.run(false, &Progress::new(true))))
 }
 
 /// A machine with its image.

@@ -6,7 +6,7 @@ mod tally;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use steps::STEPS;
+use steps::{STEPS, Step, Work};
 use tally::Tally;
 
 /// What to run.
@@ -33,6 +33,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         full: options.full.then(|| options.shard.as_deref().unwrap_or("1")),
         test_filter: filter.filter(|_| !any_step),
     };
+    let mut beside = Vec::new();
     for step in STEPS {
         let runs = if any_step {
             chosen(step.name)
@@ -43,18 +44,33 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             continue;
         }
         println!("\n=== {}: {}", step.name, step.purpose);
-        let step_started = Instant::now();
-        let before = tally.failed();
-        if let Err(error) = (step.run)(&context, &mut tally) {
-            tally.fail(step.name, &format!("{error:#}"));
+        match step.work {
+            Work::Alone(work) => judged(step, &mut tally, |tally| work(&context, tally)),
+            Work::Beside(begin) => match begin(&mut tally) {
+                Ok(rest) => beside.extend(rest.map(|rest| (step, rest))),
+                Err(error) => tally.fail(step.name, &format!("{error:#}")),
+            },
         }
-        let outcome = if tally.failed() == before { "ok" } else { "FAILED" };
-        println!(
-            "=== {}: {outcome} in {:.0} s",
-            step.name,
-            step_started.elapsed().as_secs_f64()
-        );
+    }
+    for (step, rest) in beside {
+        println!("\n=== {}: what is left of it", step.name);
+        judged(step, &mut tally, rest);
     }
     println!("\n=== summary after {:.0} s", started.elapsed().as_secs_f64());
     Ok(tally.conclude())
+}
+
+/// Does a step, or what is left of it, and says what came of it.
+fn judged(step: &Step, tally: &mut Tally, work: impl FnOnce(&mut Tally) -> anyhow::Result<()>) {
+    let started = Instant::now();
+    let before = tally.failed();
+    if let Err(error) = work(tally) {
+        tally.fail(step.name, &format!("{error:#}"));
+    }
+    let outcome = if tally.failed() == before { "ok" } else { "FAILED" };
+    println!(
+        "=== {}: {outcome} in {:.0} s",
+        step.name,
+        started.elapsed().as_secs_f64()
+    );
 }

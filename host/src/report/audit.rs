@@ -91,7 +91,7 @@ pub fn audit_table(records: &[Record]) -> String {
         let entry = &record.entry;
         let or_dash = |text: Option<String>| Cell::new(text.map_or_else(|| "—".to_owned(), |text| printable(&text)));
         let decided = entry.decision.map(|decision| decision.to_string());
-        let why = [entry.rule.as_deref(), entry.reason.as_deref()];
+        let why = [entry.rule.as_deref(), entry.reason.as_deref(), signed(record)];
         let why = why.iter().flatten().copied().collect::<Vec<_>>().join(": ");
         table.add_row([
             Cell::new(record.number),
@@ -107,6 +107,17 @@ pub fn audit_table(records: &[Record]) -> String {
         ]);
     }
     format!("{}\n", table.trim_fmt())
+}
+
+/// Whose signatures are kept; whether they fit is for [`audit_lines`] to say.
+fn signed(record: &Record) -> Option<&'static str> {
+    let commit = record.entry.commit.as_ref()?;
+    match (&commit.source_signature, &commit.target_signature) {
+        (Some(_), Some(_)) => Some("signed by source and target"),
+        (Some(_), None) => Some("signed by the source"),
+        (None, Some(_)) => Some("signed by the target"),
+        (None, None) => None,
+    }
 }
 
 fn peer(record: &Record) -> Option<String> {

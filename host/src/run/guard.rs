@@ -94,7 +94,7 @@ impl Guard {
         if !verdict.is_allowed() {
             return Err(Denied {
                 rule: rule.map(ToString::to_string),
-                reason: verdict.to_string(),
+                reason: verdict.reason(),
             });
         }
         let limits = verdict.limits();
@@ -106,7 +106,7 @@ impl Guard {
                 };
                 let turn = policy.take_turn(rule, most);
                 let turn = turn.map_err(|error| denied(super::chain(&error)))?;
-                Some(turn.ok_or_else(|| denied(format!("refused: {rule} allows {most} at once, and as many go on")))?)
+                Some(turn.ok_or_else(|| denied(format!("{rule} allows {most} migrations at once, and as many go on")))?)
             }
             _ => None,
         };

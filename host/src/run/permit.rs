@@ -64,8 +64,7 @@ impl Node {
             self.guard.refuse(&recorder, Role::Source, session, &denied);
             ControlError::refused(format!(
                 "this host's policy does not let VM {name:?} go to {} ({peer}): {}",
-                options.to,
-                denied.reason.trim_start_matches("refused: ")
+                options.to, denied.reason
             ))
         })?;
         recorder

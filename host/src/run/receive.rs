@@ -217,7 +217,7 @@ impl Receiving<'_> {
                         name.unwrap_or_default(),
                         peer_of(stream),
                         stream.peer(),
-                        why.reason.trim_start_matches("refused: ")
+                        why.reason
                     );
                     // Whoever asked may be gone.
                     let _ = link.say(&Message::Refused(refusal));

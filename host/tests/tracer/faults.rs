@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dunlin::guest::{AnyGuest, Fill, Guest, GuestConfig, GuestKind};
 use dunlin::memory::GuestMemory;
-use dunlin::trace::ebpf::{Config, Hooks, Mode, Tracer};
+use dunlin::trace::ebpf::{Config, Hooks, Mode};
 use dunlin::trace::foreign::Vmm;
 use dunlin::track::pagemap::PagemapTracker;
 use dunlin_core::record::Kind;
@@ -14,7 +14,7 @@ use dunlin_core::units::{Bytes, PAGE_SIZE};
 use dunlin_core::workload::{Ram, Runner};
 use dunlin_tests::{Capability, require};
 
-use crate::{items, stream};
+use crate::{attach, items, stream};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -104,7 +104,7 @@ fn a_window_s_events_are_what_the_dirty_log_has() {
         guest.start_tracking().unwrap();
         harvest(memory, |words| guest.harvest(words).unwrap());
         let config = stream(Hooks::Faults, Config::regions_of(memory), threads("windows", 2));
-        let mut tracer = Tracer::attach(config).unwrap();
+        let mut tracer = attach(config).unwrap();
         for window in 1..=5 {
             guest.resume().unwrap();
             wait_for_steps(&guest, 700);
@@ -178,7 +178,7 @@ fn the_order_is_the_guest_s_own() {
         let guest = AnyGuest::create(config).unwrap();
         let _protection = PagemapTracker::start(guest.memory().clone()).unwrap();
         let regions = Config::regions_of(guest.memory());
-        let mut tracer = Tracer::attach(stream(Hooks::Faults, regions, threads("order", 1))).unwrap();
+        let mut tracer = attach(stream(Hooks::Faults, regions, threads("order", 1))).unwrap();
         guest.resume().unwrap();
         assert!(guest.wait_halted(PATIENCE).unwrap());
         let mut seen = BTreeSet::new();
@@ -203,8 +203,8 @@ fn tables_in_the_kernel_say_what_the_stream_says() {
     let memory = guest.memory();
     let protection = PagemapTracker::start(memory.clone()).unwrap();
     let config = stream(Hooks::Faults, Config::regions_of(memory), threads("tables", 2));
-    let mut stream = Tracer::attach(config.clone()).unwrap();
-    let mut tables = Tracer::attach(Config {
+    let mut stream = attach(config.clone()).unwrap();
+    let mut tables = attach(Config {
         mode: Mode::Windows { counts: true },
         ..config
     })
@@ -247,7 +247,7 @@ fn what_the_buffer_cannot_hold_is_counted() {
     guest.start_tracking().unwrap();
     let mut config = stream(Hooks::Faults, Config::regions_of(guest.memory()), threads("lossy", 1));
     config.mode = Mode::Stream { buffer: Bytes(1) };
-    let mut tracer = Tracer::attach(config).unwrap();
+    let mut tracer = attach(config).unwrap();
     assert_eq!(tracer.capacity(), 128);
     guest.resume().unwrap();
     assert!(guest.wait_halted(PATIENCE).unwrap());
@@ -275,15 +275,15 @@ fn other_processes_and_other_memory_are_not_seen() {
     let mut config = stream(Hooks::Faults, Config::regions_of(guest.memory()), vec![]);
     let mut regions = config.regions.clone();
     regions[0].run.count.0 = 512 + 64;
-    let mut part = Tracer::attach(Config {
+    let mut part = attach(Config {
         regions,
         ..config.clone()
     })
     .unwrap();
-    let mut all = Tracer::attach(config.clone()).unwrap();
+    let mut all = attach(config.clone()).unwrap();
     // Nobody's process.
     config.process = u32::MAX;
-    let mut none = Tracer::attach(config).unwrap();
+    let mut none = attach(config).unwrap();
     guest.resume().unwrap();
     assert!(guest.wait_halted(PATIENCE).unwrap());
     let writes = written(&items(&mut all));

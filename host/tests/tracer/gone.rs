@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aya::programs::loaded_programs;
-use dunlin::trace::ebpf::{Hooks, Tracer};
+use dunlin::trace::ebpf::Hooks;
 use dunlin_tests::{Capability, require};
 
-use crate::stream;
+use crate::{attach, stream};
 
 /// Tells [`holds_a_tracer`] that it is the child.
 const CHILD: &str = "DUNLIN_TEST_TRACER_CHILD";
@@ -46,7 +46,7 @@ fn holds_a_tracer() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    let _tracer = Tracer::attach(stream(Hooks::Faults, vec![], vec![])).unwrap();
+    let _tracer = attach(stream(Hooks::Faults, vec![], vec![])).unwrap();
     println!("\n{READY}");
     // Not for ever, should nobody kill it.
     std::thread::sleep(Duration::from_secs(60));

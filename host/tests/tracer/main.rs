@@ -6,7 +6,7 @@ mod qemu;
 mod ring;
 mod vm;
 
-use dunlin::trace::ebpf::{Config, Hooks, Mode, Region, Tracer};
+use dunlin::trace::ebpf::{Config, Hooks, Mode, Region, Tracer, TracerError};
 use dunlin_core::tracefile::Item;
 use dunlin_core::units::Bytes;
 
@@ -20,6 +20,16 @@ fn stream(hooks: Hooks, regions: Vec<Region>, vcpus: Vec<(u32, u32)>) -> Config 
         mode: Mode::Stream { buffer: Bytes(4 << 20) },
         repeats: true,
         measure: true,
+    }
+}
+
+/// Names a file with the programs to test; without it, it is those that are part of the library.
+const PROGRAMS: &str = "DUNLIN_TEST_PROGRAMS";
+
+fn attach(config: Config) -> Result<Tracer, TracerError> {
+    match std::env::var_os(PROGRAMS) {
+        Some(file) => Tracer::attach_of(&std::fs::read(file).expect("the programs can be read"), config),
+        None => Tracer::attach(config),
     }
 }
 

@@ -5,14 +5,14 @@ use std::sync::{Arc, Barrier};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use dunlin::trace::ebpf::{Config, Hooks, Mode, Tracer};
+use dunlin::trace::ebpf::{Config, Hooks, Mode};
 use dunlin_core::record::Kind;
 use dunlin_core::tracefile::Item;
 use dunlin_core::units::Bytes;
 use dunlin_tests::{Capability, require};
 
 use crate::vm::RingVm;
-use crate::{items, stream, thread};
+use crate::{attach, items, stream, thread};
 
 #[test]
 fn the_stream_is_what_the_ring_has_in_its_order() {
@@ -21,7 +21,7 @@ fn the_stream_is_what_the_ring_has_in_its_order() {
     }
     let mut vm = RingVm::new(std::slice::from_ref(&(256..1256)));
     let config = stream(Hooks::DirtyRing, vec![vm.region()], vec![(thread(), 0)]);
-    let mut tracer = Tracer::attach(config).unwrap();
+    let mut tracer = attach(config).unwrap();
     for _ in 0..20 {
         let vcpu = &mut vm.vcpus[0];
         vcpu.pass();
@@ -87,7 +87,7 @@ fn nothing_is_lost_at_full_speed() {
             },
             ..stream(Hooks::DirtyRing, vec![region], vcpus)
         };
-        let mut tracer = Tracer::attach(config).unwrap();
+        let mut tracer = attach(config).unwrap();
         let (mut items, began) = (vec![], Instant::now());
         go.wait();
         while !running.iter().all(|thread| thread.is_finished()) {
@@ -130,7 +130,7 @@ fn repeats_are_left_out_and_counted() {
         repeats: false,
         ..stream(Hooks::DirtyRing, vec![vm.region()], vec![(thread(), 0)])
     };
-    let mut tracer = Tracer::attach(config).unwrap();
+    let mut tracer = attach(config).unwrap();
     for _ in 0..3 {
         let vcpu = &mut vm.vcpus[0];
         for _ in 0..50 {

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, ensure};
 use dunlin::channel::{Direction, Fault, FaultKind, FaultProxy};
 use dunlin_tests::oracle::{expect_same_memory, expect_verified};
+use dunlin_tests::process::comes_true;
 use dunlin_tests::scene::{GuestOptions, Host, Kind, PATIENCE};
 use serde_json::Value;
 
@@ -74,6 +75,8 @@ const fn place(name: &'static str, direction: Direction, after_bytes: u64) -> Pl
 struct End {
     report: Value,
     said: String,
+    /// Whether somebody said that something was wrong.
+    has_noticed: bool,
     source: Host,
     target: Host,
     hosts: Hosts,
@@ -105,10 +108,16 @@ fn migrate(
         .scene
         .start_migration(&source, &to, strategy, &arguments)?
         .wait(2 * PATIENCE)?;
-    let said = format!("{finished}\n{}\n{}", source.process.stderr(), target.process.stderr());
+    let said = || format!("{finished}\n{}\n{}", source.process.stderr(), target.process.stderr());
+    let has_noticed = comes_true(PATIENCE, || {
+        let said = said();
+        NOTICED.iter().any(|words| said.contains(words))
+    });
+    let (report, said) = (finished.json().unwrap_or_default(), said());
     Ok(End {
-        report: finished.json().unwrap_or_default(),
+        report,
         said,
+        has_noticed,
         source,
         target,
         hosts,
@@ -119,8 +128,7 @@ fn migrate(
 impl End {
     fn expect_noticed(&self) -> anyhow::Result<()> {
         ensure!(self.was_met, "the fault never came to pass: {}", self.said);
-        let noticed = NOTICED.iter().any(|words| self.said.contains(words));
-        ensure!(noticed, "nobody notices: {}", self.said);
+        ensure!(self.has_noticed, "nobody notices: {}", self.said);
         Ok(())
     }
 

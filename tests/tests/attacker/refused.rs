@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::ensure;
-use dunlin_tests::process::run;
+use dunlin_tests::process::{comes_true, run};
 use dunlin_tests::scene::{GuestOptions, Host, Kind, PATIENCE, Scene};
 use rcgen::date_time_ymd;
 
@@ -22,9 +22,10 @@ fn is_refused(hosts: &Hosts, source: &Host, target: &Host, arguments: &[String],
         .start_migration(source, target.listening()?, "postcopy", &words(arguments, &[]))?
         .wait(PATIENCE)?;
     ensure!(finished.code.is_some_and(|code| code == 1 || code == 2), "{finished}");
-    let everything = format!("{finished}\n{}\n{}", target.process.stderr(), source.process.stderr());
+    let everything = || format!("{finished}\n{}\n{}", target.process.stderr(), source.process.stderr());
     for words in said {
-        ensure!(everything.contains(words), "nobody says `{words}`: {everything}");
+        let is_said = comes_true(PATIENCE, || everything().contains(words));
+        ensure!(is_said, "nobody says `{words}`: {}", everything());
     }
     let status = hosts.scene.status(source)?;
     ensure!(status["state"] == "running", "the guest should run on: {status}");

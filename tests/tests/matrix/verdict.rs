@@ -286,7 +286,7 @@ pub(crate) fn without_target(stage: &mut Stage, migration: &mut Dunlin) -> anyho
     let again = ["--storage", &stage.storage, "--state", &stage.target_state];
     let mut restarted = stage.scene.receiver_at("restarted", &listening, &again)?;
     if has_run {
-        wait_for_log(&restarted, "answering Unknown")?;
+        restarted.process.wait_for_words("answering Unknown", PATIENCE)?;
         let resolved = stage.run_here(&stage.source)?;
         ensure!(resolved.code == Some(0), "all memory is here: {resolved}");
     }
@@ -386,17 +386,4 @@ fn is_free(status: &Value) -> bool {
 
 fn says(status: &Value, what: &str) -> bool {
     status["reason"].as_str().is_some_and(|reason| reason.contains(what))
-}
-
-fn wait_for_log(host: &Host, what: &str) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !host.process.stderr().contains(what) {
-        ensure!(
-            Instant::now() < deadline,
-            "nothing about `{what}` in: {}",
-            host.process.stderr()
-        );
-        thread::sleep(POLL);
-    }
-    Ok(())
 }

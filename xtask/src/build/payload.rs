@@ -28,6 +28,7 @@ pub(super) const PAYLOAD: Prebuilt = Prebuilt {
     advice: "`rustup toolchain install nightly --component rust-src`",
     examine,
     test: ["guests", "life::"],
+    variable: None,
 };
 
 /// The committed file must stay small; it is in every binary of Dunlin.

@@ -26,6 +26,7 @@ pub(super) const PROGRAMS: Prebuilt = Prebuilt {
     advice: "`rustup toolchain install nightly --component rust-src` and `cargo install bpf-linker`",
     examine,
     test: ["tracer", ""],
+    variable: Some("DUNLIN_TEST_PROGRAMS"),
 };
 
 /// The committed file must stay small; it is in every binary of Dunlin.

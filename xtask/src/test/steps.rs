@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use dunlin_tests::Capability;
 use dunlin_tests::capability::{self, BAREMETAL_TARGET};
+use rustix::process::setpriority_process;
 
 use super::tally::Tally;
 use crate::build;
@@ -23,8 +24,19 @@ pub(crate) struct Context<'a> {
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) purpose: &'static str,
-    pub(crate) run: fn(&Context<'_>, &mut Tally) -> anyhow::Result<()>,
+    pub(crate) work: Work,
 }
+
+/// How a step is done.
+pub(crate) enum Work {
+    /// To its end, before the next one.
+    Alone(fn(&Context<'_>, &mut Tally) -> anyhow::Result<()>),
+    /// Begun, and done beside all that follow, which give way to it. `None` if there is nothing more to do.
+    Beside(fn(&mut Tally) -> anyhow::Result<Option<Rest>>),
+}
+
+/// Waits for the end of what was begun.
+pub(crate) type Rest = Box<dyn FnOnce(&mut Tally) -> anyhow::Result<()>>;
 
 /// The step that runs the tests proper.
 pub(crate) const TESTS: &str = "tests";
@@ -34,57 +46,57 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "format",
         purpose: "one style",
-        run: format,
+        work: Work::Alone(format),
     },
     Step {
         name: "clippy",
         purpose: "no warnings in any target",
-        run: clippy,
+        work: Work::Alone(clippy),
     },
     Step {
         name: "docs",
         purpose: "documentation without broken links",
-        run: docs,
+        work: Work::Alone(docs),
     },
     Step {
         name: "features",
-        purpose: "core builds with every combination of its features",
-        run: features,
+        purpose: "core builds with each of its features",
+        work: Work::Alone(features),
     },
     Step {
         name: "baremetal",
         purpose: "core needs no operating system",
-        run: baremetal,
-    },
-    Step {
-        name: "prebuilt",
-        purpose: "the committed guest payload and eBPF programs are what the source gives",
-        run: prebuilt,
+        work: Work::Alone(baremetal),
     },
     Step {
         name: TESTS,
         purpose: "all tests of the default members",
-        run: tests,
-    },
-    Step {
-        name: "fuzz",
-        purpose: "a short run of every fuzz target",
-        run: fuzz_all,
+        work: Work::Alone(tests),
     },
     Step {
         name: "lab",
         purpose: "tests on a KVM that behaves as on hardware, in an emulated machine",
-        run: lab,
+        work: Work::Beside(lab),
+    },
+    Step {
+        name: "prebuilt",
+        purpose: "the committed guest payload and eBPF programs are what the source gives",
+        work: Work::Alone(prebuilt),
+    },
+    Step {
+        name: "fuzz",
+        purpose: "a short run of every fuzz target",
+        work: Work::Alone(fuzz_all),
     },
 ];
 
-/// Features of core, of which every combination is built.
-const CORE_FEATURES: [&str; 4] = ["wire", "workload", "tracefile", "defmt"];
-/// Features that touch no other, so that each is built alone.
-const CORE_FEATURES_ALONE: [&str; 1] = ["record"];
+/// Features of core.
+const CORE_FEATURES: [&str; 5] = ["wire", "workload", "tracefile", "record", "defmt"];
 
 /// Seconds for each fuzz target: enough to find what a change breaks coarsely.
 const FUZZ_SECONDS: u32 = 4;
+/// The nice value of what runs beside something with limits of time.
+const GIVES_WAY: i32 = 10;
 
 fn format(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     run(tally, "format", &mut cargo(&["fmt", "--all", "--check"]))?;
@@ -111,8 +123,12 @@ fn docs(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     )
 }
 
-fn features(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
-    for features in core_feature_sets() {
+fn features(context: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+    let sets = match context.full {
+        Some(_) => combinations(&CORE_FEATURES),
+        None => none_each_and_all(&CORE_FEATURES),
+    };
+    for features in sets {
         let args = [
             "clippy",
             "--package",
@@ -136,31 +152,24 @@ fn baremetal(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
         return Ok(());
     }
     let toolchain = capability::baremetal_toolchain().context("the toolchain was there a moment ago")?;
-    // That the combinations build was seen before; here it is about what they stand on.
-    let all = [&CORE_FEATURES[..], &CORE_FEATURES_ALONE].concat().join(",");
-    for features in [String::new(), all] {
-        let tail = [
-            "build",
-            "--package",
-            "dunlin-core",
-            "--no-default-features",
-            "--features",
-            &features,
-        ];
-        let mut command = match &toolchain.toolchain {
-            Some(name) => cargo_of(name, &tail),
-            None => cargo(&tail),
-        };
-        command
-            .args(&toolchain.args)
-            .envs(toolchain.env.iter().map(|(name, value)| (name, value)));
-        run(
-            tally,
-            &format!("baremetal `{features}` for {BAREMETAL_TARGET}"),
-            &mut command,
-        )?;
-    }
-    Ok(())
+    // That each builds was seen before; here it is about what they stand on.
+    let features = CORE_FEATURES.join(",");
+    let tail = [
+        "build",
+        "--package",
+        "dunlin-core",
+        "--no-default-features",
+        "--features",
+        &features,
+    ];
+    let mut command = match &toolchain.toolchain {
+        Some(name) => cargo_of(name, &tail),
+        None => cargo(&tail),
+    };
+    command
+        .args(&toolchain.args)
+        .envs(toolchain.env.iter().map(|(name, value)| (name, value)));
+    run(tally, &format!("baremetal for {BAREMETAL_TARGET}"), &mut command)
 }
 
 fn prebuilt(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
@@ -217,19 +226,27 @@ fn fuzz_all(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn lab(_: &Context<'_>, tally: &mut Tally) -> anyhow::Result<()> {
+fn lab(tally: &mut Tally) -> anyhow::Result<Option<Rest>> {
     if is_skipped(tally, "lab", Capability::Lab) {
-        return Ok(());
+        return Ok(None);
     }
-    for result in lab::run_all()?.results {
-        let name = format!("in the lab, {}", result.name);
-        match result.outcome {
-            Outcome::Ok => tally.pass(),
-            Outcome::Failed => tally.fail(&name, &result.reason),
-            Outcome::Skipped => tally.skip(&name, &result.reason),
+    let running = lab::begin()?;
+    // From here on only what this thread starts: the emulated processor takes one CPU, and its tests have limits of time.
+    setpriority_process(None, GIVES_WAY).context("cannot lower the priority of what follows")?;
+    Ok(Some(Box::new(|tally| {
+        let report = running
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        for result in report.results {
+            let name = format!("in the lab, {}", result.name);
+            match result.outcome {
+                Outcome::Ok => tally.pass(),
+                Outcome::Failed => tally.fail(&name, &result.reason),
+                Outcome::Skipped => tally.skip(&name, &result.reason),
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })))
 }
 
 fn run(tally: &mut Tally, name: &str, command: &mut Command) -> anyhow::Result<()> {
@@ -254,10 +271,11 @@ fn skip_or_fail(tally: &mut Tally, name: &str, capability: Capability, why: &str
     }
 }
 
-/// What core is built with.
-fn core_feature_sets() -> Vec<String> {
-    let mut sets = combinations(&CORE_FEATURES);
-    sets.extend(CORE_FEATURES_ALONE.map(str::to_owned));
+/// No feature, each alone, and all together, comma separated.
+fn none_each_and_all(features: &[&str]) -> Vec<String> {
+    let mut sets = vec![String::new()];
+    sets.extend(features.iter().map(|&feature| feature.to_owned()));
+    sets.push(features.join(","));
     sets
 }
 
@@ -270,12 +288,20 @@ fn combinations(features: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::combinations;
+    use super::{combinations, none_each_and_all};
 
     #[test]
     fn every_combination_stands_once() {
         assert_eq!(
             combinations(&["wire", "workload"]),
+            ["", "wire", "workload", "wire,workload"]
+        );
+    }
+
+    #[test]
+    fn a_cover_has_each_alone_and_all() {
+        assert_eq!(
+            none_each_and_all(&["wire", "workload"]),
             ["", "wire", "workload", "wire,workload"]
         );
     }

@@ -13,7 +13,7 @@ use super::btf::Btf;
 use super::{Config, Hooks, Mode, TracerError};
 
 /// Built by `cargo xtask build`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/prebuilt/dunlin.bpf.o");
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/prebuilt/dunlin.bpf.o");
 
 /// Kernel memory for one recording, whatever the host has.
 const LIMIT_BYTES: u64 = 1 << 30;
@@ -39,10 +39,10 @@ pub(super) struct Object {
 }
 
 impl Object {
-    /// Creates the tables and loads the programs that `config` asks for.
-    pub(super) fn load(config: &Config) -> Result<Self, TracerError> {
+    /// Creates the tables and loads the programs that `config` asks for, of those in `programs`.
+    pub(super) fn load(programs: &[u8], config: &Config) -> Result<Self, TracerError> {
         let types = Btf::kvm();
-        let ebpf = create(config, types.as_ref())?;
+        let ebpf = create(programs, config, types.as_ref())?;
         let mut object = Self { ebpf, types };
         for hooks in &config.hooks {
             for kind in hooks.kinds() {
@@ -105,7 +105,7 @@ impl Object {
 }
 
 /// Sets globals and sizes and creates the tables.
-fn create(config: &Config, types: Option<&Btf>) -> Result<Ebpf, TracerError> {
+fn create(programs: &[u8], config: &Config, types: Option<&Btf>) -> Result<Ebpf, TracerError> {
     let regions = |value: fn(&super::Region) -> u64| {
         let mut values = [0_u64; REGIONS_MAX];
         values
@@ -156,7 +156,7 @@ fn create(config: &Config, types: Option<&Btf>) -> Result<Ebpf, TracerError> {
             }
         }
     }
-    loader.load(OBJECT).map_err(|error| match error_number(&error) {
+    loader.load(programs).map_err(|error| match error_number(&error) {
         Some(libc::EPERM | libc::EACCES) => TracerError::Forbidden {
             what: "to create the tables of eBPF programs".into(),
             source: io::Error::other(error),

@@ -65,10 +65,19 @@ impl Tracer {
     /// [`TracerError`]: privileges that are missing, hooks that this kernel has not, memory that is too much; nothing is left
     /// behind.
     pub fn attach(config: Config) -> Result<Self, TracerError> {
+        Self::attach_of(load::OBJECT, config)
+    }
+
+    /// As [`attach`](Self::attach), with programs that were built elsewhere instead of those that are part of this library: the ELF
+    /// object of `cargo xtask build`, from this version's source.
+    ///
+    /// # Errors
+    /// As for [`attach`](Self::attach); [`TracerError::Load`] and [`TracerError::Incomplete`] for any other object.
+    pub fn attach_of(programs: &[u8], config: Config) -> Result<Self, TracerError> {
         config.check()?;
         load::check_memory(&config)?;
         privilege::check()?;
-        let mut object = Object::load(&config)?;
+        let mut object = Object::load(programs, &config)?;
         let diagnostics = Diagnostics::default();
         let log = EbpfLogger::init_with_logger(&mut object.ebpf, diagnostics.clone());
         let log = log.map_err(|_| TracerError::Incomplete("AYA_LOGS"))?;

@@ -246,30 +246,35 @@ impl Verdict<'_> {
             },
         }
     }
+
+    /// Why, in words.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Allowed(rule, _) => format!("allowed by {rule}"),
+            Self::AllowedLocal => "there is no policy, and the peer is of this host".to_owned(),
+            Self::Refused(rule) => format!("refused by {rule}"),
+            Self::TooMuchMemory(rule, most) => {
+                format!("{rule} allows VMs of at most {}", crate::report::bytes(most.0))
+            }
+            Self::NoRule => {
+                "no rule of the policy fits (`dunlin policy allow PEER` adds one; anyone is the peer of plain connections)".to_owned()
+            }
+            Self::NoPolicy => format!(
+                "there is no policy, so only peers of this host may (`dunlin policy allow PEER` writes {}; --policy names another)",
+                super::DEFAULT_FILE
+            ),
+        }
+    }
 }
 
 impl fmt::Display for Verdict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Allowed(rule, _) => write!(f, "allowed by {rule}"),
-            Self::AllowedLocal => f.write_str("allowed: there is no policy, and the peer is of this host"),
-            Self::Refused(rule) => write!(f, "refused by {rule}"),
-            Self::TooMuchMemory(rule, most) => {
-                write!(
-                    f,
-                    "refused: {rule} allows VMs of at most {}",
-                    crate::report::bytes(most.0)
-                )
-            }
-            Self::NoRule => f.write_str(
-                "refused: no rule of the policy fits (`dunlin policy allow PEER` adds one; anyone is the peer of plain connections)",
-            ),
-            Self::NoPolicy => write!(
-                f,
-                "refused: there is no policy, so only peers of this host may (`dunlin policy allow PEER` writes {}; --policy names another)",
-                super::DEFAULT_FILE
-            ),
-        }
+        let verdict = match self {
+            Self::Allowed(..) | Self::Refused(_) => "",
+            Self::AllowedLocal => "allowed: ",
+            Self::TooMuchMemory(..) | Self::NoRule | Self::NoPolicy => "refused: ",
+        };
+        write!(f, "{verdict}{}", self.reason())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is simulated comes out as published, and the same in parts.
 
-use std::fs;
+use std::{fs, thread};
 
 use super::*;
 
@@ -203,25 +203,43 @@ fn parts_that_do_not_fit_are_named() {
 /// The short form of all experiments, at full scale: every question gets an answer, every figure its marks.
 #[test]
 fn every_experiment_answers_all_its_questions() {
-    let mut claims = Vec::new();
-    for id in ids().expect("there are plans") {
-        let simulated = simulated(&folder(), &id, Some(1));
-        for (asked, check) in simulated.checks() {
-            assert!(check.estimate.is_some(), "{id}: {}", asked.name);
-            claims.extend(asked.name.split(' ').next().map(str::to_owned));
+    let left = Mutex::new(ids().expect("there are plans"));
+    let claims = Mutex::new(Vec::new());
+    let next = || left.lock().expect("no panic").pop();
+    let answer_all = || {
+        while let Some(id) = next() {
+            let answered = answers_all_its_questions(&id);
+            claims.lock().expect("no panic").extend(answered);
         }
-        let document = simulated.document().expect("a document");
-        assert!(!document.figures.is_empty(), "{id} draws nothing");
-        for figure in &document.figures {
-            assert!(
-                figure.series.iter().any(|series| !series.points.is_empty()),
-                "{id}: {}",
-                figure.title
-            );
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(answer_all);
         }
-    }
+    });
     // R12 is asked of real processes as well, see `experiment live`.
+    let claims = claims.into_inner().expect("no panic");
     for claim in 1..=18 {
         assert!(claims.contains(&format!("R{claim}")), "nothing is asked about R{claim}");
     }
+}
+
+/// The claims that this experiment asks about.
+fn answers_all_its_questions(id: &str) -> Vec<String> {
+    let simulated = simulated(&folder(), id, Some(1));
+    let mut claims = Vec::new();
+    for (asked, check) in simulated.checks() {
+        assert!(check.estimate.is_some(), "{id}: {}", asked.name);
+        claims.extend(asked.name.split(' ').next().map(str::to_owned));
+    }
+    let document = simulated.document().expect("a document");
+    assert!(!document.figures.is_empty(), "{id} draws nothing");
+    for figure in &document.figures {
+        assert!(
+            figure.series.iter().any(|series| !series.points.is_empty()),
+            "{id}: {}",
+            figure.title
+        );
+    }
+    claims
 }
