@@ -244,3 +244,64 @@ impl TargetRecorder for Recorder {
         Ok(self.audit(entry.at(Place::Between))?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VM: VmId = VmId(5);
+    const SESSION: SessionId = SessionId(6);
+
+    fn recorder(folder: &Path) -> Recorder {
+        let audit = Arc::new(AuditLog::open(&folder.join("audit.jsonl")).unwrap());
+        Recorder::open(Some(folder), Some(audit), "vm", VM, None).unwrap()
+    }
+
+    fn place(recorder: &Recorder, role: Role) -> Option<Place> {
+        recorder.audit.as_ref().unwrap().place(VM, role)
+    }
+
+    /// Stands for a process that dies over the hand-over record: what it had said before must not contradict what the record says then.
+    #[test]
+    fn that_a_place_changes_is_said_before_the_record_says_so() {
+        for (role, before, after) in [
+            (Role::Source, Phase::Running, Phase::MovedAway),
+            (Role::Source, Phase::Running, Phase::PostCopy),
+            (Role::Source, Phase::MovedAway, Phase::Running),
+            (Role::Target, Phase::Receiving, Phase::Taken),
+            (Role::Target, Phase::Taken, Phase::Aborted),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let recorder = recorder(folder.path());
+            recorder.write(SESSION, role, before).unwrap();
+            // Of the target the offer says it.
+            recorder.tell(recorder.entry(Event::Offer, role, SESSION).at(Place::of(role, before)));
+            // More than a record has room for.
+            let dying = recorder.for_attempt(Attempt {
+                address: Some("a".repeat(1 << 16)),
+                ..Attempt::default()
+            });
+            let died = dying.write(SESSION, role, after);
+            assert!(matches!(died, Err(RecordError::Journal(_))), "{died:?}");
+            assert_eq!(place(&recorder, role), Some(Place::Between), "{role} {before} {after}");
+            recorder.write(SESSION, role, after).unwrap();
+            let said = place(&recorder, role).unwrap();
+            assert!(
+                !said.contradicts(Place::of(role, after)),
+                "{role} {before} {after}: {said}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_hand_over_begins_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut recorder = recorder(folder.path());
+        recorder.write(SESSION, Role::Source, Phase::Running).unwrap();
+        SourceRecorder::begin_hand_over(&mut recorder, SESSION).unwrap();
+        assert_eq!(place(&recorder, Role::Source), Some(Place::Between));
+        recorder.write(SESSION, Role::Target, Phase::Receiving).unwrap();
+        TargetRecorder::begin_hand_over(&mut recorder, SESSION, Mode::StopCopy, b"state", None).unwrap();
+        assert_eq!(place(&recorder, Role::Target), Some(Place::Between));
+    }
+}
