@@ -12,7 +12,7 @@ use tally::Tally;
 /// What to run.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The whole product of the test matrices instead of an all-pairs cover
+    /// The whole product of the test matrices instead of an all-pairs cover, and every combination of core's features
     #[arg(long)]
     full: bool,
     /// Every N-th row of that from the I-th on: the whole takes hours
